@@ -1,0 +1,39 @@
+# make demo: a blurred clip comes out sharper. make test: everything that needs neither network nor GPU.
+# Both set up .venv by themselves. PYTHON chooses the interpreter (3.10 to 3.13).
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check -q -c constraints.txt
+OUT := demo-out
+export PYTHONDONTWRITEBYTECODE = 1
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.demo
+	mkdir -p $(OUT)
+	$(VENV)/bin/mtu-run calib/demo/blurred.mp4 -o $(OUT)/restored.mp4 --crf 8 --overwrite
+	$(VENV)/bin/python -m mtu.calib.quality $(OUT)/restored.mp4 --blurred calib/demo/blurred.mp4 --sharp calib/demo/sharp.mp4 \
+	  --picture $(OUT)/comparison.png
+
+test: $(VENV)/.dev lint
+	$(VENV)/bin/python -m pytest -q
+
+lint: $(VENV)/.dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -U pip
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -e ".[cpu,compare]"
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt tools/links.py | $(VENV)/bin/python
+	$(PIP) -e ".[cpu,export,compare,train,dev]"
+	$(VENV)/bin/python tools/links.py
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(OUT) .links build *.egg-info

@@ -1,0 +1,1 @@
+"""Timings. Importing this package imports nothing heavy."""

@@ -1,0 +1,199 @@
+"""Times the backends of one bundle against each other. Imports numpy; the backends run in processes of their own.
+
+Method: one process for each backend, so that thread pools and memory are its own. The processes take turns of a few
+frames each, so that whatever else the machine does hits all of them alike. A frame is timed from the call of
+`Backend.run` to its return, with the outputs on the host; the first frames are warm-up.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtu.models.errors import MtuError
+from mtu.models.interface import FRAME_NAMES
+from mtu.runtime.backends import Backend, open_backend
+from mtu.runtime.bundle import open_bundle
+
+WARM_UP = 3
+"""Frames of each backend before its first timed one, the first of them with the `first` graph."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One backend at one size; times in milliseconds a frame."""
+
+    backend: str
+    device: str
+    width: int
+    height: int
+    frames: int
+    median_ms: float
+    p90_ms: float
+    fps: float
+    peak_mib: float
+    """Largest resident memory of the backend's process, libraries and model included."""
+    baseline_mib: float
+    """Of that, what the process had before it loaded the model."""
+
+
+class Frames:
+    """Random noise that moves by a pixel a frame, five arrays in turn, as the window of a session hands them over."""
+
+    def __init__(self, height: int, width: int) -> None:
+        base = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
+        self._frames = [np.ascontiguousarray(np.roll(base, shift, axis=2)) for shift in range(5)]
+        self._count = 0
+
+    def window(self) -> dict[str, np.ndarray]:
+        """The next window."""
+        self._count += 1
+        return {name: self._frames[(self._count + index) % 5] for index, name in enumerate(FRAME_NAMES)}
+
+
+def _work(pipe: Connection, model: str | None, name: str, device: str, height: int, width: int) -> None:
+    """A backend's process: answers each number n with the seconds of n frames, and None with its memory."""
+    try:
+        baseline = _peak_mib()
+        backend = open_backend(name, open_bundle(model), device)
+        frames = Frames(height, width)
+        states: dict[str, Any] = {}
+        states, _ = _run(backend, frames, states, WARM_UP)
+        pipe.send((backend.name, backend.device))
+        while (count := pipe.recv()) is not None:
+            states, seconds = _run(backend, frames, states, count)
+            pipe.send(seconds)
+        pipe.send((_peak_mib(), baseline))
+    except MtuError as error:
+        pipe.send(error)
+
+
+def _run(backend: Backend, frames: Frames, states: dict[str, Any], count: int) -> tuple[dict[str, Any], list[float]]:
+    seconds = []
+    for _ in range(count):
+        began = time.perf_counter()
+        outputs = backend.run({**frames.window(), **states})
+        seconds.append(time.perf_counter() - began)
+        states = {state.input.name: outputs[state.output.name] for state in backend.interface.states}
+    return states, seconds
+
+
+def _peak_mib() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def measure(
+    model: Path | None,
+    backends: Sequence[str],
+    height: int,
+    width: int,
+    *,
+    device: str = "auto",
+    rounds: int = 10,
+    frames: int = 3,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[Row]:
+    """Times every backend at one size (multiples of 4), in `rounds` turns of `frames` frames each.
+
+    Raises MtuError if a backend cannot be opened.
+    """
+    context = multiprocessing.get_context("spawn")
+    workers = []
+    try:
+        for name in backends:
+            say(f"{width}x{height}: starting {name}")
+            ours, theirs = context.Pipe()
+            arguments = (theirs, None if model is None else str(model), name, device, height, width)
+            process = context.Process(target=_work, args=arguments, daemon=True)
+            process.start()
+            theirs.close()
+            workers.append((process, ours, _receive(ours, name), list[float]()))
+        for turn in range(rounds):
+            say(f"{width}x{height}: round {turn + 1} of {rounds}")
+            for _, pipe, (name, _), seconds in workers:
+                pipe.send(frames)
+                seconds += _receive(pipe, name)
+        rows = []
+        for _, pipe, (name, on), seconds in workers:
+            pipe.send(None)
+            peak, baseline = _receive(pipe, name)
+            milliseconds = [1000 * value for value in seconds]
+            median = statistics.median(milliseconds)
+            p90 = float(np.percentile(milliseconds, 90))
+            rows.append(Row(name, on, width, height, len(seconds), median, p90, 1000 / median, peak, baseline))
+        return rows
+    finally:
+        for process, pipe, *_ in workers:
+            pipe.close()
+            process.terminate()
+            process.join()
+
+
+def _receive(pipe: Connection, name: str) -> Any:
+    try:
+        answer = pipe.recv()
+    except EOFError:
+        raise RuntimeError(f"the process of backend {name} died; its message is above") from None
+    if isinstance(answer, MtuError):
+        raise answer
+    return answer
+
+
+def environment() -> dict[str, str]:
+    """What the figures depend on: processor, cores, system, versions."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        cpu = names[0] if names else cpu
+    found = {
+        "processor": cpu,
+        "cores": str(os.cpu_count()),
+        "system": platform.system(),
+        "python": platform.python_version(),
+    }
+    for package in ("mtu-trt", "onnxruntime", "onnxruntime-gpu", "torch", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def as_markdown(rows: Sequence[Row], model: str) -> str:
+    """The rows as a table, with the environment above."""
+    lines = [
+        f"Model {model}. " + ", ".join(f"{key} {value}" for key, value in environment().items()) + ".",
+        "",
+        "| size | backend | median ms | p90 ms | fps | speed-up | peak MiB | of it before the model |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        same_size = [other for other in rows if (other.width, other.height) == (row.width, row.height)]
+        slowest = max(other.median_ms for other in same_size)
+        lines.append(
+            f"| {row.width}x{row.height} | {row.backend} {row.device} | {row.median_ms:.1f} | {row.p90_ms:.1f}"
+            f" | {row.fps:.2f} | {slowest / row.median_ms:.2f}x | {row.peak_mib:.0f} | {row.baseline_mib:.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def as_json(rows: Sequence[Row], model: str) -> dict[str, Any]:
+    """The rows and the environment, for machines."""
+    return {"model": model, "environment": environment(), "rows": [asdict(row) for row in rows]}

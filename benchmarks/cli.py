@@ -1,0 +1,79 @@
+"""`mtu-bench`: parses, calls `mtu.benchmarks.bench`, prints. Imports backends in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from mtu.models.errors import InvalidInputError, OutputError
+from mtu.models.interface import SIZE_MULTIPLE
+from mtu.runtime.backends import FACTORIES
+from mtu.runtime.bundle import BUNDLED
+from mtu.runtime.console import new_app, run_app, say
+
+PROGRAM = "mtu-bench"
+app = new_app()
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Width and height of "640x360", each rounded up to what the network takes. Raises InvalidInputError."""
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+    if match is None:
+        raise InvalidInputError(f"size '{text}': write it as WIDTHxHEIGHT, as in 640x360")
+    width, height = (-(-int(value) // SIZE_MULTIPLE) * SIZE_MULTIPLE for value in match.groups())
+    return width, height
+
+
+@app.command()
+def bench(
+    model: Annotated[
+        Path | None,
+        typer.Argument(metavar="[BUNDLE]", help="Directory made by mtu-export onnx.", show_default="bundled mtu2"),
+    ] = None,
+    size: Annotated[
+        list[str] | None, typer.Option(metavar="WxH", help="Frame size; may be repeated.", show_default="640x360")
+    ] = None,
+    backends: Annotated[str, typer.Option(metavar="A,B", help="Backends to compare.")] = ",".join(FACTORIES),
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    rounds: Annotated[int, typer.Option(min=1, help="Turns each backend takes.")] = 10,
+    frames: Annotated[int, typer.Option(min=1, help="Frames in a turn.")] = 3,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures as JSON.")
+    ] = None,
+) -> None:
+    """Times the backends against each other, in turns, and prints a markdown table."""
+    from mtu.benchmarks.bench import as_json, as_markdown, measure
+
+    sizes = [parse_size(text) for text in size or ["640x360"]]
+    names = backends.split(",")
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise OutputError(f"--json {json_file}: the directory does not exist")
+    rows = []
+    for width, height in sizes:
+        rows += measure(
+            model,
+            names,
+            height,
+            width,
+            device=device,
+            rounds=rounds,
+            frames=frames,
+            say=lambda text: say(PROGRAM, text),
+        )
+    name = BUNDLED if model is None else str(model)
+    print(as_markdown(rows, name), end="")
+    if json_file is not None:
+        json_file.write_text(json.dumps(as_json(rows, name), indent=2) + "\n")
+
+
+def main() -> NoReturn:
+    """Entry point."""
+    run_app(app, PROGRAM)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""From a checkpoint to a bundle of two ONNX graphs. Importing this package imports nothing heavy."""

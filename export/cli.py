@@ -1,0 +1,72 @@
+"""`mtu-export`: parses, calls `mtu.export.to_onnx`, prints. Imports torch and onnx inside the command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, NoReturn
+
+import typer
+
+from mtu.models.errors import InvalidInputError
+from mtu.models.interface import PRESETS, preset_config, preset_name
+from mtu.runtime.console import new_app, require, run_app, say
+
+PROGRAM = "mtu-export"
+app = new_app()
+
+
+@app.callback()
+def main_help() -> None:
+    """Exports a multi-task-unit network from a PyTorch checkpoint."""
+
+
+@app.command("onnx")
+def to_onnx(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Directory to write: first.onnx and step.onnx.")
+    ],
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Released .pytorch file, plain state dict or safetensors.")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(metavar="NAME", help=f"Random weights of {', '.join(PRESETS)}, for tests and timings.")
+    ] = None,
+    precision: Annotated[
+        Literal["fp32", "fp16"], typer.Option(help="fp16: weights, states and arithmetic in half precision.")
+    ] = "fp32",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that exists.")] = False,
+) -> None:
+    """Writes an ONNX bundle: a directory with the graphs of the first frame and of every later one.
+
+    Height and width stay dynamic. The directory gets its name when both graphs are checked against torch.
+    """
+    if (checkpoint is None) == (preset is None):
+        raise InvalidInputError("give either --checkpoint FILE or --preset NAME")
+    config = None if preset is None else preset_config(preset)
+    require("export", PROGRAM, "torch", "onnx", "onnxscript", "onnxruntime")
+    from mtu.export.to_onnx import export_bundle
+    from mtu.models.checkpoint import load_checkpoint, random_checkpoint
+
+    if checkpoint is not None:
+        source = load_checkpoint(checkpoint)
+        if source.dropped:
+            say(PROGRAM, f"left out {len(source.dropped)} tensors that only training uses: {', '.join(source.dropped)}")
+    else:
+        assert config is not None
+        source = random_checkpoint(config)
+        say(PROGRAM, f"{preset} with random weights: good for tests and timings, not for pictures")
+    export_bundle(source, output, precision=precision, overwrite=overwrite, say=lambda text: say(PROGRAM, text))
+    c = source.config
+    print(
+        f"{output}: {preset_name(c)} ({c.units} units, {c.channels} channels, {c.blocks} blocks), {precision},"
+        f" weights {source.digest[:12]}"
+    )
+
+
+def main() -> NoReturn:
+    """Entry point."""
+    run_app(app, PROGRAM)
+
+
+if __name__ == "__main__":
+    main()

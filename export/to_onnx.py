@@ -1,0 +1,184 @@
+"""Exports a network as a bundle: `first.onnx` and `step.onnx` in one directory. Imports torch and onnx.
+
+The graphs hold everything between uint8 frames and uint8 frames: a Cast first, layout and scaling, the network, scaling
+and rounding to nearest (half to even), a Cast last. The motion compensation is one custom node with a model-local
+function beside it, so any ONNX runtime executes the graph and TensorRT can replace the node by the plugin.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from mtu.export.precision import to_fp16
+from mtu.export.verify import verify
+from mtu.models.checkpoint import Checkpoint
+from mtu.models.errors import OutputError
+from mtu.models.interface import SIZE_MULTIPLE, GraphName, Interface
+from mtu.models.network import Network
+from mtu.plugins.correlation_argmax_warp.onnx_function import function_proto
+from mtu.runtime.bundle import Bundle, open_bundle
+
+OPSET = 18
+"""The newest opset that TensorRT 8.6 to 11 and TensorRT-RTX all read."""
+TRACED_SIZE = (32, 48)
+"""Height and width of the example frames; the graph is dynamic in both."""
+
+
+class FrameGraph(nn.Module):
+    """One of the two graphs, from uint8 window and states to the outputs of the interface, in its order."""
+
+    def __init__(self, network: Network, graph: GraphName) -> None:
+        super().__init__()
+        self.network = network
+        self.graph = graph
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Takes and gives the tensors of `Interface.inputs(graph)` and `Interface.outputs`."""
+        frames = [frame.float().permute(0, 3, 1, 2) / 255 for frame in inputs[:5]]
+        if self.graph == "first":
+            restored, states, displacement = self.network.first(frames)
+        else:
+            restored, states, displacement = self.network.step(frames, inputs[5:])
+        output = (restored * 255).round().permute(0, 2, 3, 1).to(torch.uint8)
+        return (output, *states) if displacement is None else (output, *states, displacement)
+
+
+def export_graph(network: Network, interface: Interface, graph: GraphName) -> onnx.ModelProto:
+    """The fp32 ONNX model of one graph, dynamic in H and W, with the op's function and the interface's metadata."""
+    h, w = (torch.export.Dim(name, min=2, max=8192) for name in ("h", "w"))
+    sizes = {"H": 4 * h, "W": 4 * w, "H/4": h, "W/4": w}
+    specs = interface.inputs(graph)
+    example = tuple(torch.zeros(spec.at(*TRACED_SIZE), dtype=getattr(torch, spec.dtype)) for spec in specs)
+    dynamic = tuple({axis: sizes[dim] for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in specs)
+    with _quiet_exporter():
+        program = torch.onnx.export(
+            FrameGraph(network, graph).eval(),
+            example,
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=(dynamic,),
+            input_names=[spec.name for spec in specs],
+            output_names=[spec.name for spec in interface.outputs],
+            verbose=False,
+        )
+    assert program is not None
+    model: onnx.ModelProto = program.model_proto
+    _rename_weights(model)
+    _name_dimensions(model, interface)
+    if interface.has_motion:
+        model.functions.append(function_proto(interface.max_displacement, interface.pool_size, SIZE_MULTIPLE))
+    return model
+
+
+def export_bundle(
+    checkpoint: Checkpoint,
+    directory: Path,
+    *,
+    precision: str = "fp32",
+    overwrite: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> Bundle:
+    """Writes the bundle of a checkpoint to `directory`, which gets its name when both graphs have been verified.
+
+    `precision` "fp16" makes weights, states and arithmetic fp16 (matching stays in fp32 inside the op). `say` is called
+    with one line for each stage. Raises OutputError if `directory` exists (without `overwrite`) or cannot be written,
+    InvalidInputError if a graph does not give what the network gives.
+    """
+    _check_target(directory, overwrite)
+    network = checkpoint.network()
+    interface = Interface(checkpoint.config, "float16" if precision == "fp16" else "float32", checkpoint.digest)
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", suffix=".part", dir=directory.parent))
+    except OSError as error:
+        raise OutputError(f"cannot write beside {directory}: {error.strerror}") from None
+    try:
+        for graph in ("first", "step"):
+            say(f"exporting {graph}.onnx")
+            model = export_graph(network, Interface(checkpoint.config), graph)
+            if precision == "fp16":
+                to_fp16(model)
+            onnx.helper.set_model_props(model, interface.to_metadata(graph))
+            model.producer_name, model.producer_version = "mtu-trt", version("mtu-trt")
+            _write(model, temporary / f"{graph}.onnx")
+        say("checking both graphs against torch")
+        verify(open_bundle(temporary), network)
+        temporary.chmod(0o755)
+        if directory.exists():
+            shutil.rmtree(directory)
+        temporary.rename(directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return open_bundle(directory)
+
+
+def _check_target(directory: Path, overwrite: bool) -> None:
+    if not directory.exists():
+        return
+    if not directory.is_dir():
+        raise OutputError(f"{directory} is a file; a bundle is a directory: choose another name")
+    content = {path.name for path in directory.iterdir()}
+    if content and not overwrite:
+        raise OutputError(f"{directory} exists already: choose another name or add --overwrite")
+    if foreign := content - {"first.onnx", "step.onnx"}:
+        raise OutputError(
+            f"{directory} holds {sorted(foreign)[0]}, which is no part of a bundle, and is not overwritten:"
+            " choose another name"
+        )
+
+
+def _write(model: onnx.ModelProto, path: Path) -> None:
+    try:
+        with path.open("wb") as file:
+            file.write(model.SerializeToString(deterministic=True))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _rename_weights(model: onnx.ModelProto) -> None:
+    """Gives the weights their checkpoint names, so that whoever reads the file finds them again."""
+    prefix = "network."
+    for tensor in model.graph.initializer:
+        tensor.name = tensor.name.removeprefix(prefix)
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = name.removeprefix(prefix)
+
+
+def _name_dimensions(model: onnx.ModelProto, interface: Interface) -> None:
+    """Names the dynamic dimensions of inputs and outputs as the interface does; the exporter's inner guesses go."""
+    del model.graph.value_info[:]
+    specs = {spec.name: spec for spec in (*interface.inputs("step"), *interface.outputs)}
+    for value in (*model.graph.input, *model.graph.output):
+        for dim, wanted in zip(value.type.tensor_type.shape.dim, specs[value.name].shape, strict=True):
+            if isinstance(wanted, str):
+                dim.dim_param = wanted
+
+
+@contextlib.contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """The exporter warns of its own axis names and of torchvision's absence, which say nothing to a user."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            warnings.filterwarnings("ignore", message=".*axis name.*")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,68 @@
+"""Proves an exported bundle: ONNX checker, shape inference, onnxruntime against torch. Imports all three."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import torch
+from onnx import shape_inference
+
+from mtu.models.errors import InvalidInputError
+from mtu.models.interface import FRAME_NAMES, GraphName
+from mtu.models.network import Network
+from mtu.runtime.backends import open_backend
+from mtu.runtime.backends.torch_backend import TorchBackend
+from mtu.runtime.bundle import Bundle
+
+SIZE = (48, 64)
+"""Height and width of the frames compared."""
+TOLERANCE = {"float32": 1e-4, "float16": 2e-2}
+"""Largest mean absolute difference of a state, relative to its largest value where that is above 1."""
+
+
+def verify(bundle: Bundle, network: Network) -> None:
+    """Raises InvalidInputError if a graph is not valid ONNX, or onnxruntime does not give what torch gives.
+
+    Compared: the first frame and one step from it, on random frames, states and restored picture.
+    """
+    graphs: tuple[GraphName, ...] = ("first", "step")
+    for graph in graphs:
+        path = bundle.graph(graph)
+        try:
+            onnx.checker.check_model(onnx.load(path), full_check=True)
+            shape_inference.infer_shapes(onnx.load(path), check_type=True, strict_mode=True, data_prop=True)
+        except (onnx.checker.ValidationError, shape_inference.InferenceError) as error:
+            raise InvalidInputError(f"{path.name} is not valid ONNX: {error}") from None
+    backend = open_backend("onnxruntime", bundle, "cpu")
+    # The truth is the fp32 network, whatever the precision of the bundle.
+    truth = TorchBackend(type(backend.interface)(backend.interface.config), network, "cpu")
+    rng = np.random.default_rng(0)
+    window = dict(zip(FRAME_NAMES, rng.integers(0, 256, (5, 1, *SIZE, 3), dtype=np.uint8), strict=True))
+    tolerance = TOLERANCE[backend.interface.state_dtype]
+    states = backend.interface.states
+    try:
+        expected = truth.run(window)
+        found = backend.run(window)
+        _compare("first", expected, {s.output.name: found[s.output.name].numpy() for s in states}, tolerance)
+        after = {s.input.name: expected[s.output.name] for s in states}
+        as_stored = {name: value.numpy().astype(backend.interface.state_dtype) for name, value in after.items()}
+        found = backend.run({**window, **as_stored})
+        _compare(
+            "step",
+            truth.run({**window, **after}),
+            {s.output.name: found[s.output.name].numpy() for s in states},
+            tolerance,
+        )
+    finally:
+        backend.close()
+
+
+def _compare(graph: str, expected: dict[str, torch.Tensor], found: dict[str, np.ndarray], tolerance: float) -> None:
+    for name, value in found.items():
+        truth = expected[name].numpy()
+        difference = float(np.abs(value.astype(np.float32) - truth).mean()) / max(1.0, float(np.abs(truth).max()))
+        if not difference <= tolerance:
+            raise InvalidInputError(
+                f"{graph}.onnx gives another {name} than torch (difference {difference:.2g}, allowed {tolerance:g});"
+                " please report this"
+            )

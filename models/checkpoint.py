@@ -1,0 +1,173 @@
+"""Reads a checkpoint into a network: the released format, plain state dicts, safetensors. Imports torch.
+
+Nothing in the file is executed: pickles load with `weights_only=True`, which refuses everything but tensors and plain
+containers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mtu.models.errors import InvalidInputError, MissingFileError
+from mtu.models.interface import NetworkConfig
+from mtu.models.network import Network
+
+TRAINING_ONLY = re.compile(r"deblur_layer\.\d+\.(weight|bias)$")
+LISTED = 12
+"""Problems listed one by one in a message before the rest is only counted."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights of an inference network, and what they are of."""
+
+    config: NetworkConfig
+    weights: Mapping[str, Tensor]
+    """fp32, keyed as `Network.state_dict()`."""
+    dropped: tuple[str, ...] = ()
+    """Keys of the file that only training uses."""
+
+    @property
+    def digest(self) -> str:
+        """sha256 over names, shapes and fp32 values in key order, hexadecimal."""
+        digest = hashlib.sha256()
+        for key in sorted(self.weights):
+            value = self.weights[key].contiguous()
+            digest.update(f"{key}{list(value.shape)}".encode())
+            digest.update(value.numpy().tobytes())
+        return digest.hexdigest()
+
+    def network(self) -> Network:
+        """The network with these weights, in evaluation mode, fp32 on the CPU."""
+        network = Network(self.config)
+        network.load_state_dict(self.weights)
+        return network.eval()
+
+
+def random_checkpoint(config: NetworkConfig, seed: int = 0) -> Checkpoint:
+    """A checkpoint with torch's initial weights, the same for the same seed; for tests and timings only."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Checkpoint(config, Network(config).state_dict())
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Reads `path` and works out which network it is of.
+
+    Accepted: `torch.save`d state dicts (released `.pytorch` files with the prefix `module.Network.`, either part of
+    which may be absent, alone or under the key `state_dict`) and safetensors; recognised by content, not by name. Keys
+    of the auxiliary deblur layers are dropped and named in the result.
+
+    Raises MissingFileError, or InvalidInputError if the file is no checkpoint, holds anything but tensors, is of
+    another network (one message lists every missing, unexpected and mis-shaped tensor) or has non-finite values.
+    """
+    found = _strip_prefixes(_read(path), path)
+    dropped = tuple(sorted(key for key in found if TRAINING_ONLY.match(key)))
+    found = {key: value for key, value in found.items() if key not in dropped}
+    config = _config_of(found, path)
+    with torch.device("meta"):
+        expected = {key: tuple(value.shape) for key, value in Network(config).state_dict().items()}
+    problems = [f"missing {key} {list(shape)}" for key, shape in expected.items() if key not in found]
+    problems += [f"unexpected {key} {list(value.shape)}" for key, value in found.items() if key not in expected]
+    problems += [
+        f"{key} is {list(value.shape)}, should be {list(expected[key])}"
+        for key, value in found.items()
+        if key in expected and tuple(value.shape) != expected[key]
+    ]
+    problems += [
+        f"{key} has type {value.dtype}, should be floating-point"
+        for key, value in found.items()
+        if not value.is_floating_point()
+    ]
+    _refuse(
+        path,
+        f"does not fit a network of {config.units} units, {config.channels} channels, {config.blocks} blocks",
+        problems,
+    )
+    weights = {key: found[key].detach().float().contiguous() for key in expected}
+    _refuse(path, "has non-finite values", [key for key, value in weights.items() if not torch.isfinite(value).all()])
+    return Checkpoint(config, weights, dropped)
+
+
+def _refuse(path: Path, what: str, problems: list[str]) -> None:
+    if problems:
+        rest = len(problems) - LISTED
+        lines = "\n  ".join([*problems[:LISTED], *([f"and {rest} more"] if rest > 0 else [])])
+        raise InvalidInputError(f"checkpoint {path} {what}:\n  {lines}")
+
+
+def _read(path: Path) -> Mapping[str, object]:
+    if not path.is_file():
+        raise MissingFileError(f"checkpoint {path} {'is not a file' if path.exists() else 'does not exist'}")
+    with path.open("rb") as file:
+        head = file.read(9)
+    if len(head) == 9 and head[8:9] == b"{":
+        return _read_safetensors(path)
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "weights_only" in str(error) or "Unsupported" in str(error):
+            raise InvalidInputError(
+                f"checkpoint {path} holds more than tensors; running code from a file is refused."
+                " Save the state dict alone: torch.save(network.state_dict(), path)"
+            ) from None
+        raise InvalidInputError(f"checkpoint {path} is neither a torch file nor safetensors") from None
+    except (
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        TypeError,
+        UnicodeDecodeError,
+        OSError,
+    ) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InvalidInputError(f"checkpoint {path} cannot be read: {reason[0][:200]}") from None
+    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, Mapping):
+        raise InvalidInputError(f"checkpoint {path} holds a {type(loaded).__name__}, not a state dict")
+    return loaded
+
+
+def _read_safetensors(path: Path) -> Mapping[str, object]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InvalidInputError(f"checkpoint {path} cannot be read as safetensors: {error}") from None
+
+
+def _strip_prefixes(loaded: Mapping[str, object], path: Path) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    others = [str(key) for key, value in loaded.items() if not isinstance(value, Tensor)]
+    _refuse(path, "holds entries that are not tensors", others)
+    for key, value in loaded.items():
+        assert isinstance(value, Tensor)
+        tensors[str(key).removeprefix("module.").removeprefix("Network.")] = value
+    return tensors
+
+
+def _config_of(tensors: Mapping[str, Tensor], path: Path) -> NetworkConfig:
+    units = {int(match[1]) for key in tensors if (match := re.match(r"HGs\.(\d+)\.", key))}
+    blocks = {int(match[1]) for key in tensors if (match := re.match(r"HGs\.\d+\.RBs\.(\d+)\.", key))}
+    structure = tensors.get("base_conv.0.weight")
+    if not units or structure is None or structure.dim() != 4:
+        some = ", ".join(list(tensors)[:3]) or "nothing"
+        raise InvalidInputError(
+            f"checkpoint {path} is of another network: it has {some};"
+            " an MTU network has base_conv.0.weight and HGs.0.enc1.0.weight"
+        )
+    return NetworkConfig(units=max(units) + 1, channels=structure.shape[0], blocks=max(blocks, default=-1) + 1)

@@ -1,0 +1,35 @@
+"""What the user can put right: every error this project raises on purpose. Plain Python, imports nothing.
+
+A message says what was got, what is allowed and what to do. The command line prints it alone and exits with 2; every
+other exception is a bug and keeps its traceback. Each class also inherits the builtin a library user would expect.
+"""
+
+
+class MtuError(Exception):
+    """Base of all errors that the user can put right."""
+
+
+class InvalidInputError(MtuError, ValueError):
+    """A value, file or stream that cannot be used as it is."""
+
+
+class MissingFileError(MtuError, FileNotFoundError):
+    """A path that does not exist."""
+
+    # OSError.__str__ would look for errno and strerror.
+    __str__ = Exception.__str__
+
+
+class OutputError(MtuError, OSError):
+    """An output that exists already or cannot be written."""
+
+    __str__ = Exception.__str__
+
+
+class MissingExtraError(MtuError, ImportError):
+    """A Python package that an optional part needs is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package '{package}', which is not installed: pip install \"mtu-trt[{extra}]\""
+        )

@@ -1,0 +1,1 @@
+"""Custom ops, one folder each. Importing this package imports nothing heavy."""
