@@ -1,0 +1,131 @@
+"""The op in torch: for training, for inference without ONNX, and as the baseline of the benchmarks. Imports torch only.
+
+It never holds the cost volume: one row offset dy at a time is correlated by small matrix products, pooled, and reduced
+to a maximum. Under torch.onnx.export it stands for itself as one custom node.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mtu.models.interface import OP_DOMAIN, OP_NAME, OP_VERSION
+from mtu.plugins.correlation_argmax_warp.rules import check_attributes, check_shapes
+
+BLOCK = 20
+"""Positions of a row that share a matrix product. Larger wastes arithmetic, smaller wastes calls; 12 to 32 are alike."""
+
+
+def correlation_argmax_warp(
+    motion: Tensor,
+    motion_prev: Tensor,
+    detail_prev: Tensor,
+    max_displacement: int = 10,
+    pool_size: int = 5,
+    scale: int = 4,
+) -> tuple[Tensor, Tensor]:
+    """Warps detail_prev by the displacement that best matches motion with motion_prev.
+
+    motion, motion_prev [B, C, h, w] and detail_prev [B, c, scale*h, scale*w]: any floating type. Returns warped (type
+    and shape of detail_prev) and the displacement index (dy + D) * (2D + 1) + (dx + D), int32 [B, h, w]; among equal
+    costs the smallest index. The matching is in fp32 and has no gradient; warped is differentiable in detail_prev.
+    Works under torch.compile(fullgraph=True). Raises InvalidInputError for shapes or attributes outside the rules.
+    Source: "Real-Time Video Deblurring via Lightweight Motion Compensation" (Son et al., 2022), with the pooling of
+    the released implementation.
+    """
+    check_attributes(max_displacement, pool_size, scale)
+    if torch.onnx.is_in_onnx_export():
+        # No shape check: sizes are symbols here, and a comparison would become a constraint on the export.
+        return _custom_node(motion, motion_prev, detail_prev, max_displacement, pool_size, scale)
+    check_shapes(motion.shape, motion_prev.shape, detail_prev.shape, scale)
+    with torch.no_grad():
+        row, column = _best_displacement(motion, motion_prev, max_displacement, pool_size)
+        source = _source_elements(row - max_displacement, column - max_displacement, scale)
+        index = (row * (2 * max_displacement + 1) + column).int()
+    # Element H * W of each plane is the zero that stands for everything outside.
+    planes = F.pad(detail_prev.flatten(2), (0, 1))
+    warped = planes.gather(2, source.expand(-1, detail_prev.shape[1], -1))
+    return warped.reshape(detail_prev.shape), index
+
+
+def _best_displacement(
+    motion: Tensor, motion_prev: Tensor, max_displacement: int, pool_size: int
+) -> tuple[Tensor, Tensor]:
+    """(dy + D, dx + D) of the best match at each position, int64 [B, h, w].
+
+    A row of the map is cut into blocks. A block and the pooling margin around it (`size` positions) is multiplied with
+    the stretch of a row of motion_prev that it can reach (`reach` positions). Entry [i, i + dx + D] of the product is
+    the similarity at displacement dx; reading it as rows that are one longer puts each dx into a column.
+    """
+    batch, _, h, w = motion.shape
+    d, span, r = max_displacement, 2 * max_displacement + 1, pool_size // 2
+    size, reach = BLOCK + 2 * r, BLOCK + 2 * r + 2 * d
+    count = -(-w // BLOCK)
+    fill = count * BLOCK - w
+    a, b = (F.normalize(m.float(), dim=1, eps=1e-12) for m in (motion, motion_prev))
+    # [h, B, count, size + 1, C] (the extra row makes the longer rows fit) and [h + 2D, B, count, C, reach]
+    a = F.pad(a, (r, fill + r + 1)).unfold(3, size + 1, BLOCK).permute(2, 0, 3, 4, 1).contiguous()
+    b = F.pad(b, (r + d, fill + r + d, d, d)).unfold(3, reach, BLOCK).permute(2, 0, 3, 1, 4).contiguous()
+    values, columns = [], []
+    for row in range(span):
+        product = torch.matmul(a, b[row : row + h]).flatten(3)
+        cost = product[..., : size * (reach + 1)].unflatten(3, (size, reach + 1))[
+            ..., :span
+        ]  # [h, B, count, size, span]
+        if r:
+            # Sums rank like means, and are exact where equal costs must stay equal.
+            cost = _sum_of_slices(cost, 3, BLOCK, pool_size)
+            cost = _sum_of_slices(F.pad(cost, (0, 0, 0, 0, 0, 0, 0, 0, r, r)), 0, h, pool_size)
+        value, column = cost.max(-1)  # the first of equals, as documented
+        values.append(value)
+        columns.append(column)
+    best_row = torch.stack(values).argmax(0)
+    best_column = torch.stack(columns).gather(0, best_row[None])[0]
+    to_map = (batch, h, count * BLOCK)
+    return (
+        best_row.transpose(0, 1).reshape(to_map)[..., :w],
+        best_column.transpose(0, 1).reshape(to_map)[..., :w],
+    )
+
+
+def _sum_of_slices(x: Tensor, dim: int, length: int, terms: int) -> Tensor:
+    """Sum over `terms` neighbours along dim: out[i] = x[i] + ... + x[i + terms - 1] for i < length. terms >= 2."""
+    total = x.narrow(dim, 0, length) + x.narrow(dim, 1, length)
+    for start in range(2, terms):
+        total += x.narrow(dim, start, length)
+    return total
+
+
+def _source_elements(dy: Tensor, dx: Tensor, scale: int) -> Tensor:
+    """Where each element of a plane comes from: int64 [B, 1, H*W], H*W itself for "outside". dy, dx [B, h, w]."""
+    _, h, w = dy.shape
+    offsets = torch.arange(scale, device=dy.device)
+    y = torch.arange(h, device=dy.device)[:, None] + dy
+    x = torch.arange(w, device=dy.device) + dx
+    inside = ((y >= 0) & (y < h) & (x >= 0) & (x < w))[:, :, None, :, None]
+    corner = (y * (scale * w) + x)[:, :, None, :, None] * scale
+    element = corner + offsets[:, None, None] * (scale * w) + offsets
+    return torch.where(inside, element, scale * h * scale * w).flatten(1)[:, None]
+
+
+def _custom_node(
+    motion: Tensor, motion_prev: Tensor, detail_prev: Tensor, max_displacement: int, pool_size: int, scale: int
+) -> tuple[Tensor, Tensor]:
+    """The op as one node of an exported graph. Its function body is added to the model by the exporter afterwards."""
+    warped, index = torch.onnx.ops.symbolic_multi_out(
+        f"{OP_DOMAIN}::{OP_NAME}",
+        (motion, motion_prev, detail_prev),
+        {
+            "max_displacement": max_displacement,
+            "pool_size": pool_size,
+            "scale": scale,
+            # TensorRT looks the plugin up by these two.
+            "plugin_version": str(OP_VERSION),
+            "plugin_namespace": OP_DOMAIN,
+        },
+        dtypes=(detail_prev.dtype, torch.int32),
+        shapes=(detail_prev.shape, (motion.shape[0], *motion.shape[2:])),
+        version=OP_VERSION,
+    )
+    return warped, index
