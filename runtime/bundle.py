@@ -1,0 +1,45 @@
+"""A bundle: the directory with `first.onnx` and `step.onnx` that mtu-export writes. Plain Python; opens no model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from mtu.models.errors import InvalidInputError, MissingFileError
+from mtu.models.interface import GraphName
+
+BUNDLED = "mtu2"
+"""The model inside the package, used where none is named."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Paths of a bundle's two graphs; both files exist."""
+
+    directory: Path
+
+    def graph(self, name: GraphName) -> Path:
+        """Path of the ONNX file of a graph."""
+        return self.directory / f"{name}.onnx"
+
+
+def open_bundle(directory: Path | str | None = None) -> Bundle:
+    """The bundle in `directory`, or the one inside the package.
+
+    Raises MissingFileError or InvalidInputError if there is no such directory or a graph is missing.
+    """
+    if directory is None:
+        directory = Path(str(resources.files("mtu.models"))) / "weights" / BUNDLED
+    directory = Path(directory)
+    how = "a model is a directory with first.onnx and step.onnx, made by: mtu-export onnx -o DIR"
+    if not directory.exists():
+        raise MissingFileError(f"model {directory} does not exist; {how}")
+    if not directory.is_dir():
+        raise InvalidInputError(f"model {directory} is a file; {how}")
+    bundle = Bundle(directory)
+    graphs: tuple[GraphName, ...] = ("first", "step")
+    missing = [bundle.graph(name).name for name in graphs if not bundle.graph(name).is_file()]
+    if missing:
+        raise MissingFileError(f"model {directory} lacks {' and '.join(missing)}; {how}")
+    return bundle

@@ -1,0 +1,244 @@
+"""Exported bundles: every preset against torch over a recurrent sequence, the graph's contract, fp16, refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+from mtu.export.to_onnx import export_bundle
+from mtu.models.checkpoint import random_checkpoint
+from mtu.models.errors import InvalidInputError, OutputError
+from mtu.models.interface import PRESETS, Interface, NetworkConfig
+from mtu.runtime import Bundle, Session, open_backend, open_bundle
+from tests.media_free import moving_frames
+
+SMALL = NetworkConfig(units=2, channels=4, blocks=1)
+FP32_TOLERANCE = 1e-4  # float sums in another order; a displacement that flips would be thousands of times more
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Bundle:
+    return export_bundle(random_checkpoint(SMALL), tmp_path_factory.mktemp("small") / "bundle")
+
+
+def states_after(backend, frames):
+    """The states and pictures after each frame."""
+    session = Session(backend, scene_threshold=None)
+    for frame in [*frames, None, None]:
+        for result in session.push(frame) if frame is not None else ():
+            yield result, {name: value.numpy() for name, value in session._states.items()}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_parity_with_torch_over_eight_frames(preset, tmp_path):
+    bundle = export_bundle(random_checkpoint(PRESETS[preset]), tmp_path / preset)
+    ours, truth = open_backend("onnxruntime", bundle, "cpu"), open_backend("torch", bundle, "cpu")
+    frames = moving_frames(10, 32, 48)
+    for (a, a_states), (b, b_states) in zip(states_after(ours, frames), states_after(truth, frames), strict=True):
+        for name, value in b_states.items():
+            assert np.abs(a_states[name] - value).max() <= FP32_TOLERANCE, (name, a.index)
+        assert np.abs(a.rgb.astype(int) - b.rgb).max() <= 1
+        assert (a.displacement is None) == (preset == "mtu1")
+        if a.displacement is not None:
+            assert np.array_equal(a.displacement, b.displacement)
+    assert a.index == 7
+
+
+def test_size_is_dynamic_and_reruns_are_bit_identical(small):
+    for height, width in ((4, 4), (8, 100), (60, 36)):
+        frames = moving_frames(4, height, width)
+        runs = []
+        for _ in range(2):
+            backend = open_backend("onnxruntime", small, "cpu")
+            runs.append([(r.rgb.tobytes(), r.displacement.tobytes()) for r, _ in states_after(backend, frames)])
+            backend.close()
+        assert runs[0] == runs[1]
+        assert len(runs[0]) == 2
+
+
+@pytest.mark.parametrize("graph", ["first", "step"])
+def test_the_graph_keeps_its_contract(small, graph):
+    model = onnx.load(small.graph(graph))
+    metadata = {prop.key: prop.value for prop in model.metadata_props}
+    interface = Interface.from_metadata(metadata, graph, "x")
+    assert interface == Interface(SMALL, "float32", random_checkpoint(SMALL).digest)
+    for specs, values in ((interface.inputs(graph), model.graph.input), (interface.outputs, model.graph.output)):
+        assert [value.name for value in values] == [spec.name for spec in specs]
+        for value, spec in zip(values, specs, strict=True):
+            tensor = value.type.tensor_type
+            assert onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type) == np.dtype(spec.dtype)
+            assert tuple(dim.dim_param or dim.dim_value for dim in tensor.shape.dim) == spec.shape
+    consumers = {name: node.op_type for node in model.graph.node for name in node.input}
+    assert all(consumers[spec.name] == "Cast" for spec in interface.frames)
+    producers = {name: node.op_type for node in model.graph.node for name in node.output}
+    assert producers["output"] == "Cast"
+    (node,) = [node for node in model.graph.node if node.domain == "mtu"]
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    assert attributes == {
+        "max_displacement": 10,
+        "pool_size": 5,
+        "scale": 4,
+        "plugin_version": b"1",
+        "plugin_namespace": b"mtu",
+    }
+    assert len(node.output) == 2 and all(node.output)
+    ops = {n.op_type for n in model.graph.node} | {n.op_type for f in model.functions for n in f.node}
+    assert not ops & {"GridSample", "Loop", "Scan", "If"}
+    assert {o.domain: o.version for o in model.opset_import} == {"": 18, "mtu": 1}
+
+
+def test_one_compensation_a_step_and_one_a_unit_in_the_first_frame(tmp_path):
+    bundle = export_bundle(random_checkpoint(NetworkConfig(4, 3, 0)), tmp_path / "b")
+    nodes = {g: [n for n in onnx.load(bundle.graph(g)).graph.node if n.domain == "mtu"] for g in ("first", "step")}
+    assert len(nodes["step"]) == 1
+    assert len(nodes["first"]) == 3
+
+
+def test_one_unit_exports_without_motion(tmp_path):
+    model = onnx.load(export_bundle(random_checkpoint(NetworkConfig(1, 3, 0)), tmp_path / "b").graph("step"))
+    assert not model.functions
+    assert not any("motion" in tensor.name for tensor in model.graph.initializer)
+
+
+def test_fp16_is_in_the_graph_and_stays_close(small, tmp_path):
+    half = export_bundle(random_checkpoint(SMALL), tmp_path / "half", precision="fp16")
+    model = onnx.load(half.graph("step"))
+    kinds = {t.data_type for t in model.graph.initializer if t.name != "output_scale"}
+    assert TensorProto.FLOAT not in kinds and TensorProto.FLOAT16 in kinds
+    assert half.graph("step").stat().st_size < small.graph("step").stat().st_size
+    backend = open_backend("onnxruntime", half, "cpu")
+    assert backend.interface.state_dtype == "float16"
+    frames = moving_frames(8, 32, 48)
+    full = states_after(open_backend("onnxruntime", small, "cpu"), frames)
+    for (a, _), (b, _) in zip(states_after(backend, frames), full, strict=True):
+        assert np.abs(a.rgb.astype(float) - b.rgb).mean() < 0.5
+        assert np.mean(a.displacement == b.displacement) > 0.9
+
+
+def test_weights_beyond_fp16_are_refused(tmp_path):
+    checkpoint = random_checkpoint(SMALL)
+    checkpoint.weights["out.weight"][0, 0, 0, 0] = 1e5
+    with pytest.raises(InvalidInputError, match=r"out.weight exceed fp16's range"):
+        export_bundle(checkpoint, tmp_path / "b", precision="fp16")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_directory_is_kept_unless_asked(small, tmp_path):
+    target = tmp_path / "b"
+    target.mkdir()
+    (target / "first.onnx").write_text("old")
+    with pytest.raises(OutputError, match="exists already"):
+        export_bundle(random_checkpoint(SMALL), target)
+    assert (target / "first.onnx").read_text() == "old"
+    export_bundle(random_checkpoint(SMALL), target, overwrite=True)
+    assert (target / "first.onnx").read_bytes() == small.graph("first").read_bytes()
+    (target / "thesis.txt").write_text("mine")
+    with pytest.raises(OutputError, match="holds thesis.txt"):
+        export_bundle(random_checkpoint(SMALL), target, overwrite=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="is a file"):
+        export_bundle(random_checkpoint(SMALL), tmp_path / "file")
+    with pytest.raises(OutputError, match="cannot write"):
+        export_bundle(random_checkpoint(SMALL), tmp_path / "file" / "b")
+
+
+def test_a_failed_check_leaves_nothing(tmp_path, monkeypatch):
+    def refuse(bundle, network):
+        raise InvalidInputError("no")
+
+    monkeypatch.setattr("mtu.export.to_onnx.verify", refuse)
+    with pytest.raises(InvalidInputError):
+        export_bundle(random_checkpoint(SMALL), tmp_path / "b")
+    assert list(tmp_path.iterdir()) == []
+
+
+def edited(bundle: Bundle, target: Path, edit) -> Bundle:
+    """A copy of a bundle whose step graph went through `edit`."""
+    target.mkdir()
+    (target / "first.onnx").write_bytes(bundle.graph("first").read_bytes())
+    model = onnx.load(bundle.graph("step"))
+    edit(model)
+    onnx.save(model, target / "step.onnx")
+    return open_bundle(target)
+
+
+def drop_metadata(model):
+    del model.metadata_props[:]
+
+
+def other_version(model):
+    next(p for p in model.metadata_props if p.key == "mtu.format_version").value = "7"
+
+
+def rename_input(model):
+    model.graph.input[0].name = "image"
+    model.graph.node[0].input[0] = "image"
+
+
+def other_weights(model):
+    interface = Interface(SMALL, "float32", "00" * 32)
+    onnx.helper.set_model_props(model, interface.to_metadata("step"))
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (drop_metadata, "not an MTU model"),
+        (other_version, "metadata version 7"),
+        (rename_input, "its inputs are"),
+        (other_weights, "of different models"),
+    ],
+)
+def test_a_model_that_contradicts_its_metadata_is_refused(small, tmp_path, edit, message):
+    with pytest.raises(InvalidInputError, match=message):
+        open_backend("onnxruntime", edited(small, tmp_path / "b", edit), "cpu")
+
+
+@pytest.mark.parametrize("content", [b"", b"some text", bytes(range(256)) * 50, None])
+@pytest.mark.parametrize("backend", ["onnxruntime", "torch"])
+def test_corrupt_onnx_is_refused(small, tmp_path, backend, content):
+    for graph in ("first", "step"):
+        whole = small.graph(graph).read_bytes()
+        (tmp_path / f"{graph}.onnx").write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises(InvalidInputError, match=r"(first|step)\.onnx"):
+        open_backend(backend, open_bundle(tmp_path), "cpu")
+
+
+def test_bundle_paths(tmp_path):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        open_bundle(tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match=r"lacks first.onnx and step.onnx"):
+        open_bundle(tmp_path)
+    (tmp_path / "first.onnx").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=r"lacks step.onnx"):
+        open_bundle(tmp_path)
+    with pytest.raises(InvalidInputError, match="is a file"):
+        open_bundle(tmp_path / "first.onnx")
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "torch"])
+def test_non_finite_values_are_refused_not_shown(tmp_path, name):
+    checkpoint = random_checkpoint(SMALL)
+    bundle = export_bundle(checkpoint, tmp_path / "b")
+
+    def overflow(model):
+        tensor = next(t for t in model.graph.initializer if t.name == "HGs.1.enc1.0.weight")
+        tensor.CopyFrom(onnx.numpy_helper.from_array(np.full(tensor.dims, 3e38, np.float32), tensor.name))
+
+    backend = open_backend(name, edited(bundle, tmp_path / "bad", overflow), "cpu")
+    session = Session(backend, scene_threshold=None)
+    with pytest.raises(InvalidInputError, match="non-finite values in"):
+        for frame in moving_frames(8, 16, 16):
+            list(session.push(frame))
+
+
+def test_unknown_backend_and_device(small):
+    with pytest.raises(InvalidInputError, match="unknown backend 'openvino': choose one of auto, onnxruntime, torch"):
+        open_backend("openvino", small)
+    for device in ("gpu", "cuda:x", "cuda:"):
+        with pytest.raises(InvalidInputError, match="unknown device"):
+            open_backend("onnxruntime", small, device)
