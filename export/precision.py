@@ -29,9 +29,9 @@ def to_fp16(model: onnx.ModelProto) -> None:
         for attribute in node.attribute:
             if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
                 attribute.i = TensorProto.FLOAT16
-    for value in (*graph.input, *graph.output):
-        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
-            value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    for outer in (*graph.input, *graph.output):
+        if outer.type.tensor_type.elem_type == TensorProto.FLOAT:
+            outer.type.tensor_type.elem_type = TensorProto.FLOAT16
     _scale_in_fp32(graph)
 
 

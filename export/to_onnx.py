@@ -25,7 +25,7 @@ from mtu.export.precision import to_fp16
 from mtu.export.verify import verify
 from mtu.models.checkpoint import Checkpoint
 from mtu.models.errors import OutputError
-from mtu.models.interface import SIZE_MULTIPLE, GraphName, Interface
+from mtu.models.interface import OP_DOMAIN, SIZE_MULTIPLE, GraphName, Interface
 from mtu.models.network import Network
 from mtu.plugins.correlation_argmax_warp.onnx_function import function_proto
 from mtu.runtime.bundle import Bundle, open_bundle
@@ -75,7 +75,7 @@ def export_graph(network: Network, interface: Interface, graph: GraphName) -> on
         )
     assert program is not None
     model: onnx.ModelProto = program.model_proto
-    _rename_weights(model)
+    _rename(model)
     _name_dimensions(model, interface)
     if interface.has_motion:
         model.functions.append(function_proto(interface.max_displacement, interface.pool_size, SIZE_MULTIPLE))
@@ -149,9 +149,11 @@ def _write(model: onnx.ModelProto, path: Path) -> None:
         raise OutputError(f"cannot write {path}: {error.strerror}") from None
 
 
-def _rename_weights(model: onnx.ModelProto) -> None:
-    """Gives the weights their checkpoint names, so that whoever reads the file finds them again."""
+def _rename(model: onnx.ModelProto) -> None:
+    """Gives the weights their checkpoint names and the custom nodes telling ones, so that readers find them again."""
     prefix = "network."
+    for index, node in enumerate(node for node in model.graph.node if node.domain == OP_DOMAIN):
+        node.name = f"motion_compensation_{index}"
     for tensor in model.graph.initializer:
         tensor.name = tensor.name.removeprefix(prefix)
     for node in model.graph.node:

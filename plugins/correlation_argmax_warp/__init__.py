@@ -1,1 +1,1 @@
-"""The custom op CorrelationArgmaxWarp: rules, truth, cases, executors. See README.md in this folder; imports nothing."""
+"""The custom op CorrelationArgmaxWarp: rules, truth, cases and executors. See README.md here; imports nothing."""

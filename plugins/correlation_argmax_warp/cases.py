@@ -68,7 +68,10 @@ class Case:
     @cached_property
     def expected(self) -> tuple[Array, NDArray[np.int32]]:
         """(warped, displacement) by the truth."""
-        return correlation_argmax_warp(**self.inputs, **self.attributes)
+        arrays = self.inputs
+        return correlation_argmax_warp(
+            arrays["motion"], arrays["motion_prev"], arrays["detail_prev"], **self.attributes
+        )
 
     def smallest_gap(self) -> float:
         """By how much the best pooled cost leads the second best, at the position where it leads least."""
@@ -211,8 +214,8 @@ CASES: tuple[Case, ...] = (
          exact_ties=True, by_hand=((0,),)),
     Case("hand_flat", "not pooled, all displacements within the map tie: the first of them wins", 2, 3, "flat",
          max_displacement=1, pool_size=1, exact_ties=True, by_hand=((4, 3, 3), (1, 0, 0))),
-    Case("hand_flat_row", "pooled over three: terms that leave the map count as zeros, (0, -1) ties at the right end", 1, 3,
-         "flat", max_displacement=1, pool_size=3, exact_ties=True, by_hand=((4, 4, 3),)),
+    Case("hand_flat_row", "pooled over three: terms that leave the map count as zeros, (0, -1) ties at the right end",
+         1, 3, "flat", max_displacement=1, pool_size=3, exact_ties=True, by_hand=((4, 4, 3),)),
     Case("hand_dot", "one match at (-1, +2), seen by the 3 x 3 positions that pool it", 5, 7, "dot",
          pool_size=3, exact_ties=True,
          by_hand=((0,) * 7, (0, 0, 9, 9, 9, 0, 0), (0, 0, 9, 9, 9, 0, 0), (0, 0, 9, 9, 9, 0, 0), (0,) * 7)),
@@ -229,7 +232,8 @@ CASES: tuple[Case, ...] = (
     Case("flat_wide", "the same over several blocks of a row", 5, 67, "flat", max_displacement=7, exact_ties=True),
     Case("flat_pool3", "the same pooled over three, where 1/9 is not exact either", 11, 25, "flat",
          max_displacement=8, pool_size=3, exact_ties=True),
-    Case("opposed", "every match inside is worse than the zeros outside", 8, 9, "opposed", max_displacement=3, exact_ties=True),
+    Case("opposed", "every match inside is worse than the zeros outside", 8, 9, "opposed", max_displacement=3,
+         exact_ties=True),
     Case("one_channel", "with one channel, vectors are 1 or -1: nearly everything ties", 10, 23, "signed",
          channels=1, max_displacement=7, exact_ties=True),
     Case("one_channel_unpooled", "the same not pooled", 6, 21, "signed",
@@ -253,42 +257,49 @@ CASES: tuple[Case, ...] = (
     Case("one_more_than_a_block", "one position in the second block", 6, 21, "random", max_displacement=3, seed=2),
     Case("warp_sizes", "one more and one less than powers of two", 17, 31, "moved", channels=8, max_displacement=3),
     Case("batch", "entries of a batch do not mix", 7, 11, "moved", batch=2, channels=8, max_displacement=3),
-    Case("batch_of_three", "an odd batch of one-row maps", 1, 23, "random", batch=3, max_displacement=2, scale=2, seed=1),
+    Case("batch_of_three", "an odd batch of one-row maps", 1, 23, "random", batch=3, max_displacement=2, scale=2,
+         seed=1),
     # Channels.
     Case("channels_2", "fewest channels that can tell vectors apart", 6, 9, "random", channels=2, max_displacement=3),
-    Case("channels_3", "not a multiple of anything", 7, 10, "random", channels=3, detail_channels=3, max_displacement=3),
+    Case("channels_3", "not a multiple of anything", 7, 10, "random", channels=3, detail_channels=3,
+         max_displacement=3),
     Case("channels_26", "half of what the published networks have", 10, 24, "moved", channels=26, detail_channels=13,
          max_displacement=7, seed=1),
-    Case("published", "channels and attributes of the published networks", 23, 37, "moved", channels=52, detail_channels=26,
-         max_displacement=10, seed=13),
+    Case("published", "channels and attributes of the published networks", 23, 37, "moved", channels=52,
+         detail_channels=26, max_displacement=10, seed=13),
     Case("published_half", "the same in half precision", 23, 37, "moved", channels=52, detail_channels=26,
          max_displacement=10, dtype="float16", seed=1),
-    Case("published_large", "channels of the largest published network", 14, 22, "moved", channels=96, detail_channels=48,
-         max_displacement=10, seed=1),
+    Case("published_large", "channels of the largest published network", 14, 22, "moved", channels=96,
+         detail_channels=48, max_displacement=10, seed=1),
     Case("published_large_half", "the same in half precision", 14, 22, "moved", channels=96, detail_channels=48,
          max_displacement=10, dtype="float16", seed=4),
     # Attributes.
-    Case("reach_1", "the smallest search, smaller than the pooling margin", 9, 22, "moved", channels=8, max_displacement=1),
+    Case("reach_1", "the smallest search, smaller than the pooling margin", 9, 22, "moved", channels=8,
+         max_displacement=1),
     Case("reach_2", "search as wide as the pooling square", 9, 22, "moved", channels=8),
     Case("reach_8", "a power of two", 20, 27, "moved", channels=26, max_displacement=8, seed=4),
     Case("reach_9", "one more", 20, 27, "moved", channels=26, max_displacement=9),
     Case("reach_11", "more than the published search", 25, 30, "moved", channels=26, max_displacement=11),
     Case("reach_16", "wide search", 34, 41, "moved", channels=52, max_displacement=16),
-    Case("reach_20", "the widest search of the paper's table but one, reaching two blocks away", 24, 45, "inward", channels=52,
-         max_displacement=20, pool_size=3, seed=10),
+    Case("reach_20", "the widest search of the paper's table but one, reaching two blocks away", 24, 45, "inward",
+         channels=52, max_displacement=20, pool_size=3, seed=10),
     Case("pool_1", "no pooling", 12, 25, "moved", channels=26, max_displacement=7, pool_size=1),
     Case("pool_3", "a smaller square", 12, 25, "moved", channels=26, max_displacement=7, pool_size=3, seed=1),
     Case("pool_7", "a larger square, wider than the search", 12, 25, "moved", channels=8, pool_size=7),
     Case("scale_1", "detail of the size of motion", 9, 14, "moved", channels=8, max_displacement=3, scale=1),
     Case("scale_2", "detail twice the size", 9, 14, "moved", channels=8, max_displacement=3, scale=2),
-    Case("scale_3", "detail three times the size, no power of two", 9, 14, "moved", channels=8, max_displacement=3, scale=3),
+    Case("scale_3", "detail three times the size, no power of two", 9, 14, "moved", channels=8, max_displacement=3,
+         scale=3),
     # Values.
-    Case("signed", "costs of both signs compete with the zeros outside", 9, 14, "signed", channels=8, max_displacement=3),
+    Case("signed", "costs of both signs compete with the zeros outside", 9, 14, "signed", channels=8,
+         max_displacement=3),
     Case("inward", "content that comes in from outside", 15, 26, "inward", channels=26, max_displacement=7, seed=1),
-    Case("large", "squares that overflow half precision", 9, 21, "large", channels=26, max_displacement=7, dtype="float16"),
-    Case("small", "squares that vanish in half precision", 9, 21, "small", channels=26, max_displacement=7, dtype="float16"),
-    Case("special", "NaN, infinities and minus zero in detail are copied, and stay out of what is outside", 8, 12, "special",
-         channels=8, max_displacement=3),
+    Case("large", "squares that overflow half precision", 9, 21, "large", channels=26, max_displacement=7,
+         dtype="float16"),
+    Case("small", "squares that vanish in half precision", 9, 21, "small", channels=26, max_displacement=7,
+         dtype="float16"),
+    Case("special", "NaN, infinities and minus zero in detail are copied, and stay out of what is outside", 8, 12,
+         "special", channels=8, max_displacement=3),
 )
 # fmt: on
 """All cases, by kind. Names are unique."""

@@ -21,7 +21,7 @@ OPSET = 18
 INPUTS = ("motion", "motion_prev", "detail_prev")
 OUTPUTS = ("warped", "displacement")
 BLOCK = 20
-"""Positions of a row that share a matrix product. Larger wastes arithmetic, smaller wastes calls; 12 to 32 are alike."""
+"""Positions of a row that share a matrix product: larger wastes arithmetic, smaller wastes calls."""
 
 _END = 2**31 - 1
 
@@ -81,8 +81,10 @@ def model(
     attributes = (max_displacement, pool_size, scale)
     value = helper.make_tensor_value_info
     index_shape = (motion_shape[0], *motion_shape[2:])
+    node = helper.make_node(OP_NAME, INPUTS, OUTPUTS, name="compensation", domain=OP_DOMAIN)
+    node.attribute.extend(helper.make_attribute(*item) for item in node_attributes(*attributes).items())
     graph = helper.make_graph(
-        [helper.make_node(OP_NAME, INPUTS, OUTPUTS, "compensation", domain=OP_DOMAIN, **node_attributes(*attributes))],
+        [node],
         OP_NAME,
         [
             value("motion", motion_type, motion_shape),

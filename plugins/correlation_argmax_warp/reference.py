@@ -20,7 +20,8 @@ def normalised(motion: Array) -> NDArray[np.float64]:
     """Each position's vector divided by its length, or by 1e-12 if it is shorter. [B, C, h, w] -> the same, float64."""
     x = motion.astype(np.float64)
     length = np.sqrt((x * x).sum(axis=1, keepdims=True))
-    return x / np.maximum(length, 1e-12)
+    unit: NDArray[np.float64] = x / np.maximum(length, 1e-12)
+    return unit
 
 
 def shifted(x: Array, dy: int, dx: int) -> Array:

@@ -30,5 +30,6 @@ def check_shapes(motion: Sequence[int], motion_prev: Sequence[int], detail_prev:
     batch, _, h, w = motion
     if detail_prev[0] != batch or detail_prev[2] != scale * h or detail_prev[3] != scale * w:
         raise InvalidInputError(
-            f"{OP_NAME}: detail_prev must be [{batch}, c, {scale * h}, {scale * w}], {scale} times the size of motion; got {got}"
+            f"{OP_NAME}: detail_prev must be [{batch}, c, {scale * h}, {scale * w}], "
+            f"{scale} times the size of motion; got {got}"
         )

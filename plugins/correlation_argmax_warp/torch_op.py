@@ -14,7 +14,7 @@ from mtu.models.interface import OP_DOMAIN, OP_NAME, OP_VERSION
 from mtu.plugins.correlation_argmax_warp.rules import check_attributes, check_shapes
 
 BLOCK = 20
-"""Positions of a row that share a matrix product. Larger wastes arithmetic, smaller wastes calls; 12 to 32 are alike."""
+"""Positions of a row that share a matrix product: larger wastes arithmetic, smaller wastes calls."""
 
 
 def correlation_argmax_warp(
@@ -39,7 +39,8 @@ def correlation_argmax_warp(
         # No shape check: sizes are symbols here, and a comparison would become a constraint on the export.
         return _custom_node(motion, motion_prev, detail_prev, max_displacement, pool_size, scale)
     check_shapes(motion.shape, motion_prev.shape, detail_prev.shape, scale)
-    with torch.no_grad():
+    # Autocast would match in half precision.
+    with torch.no_grad(), torch.autocast(motion.device.type, enabled=False):
         row, column = _best_displacement(motion, motion_prev, max_displacement, pool_size)
         source = _source_elements(row - max_displacement, column - max_displacement, scale)
         index = (row * (2 * max_displacement + 1) + column).int()
@@ -69,14 +70,12 @@ def _best_displacement(
     b = F.pad(b, (r + d, fill + r + d, d, d)).unfold(3, reach, BLOCK).permute(2, 0, 3, 1, 4).contiguous()
     values, columns = [], []
     for row in range(span):
-        product = torch.matmul(a, b[row : row + h]).flatten(3)
-        cost = product[..., : size * (reach + 1)].unflatten(3, (size, reach + 1))[
-            ..., :span
-        ]  # [h, B, count, size, span]
+        product = torch.matmul(a, b[row : row + h]).flatten(3)[..., : size * (reach + 1)]
+        cost = product.view(h, batch, count, size, reach + 1)[..., :span]
         if r:
             # Sums rank like means, and are exact where equal costs must stay equal.
-            cost = _sum_of_slices(cost, 3, BLOCK, pool_size)
-            cost = _sum_of_slices(F.pad(cost, (0, 0, 0, 0, 0, 0, 0, 0, r, r)), 0, h, pool_size)
+            cost = _sum_of_columns(cost, pool_size)
+            cost = _sum_of_rows(cost, r)
         value, column = cost.max(-1)  # the first of equals, as documented
         values.append(value)
         columns.append(column)
@@ -89,11 +88,21 @@ def _best_displacement(
     )
 
 
-def _sum_of_slices(x: Tensor, dim: int, length: int, terms: int) -> Tensor:
-    """Sum over `terms` neighbours along dim: out[i] = x[i] + ... + x[i + terms - 1] for i < length. terms >= 2."""
-    total = x.narrow(dim, 0, length) + x.narrow(dim, 1, length)
+def _sum_of_columns(x: Tensor, terms: int) -> Tensor:
+    """out[:, :, :, i] = x[:, :, :, i] + ... + x[:, :, :, i + terms - 1] for every i that has them all; terms >= 2."""
+    length = x.shape[3] - terms + 1
+    total = x[:, :, :, :length] + x[:, :, :, 1 : length + 1]
     for start in range(2, terms):
-        total += x.narrow(dim, start, length)
+        total += x[:, :, :, start : start + length]
+    return total
+
+
+def _sum_of_rows(x: Tensor, reach: int) -> Tensor:
+    """out[y] = x[y - reach] + ... + x[y + reach], without those that do not exist."""
+    total = x.clone()
+    for step in range(1, min(reach, len(x) - 1) + 1):
+        total[step:] += x[:-step]
+        total[:-step] += x[step:]
     return total
 
 

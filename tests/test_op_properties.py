@@ -1,0 +1,77 @@
+"""Random small inputs: all executors agree with the truth, up to near ties, and share the op's invariances."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+onnxruntime = pytest.importorskip("onnxruntime")
+hypothesis = pytest.importorskip("hypothesis")
+
+from hypothesis import given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+
+from mtu.plugins.correlation_argmax_warp import onnx_function, reference  # noqa: E402
+from mtu.plugins.correlation_argmax_warp.torch_op import correlation_argmax_warp  # noqa: E402
+
+ATTRIBUTES = [(1, 1, 1), (2, 3, 2), (3, 5, 4), (7, 5, 1)]
+TOLERANCE = 1e-5
+"""Costs closer than this may be ranked either way; see cases.MIN_GAP."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Small tensors gain nothing from threads, which are slow where other processes want the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def sessions():
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    shapes = ("B", "C", "h", "w"), ("B", "c", "H", "W")
+    return {
+        (d, pool, scale): onnxruntime.InferenceSession(
+            onnx_function.model(*shapes, max_displacement=d, pool_size=pool, scale=scale).SerializeToString(),
+            options,
+            providers=["CPUExecutionProvider"],
+        )
+        for d, pool, scale in ATTRIBUTES
+    }
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    attributes=st.sampled_from(ATTRIBUTES),
+    batch=st.integers(1, 2),
+    channels=st.integers(1, 6),
+    height=st.integers(1, 9),
+    width=st.integers(1, 43),
+    sparsity=st.sampled_from([0.0, 0.5, 0.95]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_executors_agree(sessions, attributes, batch, channels, height, width, sparsity, seed):
+    d, pool, scale = attributes
+    random = np.random.default_rng(seed)
+    shape = (batch, channels, height, width)
+    motion, motion_prev = (
+        (random.standard_normal(shape) * (random.random(shape) >= sparsity)).astype(np.float32) for _ in range(2)
+    )
+    detail = random.standard_normal((batch, 2, scale * height, scale * width)).astype(np.float32)
+
+    costs = reference.pooled_costs(motion, motion_prev, d, pool)
+    feeds = {"motion": motion, "motion_prev": motion_prev, "detail_prev": detail}
+    results = {
+        "torch": tuple(
+            result.numpy() for result in correlation_argmax_warp(*map(torch.from_numpy, feeds.values()), d, pool, scale)
+        ),
+        "onnx": sessions[attributes].run(["warped", "displacement"], feeds),
+    }
+    for name, (warped, displacement) in results.items():
+        # The chosen displacement is as good as the best one, and the warp follows it exactly.
+        chosen = np.take_along_axis(costs, displacement[None].astype(np.int64), axis=0)[0]
+        assert (costs.max(axis=0) - chosen <= TOLERANCE).all(), name
+        dy, dx = reference.displacement_vectors(displacement, d)
+        np.testing.assert_array_equal(warped, reference.warp(detail, dy, dx, scale), err_msg=name)

@@ -1,0 +1,122 @@
+"""The op in torch: every case, gradients, torch.compile and the custom node that stands for it in an exported graph."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from mtu.models.errors import InvalidInputError  # noqa: E402
+from mtu.plugins.correlation_argmax_warp.cases import CASES, Case  # noqa: E402
+from mtu.plugins.correlation_argmax_warp.onnx_function import function_proto, node_attributes  # noqa: E402
+from mtu.plugins.correlation_argmax_warp.torch_op import correlation_argmax_warp  # noqa: E402
+
+BY_NAME = {case.name: case for case in CASES}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Small tensors gain nothing from threads, which are slow where other processes want the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_case(case: Case):
+    inputs = {name: torch.from_numpy(array) for name, array in case.inputs.items()}
+    warped, displacement = correlation_argmax_warp(**inputs, **case.attributes)
+    assert warped.dtype == inputs["detail_prev"].dtype and displacement.dtype == torch.int32
+    np.testing.assert_array_equal(displacement.numpy(), case.expected[1])
+    np.testing.assert_array_equal(warped.numpy(), case.expected[0])
+
+
+def test_gradient_goes_back_to_where_the_element_came_from():
+    case = BY_NAME["scale_2"]
+    motion, motion_prev, detail = (torch.from_numpy(array).requires_grad_() for array in case.inputs.values())
+    warped, displacement = correlation_argmax_warp(motion, motion_prev, detail, **case.attributes)
+    weights = torch.rand_like(warped)
+    (warped * weights).sum().backward()
+    # The warp is linear in detail: <J u, v> = <u, J^T v>.
+    direction = torch.rand_like(detail)
+    moved, _ = correlation_argmax_warp(motion, motion_prev, direction, **case.attributes)
+    torch.testing.assert_close((moved * weights).sum(), (detail.grad * direction).sum())
+    assert motion.grad is None and motion_prev.grad is None and not displacement.requires_grad
+
+
+def test_compiled():
+    case = BY_NAME["batch"]
+    compiled = torch.compile(correlation_argmax_warp, fullgraph=True, dynamic=False, backend="aot_eager")
+    warped, displacement = compiled(*(torch.from_numpy(array) for array in case.inputs.values()), **case.attributes)
+    np.testing.assert_array_equal(displacement.numpy(), case.expected[1])
+    np.testing.assert_array_equal(warped.numpy(), case.expected[0])
+
+
+def test_matches_in_single_precision_under_autocast():
+    case = BY_NAME["published"]
+    with torch.autocast("cpu", torch.bfloat16):
+        _, displacement = correlation_argmax_warp(*map(torch.from_numpy, case.inputs.values()), **case.attributes)
+    np.testing.assert_array_equal(displacement.numpy(), case.expected[1])
+
+
+def test_refuses_what_the_rules_forbid():
+    motion = torch.zeros(1, 4, 2, 3)
+    with pytest.raises(InvalidInputError, match=r"must be \[1, c, 8, 12\]"):
+        correlation_argmax_warp(motion, motion, torch.zeros(1, 1, 8, 11))
+    with pytest.raises(InvalidInputError, match="max_displacement is 0"):
+        correlation_argmax_warp(motion, motion, torch.zeros(1, 1, 8, 12), max_displacement=0)
+
+
+class Small(torch.nn.Module):
+    """A frame gives motion at a quarter of its size; the op's results are used by other operators."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__()
+        self.attributes = case.attributes
+        self.motion_layer = torch.nn.Conv2d(case.detail_channels, case.channels, 5, 4, 1)
+
+    def forward(self, frame, motion_prev, detail_prev):
+        motion = self.motion_layer(frame)
+        warped, displacement = correlation_argmax_warp(motion, motion_prev, detail_prev, **self.attributes)
+        return warped + frame, displacement, motion
+
+
+def test_exports_as_one_custom_node_with_dynamic_sizes():
+    onnx = pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    case = BY_NAME["pool_3"]
+    module = Small(case).eval()
+    frame, motion_prev = torch.rand(1, 2, 32, 48), torch.rand(1, case.channels, 8, 12)
+    h, w = torch.export.Dim("h", min=1, max=4096), torch.export.Dim("w", min=1, max=4096)
+    large, small = {2: 4 * h, 3: 4 * w}, {2: h, 3: w}
+    program = torch.onnx.export(
+        module,
+        (frame, motion_prev, frame),
+        dynamo=True,
+        opset_version=18,
+        verbose=False,
+        dynamic_shapes={"frame": large, "motion_prev": small, "detail_prev": large},
+    )
+    model = program.model_proto
+    (node,) = (node for node in model.graph.node if node.domain == "mtu")
+    assert node.op_type == "CorrelationArgmaxWarp" and len(node.output) == 2
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    assert {name: v.decode() if isinstance(v, bytes) else v for name, v in attributes.items()} == node_attributes(
+        **case.attributes
+    )
+    displacement = model.graph.output[1]
+    assert displacement.type.tensor_type.elem_type == onnx.TensorProto.INT32
+    assert [dim.dim_value or dim.dim_param for dim in displacement.type.tensor_type.shape.dim] == [1, "h", "w"]
+
+    model.functions.append(function_proto(**case.attributes))
+    onnx.checker.check_model(model, full_check=True)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    for height, width in ((4, 4), (24, 100)):
+        frame = torch.rand(1, 2, height, width)
+        motion_prev = module.motion_layer(frame.roll((4, -8), (2, 3))).detach()
+        expected = module(frame, motion_prev, frame)
+        got = session.run(
+            None, {"frame": frame.numpy(), "motion_prev": motion_prev.numpy(), "detail_prev": frame.numpy()}
+        )
+        np.testing.assert_array_equal(got[1], expected[1].numpy())
+        np.testing.assert_allclose(got[0], expected[0].detach().numpy(), atol=1e-6)
