@@ -24,13 +24,18 @@ class Bundle:
         return self.directory / f"{name}.onnx"
 
 
+def bundled_directory() -> Path:
+    """Where the model inside the package lies."""
+    return Path(str(resources.files("mtu.models"))) / "weights" / BUNDLED
+
+
 def open_bundle(directory: Path | str | None = None) -> Bundle:
     """The bundle in `directory`, or the one inside the package.
 
     Raises MissingFileError or InvalidInputError if there is no such directory or a graph is missing.
     """
     if directory is None:
-        directory = Path(str(resources.files("mtu.models"))) / "weights" / BUNDLED
+        directory = bundled_directory()
     directory = Path(directory)
     how = "a model is a directory with first.onnx and step.onnx, made by: mtu-export onnx -o DIR"
     if not directory.exists():

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from mtu.runtime import Bundle
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,3 +37,13 @@ def required_cuda(request: pytest.FixtureRequest) -> None:
     reason = cuda_missing() if request.node.get_closest_marker("needs_cuda") else None
     if reason is not None:
         pytest.fail(f"MTU_REQUIRE_CUDA=1, but {reason}")
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle of a tiny network of two units with random weights."""
+    from mtu.export.to_onnx import export_bundle
+    from mtu.models.checkpoint import random_checkpoint
+    from mtu.models.interface import NetworkConfig
+
+    return export_bundle(random_checkpoint(NetworkConfig(2, 4, 1)), tmp_path_factory.mktemp("small") / "bundle")

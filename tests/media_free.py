@@ -11,5 +11,7 @@ def moving_frames(count: int, height: int, width: int, seed: int = 0) -> list[ND
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (height // 2 + 2 * count + 2, width // 2 + 2 * count + 2, 3)).astype(np.uint8)
     large = coarse.repeat(2, 0).repeat(2, 1)
-    smooth = ((large[1:, 1:].astype(np.uint16) + large[:-1, :-1] + large[1:, :-1] + large[:-1, 1:]) // 4).astype(np.uint8)
+    smooth = ((large[1:, 1:].astype(np.uint16) + large[:-1, :-1] + large[1:, :-1] + large[:-1, 1:]) // 4).astype(
+        np.uint8
+    )
     return [np.ascontiguousarray(smooth[2 * i : 2 * i + height, 3 * i : 3 * i + width]) for i in range(count)]

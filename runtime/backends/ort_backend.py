@@ -64,7 +64,8 @@ class OrtBackend:
             raise InvalidInputError(f"{path} cannot be loaded by onnxruntime: {reason[0][:300]}") from None
         if self._kind == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
             raise InvalidInputError(
-                f"onnxruntime could not start CUDA on {self.device}; check the driver and CUDA libraries, or use --device cpu"
+                f"onnxruntime could not start CUDA on {self.device}:"
+                " check the driver and the CUDA libraries, or use --device cpu"
             )
         return session
 

@@ -1,0 +1,118 @@
+"""`mtu-run`: parses, calls `mtu.runtime.job.run_job`, prints. Imports av and a backend inside the command."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Literal, NoReturn
+
+import typer
+
+from mtu.models.errors import InvalidInputError, OutputError
+from mtu.runtime.console import DAMAGED_INPUT, new_app, run_app, say
+from mtu.runtime.session import SCENE_THRESHOLD
+
+PROGRAM = "mtu-run"
+app = new_app()
+
+
+@app.command()
+def run(
+    source: Annotated[
+        str, typer.Argument(metavar="INPUT", help="Video file, directory of images, or - for yuv4mpeg on stdin.")
+    ],
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUTPUT",
+            help="Video file; without an extension a directory of PNGs; - is yuv4mpeg.",
+        ),
+    ],
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="BUNDLE", help="Directory made by mtu-export onnx.", show_default="bundled mtu2"),
+    ] = None,
+    backend: Annotated[str, typer.Option(help="auto, onnxruntime or torch.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    compare: Annotated[
+        Literal["side-by-side", "split"] | None, typer.Option(help="Show the input beside the result.")
+    ] = None,
+    save_motion: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also write the displacement of each frame as a colour picture.")
+    ] = None,
+    report_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write a report of the run.")
+    ] = None,
+    segment: Annotated[
+        str | None, typer.Option(metavar="A:B", help="Only from A to B, in seconds; either may be left out.")
+    ] = None,
+    codec: Annotated[
+        str | None,
+        typer.Option("--codec", "-c", help="Video encoder, as FFmpeg names it.", show_default="by container"),
+    ] = None,
+    crf: Annotated[
+        float | None, typer.Option(help="Constant quality of the encoder; lower is better.", show_default="by codec")
+    ] = None,
+    pix_fmt: Annotated[
+        str | None, typer.Option(help="Pixel format, as FFmpeg names it.", show_default="as the input")
+    ] = None,
+    extra: Annotated[
+        list[str] | None, typer.Option("-e", metavar="KEY=VALUE", help="Option for the encoder; may be repeated.")
+    ] = None,
+    scene_detection: Annotated[bool, typer.Option(help="Start afresh at scene cuts.")] = True,
+    scene_threshold: Annotated[float, typer.Option(help="Difference that is a cut, in percent.")] = SCENE_THRESHOLD,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+    progress: Annotated[bool, typer.Option(help="Progress on a terminal.")] = True,
+) -> None:
+    """Deblurs a video: one frame in, one frame out, everything else of the file kept."""
+    from mtu.runtime.job import Job, run_job
+    from mtu.runtime.progress import Progress
+    from mtu.runtime.video import EncodeOptions, Segment
+
+    if report_file is not None and not report_file.absolute().parent.is_dir():
+        raise OutputError(f"--json {report_file}: the directory does not exist")
+    if bare := [item for item in extra or [] if "=" not in item]:
+        raise InvalidInputError(f"-e {bare[0]}: write it as key=value")
+    options = {key: value for key, _, value in (item.partition("=") for item in extra or [])}
+    job = Job(
+        source=source,
+        target=output,
+        model=model,
+        backend=backend,
+        device=device,
+        compare=compare,
+        save_motion=save_motion,
+        segment=Segment.parse(segment) if segment else None,
+        scene_threshold=scene_threshold if scene_detection else None,
+        encode=EncodeOptions(codec=codec, crf=crf, pix_fmt=pix_fmt, options=options),
+        overwrite=overwrite,
+    )
+    with Progress(PROGRAM, enabled=progress and sys.stderr.isatty()) as bar:
+        report = run_job(job, start=bar.start, progress=bar.advance)
+    if report_file is not None:
+        report_file.write_text(json.dumps({**dataclasses.asdict(report), "fps": report.fps}, indent=2) + "\n")
+    for remark in report.remarks:
+        say(PROGRAM, f"note: {remark}")
+    frames = f"{report.frames} frame{'s' if report.frames != 1 else ''}"
+    say(
+        PROGRAM,
+        f"{output}: {frames} {report.width}x{report.height} in {report.seconds:.1f} s ({report.fps:.2f} fps),"
+        f" {report.model} {report.precision} on {report.backend} {report.device},"
+        f" {len(report.scene_cuts)} scene cut{'s' if len(report.scene_cuts) != 1 else ''}",
+    )
+    if report.damage:
+        say(PROGRAM, f"damaged input: {report.damage}; what could be decoded was kept")
+        raise typer.Exit(DAMAGED_INPUT)
+
+
+def main() -> NoReturn:
+    """Entry point."""
+    run_app(app, PROGRAM)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""Displacement index to colour picture, for people to look at. Imports numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtu.models.interface import SIZE_MULTIPLE
+from mtu.plugins.correlation_argmax_warp.reference import displacement_vectors
+
+
+def motion_picture(index: NDArray[np.int32], max_displacement: int, height: int, width: int) -> NDArray[np.uint8]:
+    """Colours a displacement index [h, w] as uint8 RGB [height, width, 3].
+
+    The usual colours of optical flow: the hue is the direction towards the match in the previous frame (red right,
+    yellow-green down, cyan left, violet up), the saturation its length relative to `max_displacement`; white is no
+    displacement. Every position becomes a block of 4x4 pixels, cropped to the frame.
+    """
+    dy, dx = displacement_vectors(index, max_displacement)
+    saturation = np.minimum(np.hypot(dy, dx) / max_displacement, 1)
+    hue = np.arctan2(dy, dx) / (2 * np.pi) % 1
+    # HSV to RGB at full value: each channel is a trapezoid in the hue.
+    ramps = np.abs((hue[..., None] * 6 + np.array([0, 4, 2], np.float32)) % 6 - 3) - 1
+    colour = 1 - saturation[..., None] * (1 - np.clip(ramps, 0, 1))
+    picture = (colour * 255 + 0.5).astype(np.uint8)
+    return np.ascontiguousarray(picture.repeat(SIZE_MULTIPLE, 0).repeat(SIZE_MULTIPLE, 1)[:height, :width])

@@ -1,0 +1,52 @@
+"""The documentation is true: its Python runs, its commands and options exist, its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.media import make_video, moving
+from tests.test_lean import SCRIPTS, run
+
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "plugins").rglob("*.md")])
+
+
+def blocks(language: str):
+    for page in PAGES:
+        for index, code in enumerate(re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)):
+            yield pytest.param(code, id=f"{page.name}-{index}")
+
+
+@pytest.mark.parametrize("code", list(blocks("python")))
+def test_python_examples_run(code, tmp_path, monkeypatch, small, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mtu.runtime.bundle.bundled_directory", lambda: small.directory)
+    for name in ("blurred.mp4", "left.mp4"):
+        make_video(tmp_path / name, moving(5, 16, 24))
+    exec(compile(code, "example", "exec"), {"__name__": "example"})
+    assert len(capsys.readouterr().out.splitlines()) == 5
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_option_in_the_documentation_exists(script):
+    module, function = SCRIPTS[script].split(":")
+    helps = ""
+    for arguments in (["--help"], *([["onnx", "--help"]] if script == "mtu-export" else [])):
+        helps += run(f"sys.argv[0] = {script!r}\nfrom {module} import {function}\n{function}()", *arguments).stdout
+    shown = 0
+    for page in PAGES:
+        for command in re.findall(rf"{script} [^`|\n]*", page.read_text().replace("\\\n", " ")):
+            for option in re.findall(r"(?<!\S)--?[a-z][a-z-]*", command):
+                shown += 1
+                assert re.search(rf"{option}\b", helps), f"{page.name}: {command} uses {option}, which {script} lacks"
+    assert shown or script == "mtu-bench"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    prose = re.sub(r"```.*?```|`[^`]*`", "", page.read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)#]+)", prose):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"

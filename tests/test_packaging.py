@@ -1,0 +1,77 @@
+"""The package list equals the tree; the wheel holds everything and works with the sources out of reach."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.test_lean import PROJECT, SCRIPTS
+
+SETUPTOOLS = PROJECT["tool"]["setuptools"]
+
+
+def test_the_package_list_equals_the_tree():
+    found = set()
+    for package, folder in SETUPTOOLS["package-dir"].items():
+        for init in (ROOT / folder).rglob("__init__.py"):
+            found.add(".".join([package, *init.parent.relative_to(ROOT / folder).parts]))
+    assert found == set(SETUPTOOLS["packages"])
+
+
+def test_every_area_is_typed():
+    for folder in SETUPTOOLS["package-dir"].values():
+        assert (ROOT / folder / "py.typed").exists(), folder
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    target = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", str(target), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return next(target.glob("*.whl"))
+
+
+def test_the_wheel_holds_every_module_and_the_bundled_model(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for package, folder in SETUPTOOLS["package-dir"].items():
+        for path in (ROOT / folder).rglob("*.py"):
+            inside = Path(*package.split("."), path.relative_to(ROOT / folder))
+            assert str(inside) in names, f"{inside} is not in the wheel"
+    for graph in ("first", "step"):
+        assert f"mtu/models/weights/mtu2/{graph}.onnx" in names
+    assert not [name for name in names if not name.startswith(("mtu/", "mtu_trt-"))]
+    assert not [name for name in names if "test" in name]
+
+
+def test_the_installed_wheel_deblurs(wheel, tmp_path):
+    site = tmp_path / "site"
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        str(site),
+        str(wheel),
+    ]
+    subprocess.run(install, check=True)
+    code = (
+        "import numpy, mtu.runtime as r; print(r.__file__);"
+        "print(len(list(r.deblur([numpy.full((8, 12, 3), 90, numpy.uint8)] * 3))))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.stdout.split() == [str(site / "mtu" / "runtime" / "__init__.py"), "3"], done.stderr
+    entry = (site / "bin" / "mtu-run") if os.name == "posix" else None
+    assert entry is None or entry.exists()
+    assert set(SCRIPTS) <= {path.name for path in (site / "bin").iterdir()}
