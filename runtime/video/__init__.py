@@ -1,0 +1,27 @@
+"""Video in and out for `mtu-run`: everything goes through PyAV, no ffmpeg program is needed.
+
+`open_reader` gives pictures as RGB with their own timestamps and the packets of all other streams; `open_writer` takes
+both and writes a video, yuv4mpeg to stdout, or a directory of PNG files.
+"""
+
+from mtu.runtime.video.colour import Colour
+from mtu.runtime.video.encoding import EncodeOptions
+from mtu.runtime.video.images import read_image, write_png
+from mtu.runtime.video.reader import Frame, Reader
+from mtu.runtime.video.timing import Segment
+from mtu.runtime.video.video_reader import open_reader
+from mtu.runtime.video.video_writer import open_writer
+from mtu.runtime.video.writer import Writer
+
+__all__ = [
+    "Colour",
+    "EncodeOptions",
+    "Frame",
+    "Reader",
+    "Segment",
+    "Writer",
+    "open_reader",
+    "open_writer",
+    "read_image",
+    "write_png",
+]

@@ -1,0 +1,222 @@
+"""Colour of pictures: what a source is tagged with, what is used, and the conversions YUV <-> 8-bit RGB.
+
+Imports PyAV and numpy, opens no files. Both conversions go through swscale with the matrix and the range spelt out and
+its most accurate flags; flat patches agree with the ITU formulas within 2 levels (see tests/test_video_colour.py).
+
+Rule for untagged pictures: BT.601 up to 576 lines, BT.709 above; limited range, but full for gray and yuvj formats.
+Chroma siting: swscale follows the siting that decoders tag (left for H.264, HEVC, VP9, MPEG-4), and takes untagged
+pictures as centred. PyAV can neither read nor set the tag, and encoders write none, which means left; so results are
+sited left, with a tag borrowed from a tiny decoded picture, except where the source was untagged: there the result is
+centred too, so that the chroma planes stay where they were.
+PQ and HLG are tags like any other: the code values are processed as they are, nothing is tone-mapped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.video.format import VideoFormat
+from av.video.reformatter import VideoReformatter
+
+Pixels = npt.NDArray[np.uint8]
+"""One picture: uint8 [H, W, 3], RGB, full range."""
+
+UNSPECIFIED = 2
+"""H.273 code for an untagged matrix, primaries or transfer."""
+RGB = 0
+"""H.273 matrix code of RGB."""
+LIMITED, FULL = 1, 2
+"""FFmpeg's codes of the two ranges; 0 is untagged."""
+SD_LINES = 576
+"""Untagged pictures with at most this many lines are BT.601."""
+
+# H.273 matrices of swscale. It follows the tags of pictures; PyAV's own colour space arguments lack some before 18.
+_MATRICES = {1, 4, 5, 6, 7, 9}
+_NAMES = {0: "RGB", 1: "BT.709", 4: "FCC", 5: "BT.601", 6: "BT.601", 7: "SMPTE 240M", 9: "BT.2020"}
+_UNSUPPORTED = {8: "YCgCo", 10: "BT.2020 constant luminance", 14: "ICtCp"}
+_HDR = {16: "PQ", 18: "HLG"}
+# SWS_BICUBIC | SWS_FULL_CHR_H_INT | SWS_FULL_CHR_H_INP | SWS_ACCURATE_RND | SWS_BITEXACT
+_FLAGS: Any = 0x4 | 0x2000 | 0x4000 | 0x40000 | 0x80000
+
+
+@dataclass(frozen=True)
+class Colour:
+    """Colour description of a source: H.273 codes as tagged, and the matrix and range that are used."""
+
+    matrix: int
+    """As tagged; 2 if untagged."""
+    range: int
+    """As tagged: 0 untagged, 1 limited, 2 full."""
+    primaries: int
+    transfer: int
+    used_matrix: int
+    """The matrix of the conversion: 0 for RGB sources, else one that swscale knows."""
+    used_range: int
+    """The range of the conversion: 1 limited, 2 full."""
+    centred: bool = False
+    """Whether the chroma of results lies in the middle of its pixels, not at their left."""
+
+    @property
+    def name(self) -> str:
+        """Words for messages, such as "BT.709, limited range"."""
+        return f"{_NAMES[self.used_matrix]}, {'full' if self.used_range == FULL else 'limited'} range"
+
+
+def is_rgb(pix_fmt: VideoFormat) -> bool:
+    """Whether a pixel format holds RGB, by palette or directly."""
+    return pix_fmt.is_rgb or pix_fmt.has_palette or pix_fmt.is_bayer
+
+
+def colour_of(picture: av.VideoFrame) -> tuple[Colour, list[str]]:
+    """The colour of a decoded picture, and what the user should know about it."""
+    matrix, tagged_range = int(picture.colorspace), int(picture.color_range)
+    primaries, transfer = int(picture.color_primaries), int(picture.color_trc)
+    notes: list[str] = []
+    if is_rgb(picture.format):
+        return Colour(matrix, tagged_range, primaries, transfer, RGB, FULL), notes
+    name = picture.format.name
+    used_range = tagged_range
+    if used_range not in (LIMITED, FULL):
+        used_range = FULL if name.startswith(("yuvj", "gray", "ya")) else LIMITED
+    used_matrix = matrix
+    if matrix not in _MATRICES:
+        used_matrix = 9 if matrix == 10 else 6 if picture.height <= SD_LINES else 1
+        gray = name.startswith(("gray", "ya"))
+        if matrix in (UNSPECIFIED, RGB, 3) and not gray:
+            notes.append(f"colours are not tagged: {_NAMES[used_matrix]} is assumed ({picture.height} lines)")
+        elif not gray:
+            tag = _UNSUPPORTED.get(matrix, f"number {matrix}")
+            notes.append(f"the colour matrix {tag} cannot be converted exactly: {_NAMES[used_matrix]} is used")
+    if transfer in _HDR:
+        notes.append(f"HDR ({_HDR[transfer]}): processed as it is and tagged the same, not tone-mapped")
+    # yuvj formats without a left tag are JPEG: tagged as centred, read right, and written left like everything.
+    centred = _is_centred(picture, used_matrix) and not name.startswith("yuvj")
+    return Colour(matrix, tagged_range, primaries, transfer, used_matrix, used_range, centred), notes
+
+
+def picture_of(rgb: Pixels) -> av.VideoFrame:
+    """An rgb24 picture over the memory of `rgb`, which must not change while it is used."""
+    rgb = np.ascontiguousarray(rgb)
+    # PyAV takes the strides of a dimension of size 1, which mean nothing, for padding.
+    share = rgb.strides == (rgb.shape[1] * 3, 3, 1)
+    return av.VideoFrame.from_numpy_buffer(rgb, "rgb24") if share else av.VideoFrame.from_ndarray(rgb, "rgb24")
+
+
+class ToRGB:
+    """Converts decoded pictures of one colour to RGB. Not for two threads at once."""
+
+    def __init__(self, colour: Colour) -> None:
+        self._colour = colour
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, picture: av.VideoFrame) -> Pixels:
+        """uint8 [H, W, 3], RGB, full range, C-contiguous."""
+        if is_rgb(picture.format):
+            rgb = self._reformatter.reformat(picture, format="rgb24", interpolation=_FLAGS)
+        else:
+            picture.colorspace, picture.color_range = self._colour.used_matrix or 6, self._colour.used_range
+            rgb = self._reformatter.reformat(picture, format="rgb24", dst_color_range=FULL, interpolation=_FLAGS)
+        return np.ascontiguousarray(rgb.to_ndarray())
+
+
+class FromRGB:
+    """Converts RGB to pictures of one pixel format, matrix (H.273 code), range and chroma siting.
+
+    Not for two threads at once.
+    """
+
+    def __init__(self, pix_fmt: str, matrix: int, color_range: int, *, centred: bool = False) -> None:
+        self._pix_fmt = pix_fmt
+        self._left = not centred and _is_subsampled(VideoFormat(pix_fmt))
+        self._carrier: av.VideoFrame | None = None
+        self._rgb = is_rgb(VideoFormat(pix_fmt))
+        self._matrix = matrix
+        self._range = color_range
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, rgb: Pixels) -> av.VideoFrame:
+        """A new picture; `rgb` may be reused as soon as this returns."""
+        picture = self._carry(rgb) if self._left else picture_of(rgb)
+        if self._rgb:
+            converted = self._reformatter.reformat(picture, format=self._pix_fmt, interpolation=_FLAGS)
+            # Without a conversion the picture would still be the caller's memory.
+            return av.VideoFrame.from_ndarray(rgb, "rgb24") if converted is picture else converted
+        picture.colorspace, picture.color_range = self._matrix, FULL
+        converted = self._reformatter.reformat(
+            picture, format=self._pix_fmt, dst_color_range=self._range, interpolation=_FLAGS
+        )
+        converted.colorspace, converted.color_range = self._matrix, self._range
+        converted.pict_type = 0
+        return converted
+
+    def _carry(self, rgb: Pixels) -> av.VideoFrame:
+        """An rgb24 picture with a copy of `rgb`, whose conversion is sited left; valid until the next call."""
+        height, width = rgb.shape[:2]
+        if self._carrier is None or (self._carrier.width, self._carrier.height) != (width, height):
+            self._carrier = _left_picture().reformat(width=width, height=height, format="rgb24")
+        plane = self._carrier.planes[0]
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+        rows[:height, : width * 3].reshape(height, width, 3)[:] = rgb
+        return self._carrier
+
+
+def _is_subsampled(form: VideoFormat) -> bool:
+    return not is_rgb(form) and len(form.components) >= 3 and form.chroma_width(16) < 16
+
+
+def _left_picture() -> av.VideoFrame:
+    """A 16 x 16 picture that is tagged as sited left, which only a decoder can do: MPEG-4's always does."""
+    encoder = av.CodecContext.create("mpeg4", "w")
+    encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = 16, 16, "yuv420p", Fraction(1, 25)
+    decoder = av.CodecContext.create("mpeg4", "r")
+    # One thread each: others would give the picture later.
+    encoder.thread_count = decoder.thread_count = 1
+    packets = encoder.encode(av.VideoFrame(16, 16, "yuv420p")) + encoder.encode(None)
+    return next(picture for packet in [*packets, None] for picture in decoder.decode(packet))
+
+
+def _is_centred(picture: av.VideoFrame, matrix: int) -> bool:
+    """Whether swscale takes the chroma of a picture as centred: converting with its tags is as without any."""
+    if not _is_subsampled(picture.format):
+        return False
+    edges = np.zeros((16, 16, 3), np.uint8)
+    edges[5:, 5:, 0] = 255
+    own = picture.colorspace
+    picture.colorspace = matrix
+    tagged = picture.reformat(width=16, height=16, format="rgb24")
+    picture.colorspace = own
+    plane = tagged.planes[0]
+    np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[:16, :48] = edges.reshape(16, 48)
+
+    def chroma(source: av.VideoFrame) -> bytes:
+        source.colorspace, source.color_range = 1, FULL
+        converted = VideoReformatter().reformat(source, format="yuv420p", dst_color_range=FULL, interpolation=_FLAGS)
+        # What pads the rows is not initialised.
+        plane = converted.planes[2]
+        return np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[:8, :8].tobytes()
+
+    return chroma(tagged) == chroma(picture_of(edges))
+
+
+def upright(rgb: Pixels, matrix: tuple[int, ...]) -> Pixels:
+    """The picture as a display matrix (see `quarter_turn`) shows it: exact turns and flips, no copy."""
+    a, b, _, c, d = matrix[:5]
+    if a:
+        return rgb[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    return rgb.transpose(1, 0, 2)[:: -1 if b < 0 else 1, :: -1 if c < 0 else 1]
+
+
+def quarter_turn(matrix: tuple[int, ...]) -> bool:
+    """Whether a display matrix (9 integers, FFmpeg's layout) is one of the eight exact turns and flips."""
+    a, b, _, c, d = (value if index == 2 else round(value / 65536, 3) for index, value in enumerate(matrix[:5]))
+    return sorted(map(abs, (a, d))) + sorted(map(abs, (b, c))) in ([1, 1, 0, 0], [0, 0, 1, 1])
+
+
+def swaps_sides(matrix: tuple[int, ...]) -> bool:
+    """Whether a display matrix exchanges width and height."""
+    return abs(matrix[0]) < abs(matrix[1])

@@ -1,0 +1,314 @@
+"""Choosing an encoder, its pixel format, its time base and its options, so that nothing can fail after the first frame.
+
+Opens encoders to try them; touches no files.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+
+import av
+from av.codec import Codec
+from av.container import OutputContainer
+from av.video.codeccontext import VideoCodecContext
+from av.video.format import VideoFormat
+
+from mtu.models.errors import InvalidInputError
+from mtu.runtime.video.colour import FULL, LIMITED, RGB, SD_LINES, UNSPECIFIED, is_rgb
+from mtu.runtime.video.reader import Reader
+
+DEFAULT_CODEC = "libx264"
+# What people call a codec -> the encoder.
+_ALIASES = {
+    "x264": "libx264",
+    "avc": "libx264",
+    "h264": "libx264",
+    "x265": "libx265",
+    "h265": "libx265",
+    "hevc": "libx265",
+    "vp8": "libvpx",
+    "vp9": "libvpx-vp9",
+    "av1": "libsvtav1",
+    "prores": "prores_ks",
+    "theora": "libtheora",
+}
+# Encoders with a constant-quality scale -> visually lossless on it. NVENC's is called cq.
+_CRF = {
+    "libx264": 16,
+    "libx264rgb": 16,
+    "libx265": 18,
+    "libvpx": 6,
+    "libvpx-vp9": 20,
+    "libsvtav1": 20,
+    "libaom-av1": 20,
+}
+_NVENC_CQ = 19
+# MPEG-like encoders take a fixed quantiser instead, 2 being their best useful one.
+_QSCALE = {"mpeg1video", "mpeg2video", "mpeg4", "mjpeg", "wmv1", "wmv2", "msmpeg4", "msmpeg4v2", "h263", "h263p", "flv"}
+_DEFAULTS: Mapping[str, Mapping[str, str]] = {
+    "libvpx-vp9": {"deadline": "good", "cpu-used": "4", "row-mt": "1"},
+    "libvpx": {"deadline": "good", "cpu-used": "4"},
+    # It prints its own log to stderr otherwise.
+    "libx265": {"x265-params": "log-level=error"},
+}
+# Options that choose the quality themselves.
+_QUALITY = {"crf", "qp", "cq", "b", "b:v", "global_quality", "q", "q:v", "qscale", "rc", "lossless"}
+_RGB_FORMATS = ("gbrp", "rgb24", "bgr24", "bgr0", "rgb0", "bgra", "rgba", "rgb8")
+# AVI stores no timestamps, only a rate.
+_RATE_ONLY = {"avi"}
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """What the user asked of the encoder; None and {} leave it to the defaults."""
+
+    codec: str | None = None
+    crf: float | None = None
+    pix_fmt: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def given(self) -> list[str]:
+        """Names of the command-line options that are set."""
+        flags = {"--codec": self.codec, "--crf": self.crf, "--pix-fmt": self.pix_fmt, "-e": self.options or None}
+        return [flag for flag, value in flags.items() if value is not None]
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Settings with which the encoder has been opened once."""
+
+    codec: str
+    width: int
+    height: int
+    pix_fmt: str
+    time_base: Fraction
+    rate: Fraction | None
+    sample_aspect_ratio: Fraction | None
+    matrix: int
+    range: int
+    centred: bool
+    primaries: int
+    transfer: int
+    qscale: int | None
+    options: Mapping[str, str]
+
+    def apply(self, context: VideoCodecContext) -> None:
+        """Set everything on a context that is not open yet."""
+        context.width, context.height, context.pix_fmt = self.width, self.height, self.pix_fmt
+        context.time_base = self.time_base
+        if self.rate:
+            context.framerate = self.rate
+        if self.sample_aspect_ratio:
+            context.sample_aspect_ratio = self.sample_aspect_ratio
+        rgb = is_rgb(VideoFormat(self.pix_fmt))
+        context.colorspace = RGB if rgb else self.matrix
+        context.color_range = FULL if rgb else self.range
+        context.color_primaries, context.color_trc = self.primaries, self.transfer
+        context.thread_type = "AUTO"
+        context.flags |= int(av.codec.context.Flags.frame_duration)
+        if self.qscale is not None:
+            context.qscale = True
+            context.global_quality = self.qscale
+        context.options = dict(self.options)
+
+
+def choose_encoding(
+    container: OutputContainer, reader: Reader, width: int, height: int, wanted: EncodeOptions, turned: bool
+) -> tuple[Encoding, list[str]]:
+    """Settings that the encoder accepts, and what to say about them.
+
+    `width` and `height` are those of the encoded picture; `turned` says that its sides are exchanged with respect to
+    the source. Raises InvalidInputError naming what is allowed.
+    """
+    codec = _choose_codec(container, wanted.codec)
+    formats = [form.name for form in codec.video_formats or []]
+    if wanted.pix_fmt is not None and formats and wanted.pix_fmt not in formats:
+        raise InvalidInputError(
+            f"{codec.name} cannot encode the pixel format '{wanted.pix_fmt}'"
+            f"{_meant(wanted.pix_fmt, formats)}: choose one of {', '.join(formats)}"
+        )
+    pix_fmt = wanted.pix_fmt or _choose_format(reader.pix_fmt, formats)
+    options, qscale = _quality(codec.name, wanted)
+    colour = reader.colour
+    matrix = colour.used_matrix or (6 if height <= SD_LINES else 1)
+    color_range = LIMITED if colour.used_matrix == RGB else colour.used_range
+    centred = colour.centred
+    if codec.name == "mjpeg":
+        # JFIF knows no other.
+        matrix, color_range, centred = 5, FULL, True
+    sar = reader.sample_aspect_ratio
+    fixed = (1 / reader.average_rate) if reader.average_rate else Fraction(1, 25)
+    bases = [reader.time_base, Fraction(1, 60000), fixed]
+    if container.format.name in _RATE_ONLY:
+        bases = [fixed]
+    encoding = Encoding(
+        codec=codec.name,
+        width=width,
+        height=height,
+        pix_fmt=pix_fmt,
+        time_base=bases[0],
+        rate=reader.average_rate,
+        sample_aspect_ratio=(1 / sar) if sar and turned else sar,
+        matrix=matrix,
+        range=color_range,
+        centred=centred,
+        primaries=colour.primaries or UNSPECIFIED,
+        transfer=colour.transfer or UNSPECIFIED,
+        qscale=qscale,
+        options=options,
+    )
+    notes = []
+    if container.format.name in _RATE_ONLY:
+        rate = f"{float(1 / fixed):.6g} pictures per second"
+        notes.append(f"{container.format.name} holds no timestamps: written at {rate}; a variable rate is lost")
+    alternatives = [pix_fmt]
+    if wanted.pix_fmt is None and "yuv444p" in formats and (width % 2 or height % 2):
+        alternatives.append("yuv444p")
+    error: Exception | None = None
+    for form in alternatives:
+        for base in bases:
+            trial = replace(encoding, pix_fmt=form, time_base=base)
+            try:
+                unused = _try(trial)
+            except (av.FFmpegError, ValueError, OverflowError) as failure:
+                error = error or failure
+                continue
+            if unused:
+                raise InvalidInputError(_unknown_options(codec.name, unused))
+            if form != pix_fmt:
+                notes.append(f"{codec.name} cannot encode {width}x{height} as {pix_fmt}: encoded as {form}")
+            return trial, notes
+    raise InvalidInputError(_refusal(encoding, wanted, error))
+
+
+def _try(encoding: Encoding) -> list[str]:
+    """Open the encoder; returns the options it did not understand."""
+    context = av.CodecContext.create(encoding.codec, "w")
+    assert isinstance(context, VideoCodecContext)
+    encoding.apply(context)
+    context.open()
+    return sorted(context.options)
+
+
+def _meant(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=3)
+    return f" (did you mean {' or '.join(close)}?)" if close else ""
+
+
+def _video_encoders() -> list[str]:
+    names = []
+    for name in sorted(av.codecs_available):
+        try:
+            codec = Codec(name, "w")
+        except ValueError:
+            continue
+        if codec.type == "video" and codec.name == name:
+            names.append(name)
+    return names
+
+
+def _choose_codec(container: OutputContainer, wanted: str | None) -> Codec:
+    allowed = container.supported_codecs
+    ending = container.format.name
+    if wanted is None:
+        default = container.default_video_codec
+        # A transport stream does not say what it holds.
+        general = DEFAULT_CODEC in allowed or ending == "mpegts"
+        name = DEFAULT_CODEC if general else _ALIASES.get(default, default)
+    else:
+        name = _ALIASES.get(wanted, wanted)
+    try:
+        codec = Codec(name, "w")
+    except ValueError:
+        codec = None
+    if codec is None or codec.type != "video":
+        if wanted is None:
+            raise InvalidInputError(f"{ending} files hold no video that can be encoded here: choose .mp4, .mkv or .mov")
+        encoders = _video_encoders()
+        usable = [encoder for encoder in encoders if encoder in allowed]
+        raise InvalidInputError(
+            f"there is no video encoder '{wanted}'{_meant(wanted, encoders)}; for {ending}: {', '.join(usable)}"
+        )
+    if codec.name not in allowed and not _holds(ending, codec.name):
+        usable = [encoder for encoder in _video_encoders() if encoder in allowed]
+        raise InvalidInputError(
+            f"{ending} cannot hold {codec.name}: choose one of {', '.join(usable)}, or another ending"
+        )
+    return codec
+
+
+def _holds(container: str, codec: str) -> bool:
+    """Whether a container takes a codec that it does not list."""
+    with av.open(io.BytesIO(), "w", format=container) as probe:
+        try:
+            probe.add_stream(codec)
+        except ValueError:
+            return False
+    return True
+
+
+def _choose_format(source: str, formats: list[str]) -> str:
+    """The source's pixel format in 8 bits without alpha, if the encoder has it, else the nearest usable one."""
+    form = VideoFormat(source)
+    if is_rgb(form):
+        names = list(_RGB_FORMATS)
+    elif source.startswith(("gray", "ya")) and not source.startswith("yuv"):
+        names = ["gray"]
+    else:
+        # The chroma planes say which layout it is, whatever the name and the depth.
+        width, height = form.chroma_width(16), form.chroma_height(16)
+        layout = {(8, 8): "420", (8, 16): "422", (16, 16): "444", (16, 8): "440", (4, 16): "411", (4, 4): "410"}
+        names = [f"yuv{layout.get((width, height), '420')}p"]
+    names += ["yuv420p", "yuv422p", "yuv444p"]
+    return next((name for name in names if name in formats or not formats), formats[0] if formats else "yuv420p")
+
+
+def _quality(codec: str, wanted: EncodeOptions) -> tuple[dict[str, str], int | None]:
+    options = {**_DEFAULTS.get(codec, {}), **{key: str(value) for key, value in wanted.options.items()}}
+    chosen = bool(_QUALITY & set(wanted.options))
+    if codec in _CRF:
+        if wanted.crf is not None or not chosen:
+            options["crf"] = f"{_CRF[codec] if wanted.crf is None else wanted.crf:g}"
+    elif codec.endswith("_nvenc"):
+        if wanted.crf is not None or not chosen:
+            options.update(rc="vbr", cq=f"{_NVENC_CQ if wanted.crf is None else wanted.crf:g}")
+    elif wanted.crf is not None:
+        known = ", ".join(_CRF)
+        raise InvalidInputError(f"{codec} has no --crf (these have: {known}, *_nvenc): use -e with its own options")
+    return options, 2 if codec in _QSCALE and not chosen else None
+
+
+def _unknown_options(codec: str, unused: list[str]) -> str:
+    context = av.CodecContext.create(codec, "w")
+    known: list[str] = []
+    # PyAV before 18 cannot list them.
+    if hasattr(context, "supported_options"):
+        listed = context.supported_options
+        known = [option.name for option in (*listed.private, *listed.generic)]
+    name = unused[0]
+    own = f"; its own options: {', '.join(option.name for option in listed.private)}" if known else ""
+    return f"{codec} has no option '{name}'{_meant(name, known)}{own}"
+
+
+def _refusal(encoding: Encoding, wanted: EncodeOptions, error: Exception | None) -> str:
+    """Why no trial worked: the option alone that fails, or the size and format."""
+    plain = replace(
+        encoding, options={}, width=64, height=64, pix_fmt=_choose_format("yuv420p", _formats(encoding.codec))
+    )
+    for key, value in encoding.options.items():
+        try:
+            _try(replace(plain, options={key: value}))
+        except (av.FFmpegError, ValueError, OverflowError):
+            flag = "--crf" if key in ("crf", "cq") and wanted.crf is not None else f"-e {key}="
+            return f"{encoding.codec} refuses {flag}{' ' if flag == '--crf' else ''}{value}: give a value in its range"
+    why = getattr(error, "strerror", None) or error
+    odd = " (odd sizes need a format such as yuv444p)" if encoding.width % 2 or encoding.height % 2 else ""
+    return f"{encoding.codec} cannot encode {encoding.width}x{encoding.height} as {encoding.pix_fmt}{odd}: {why}"
+
+
+def _formats(codec: str) -> list[str]:
+    return [form.name for form in Codec(codec, "w").video_formats or []]

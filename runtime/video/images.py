@@ -1,0 +1,114 @@
+"""Single pictures: reading any image file, writing PNG, listing a directory in natural order.
+
+Everything goes through PyAV; reads and writes only the paths it is given.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from mtu.models.errors import InvalidInputError, MissingFileError, OutputError
+from mtu.runtime.video.colour import Pixels, ToRGB, colour_of, picture_of, quarter_turn, upright
+
+_KINDS = "png jpg jpeg jpe jfif bmp dib tif tiff webp ppm pgm pbm pnm pam tga exr dpx jp2 j2k jxl qoi sgi"
+IMAGE_SUFFIXES = frozenset(f".{kind}" for kind in _KINDS.split(" "))
+"""File names with these endings are pictures."""
+
+
+def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
+    """Sort key under which frame2 comes before frame10."""
+    parts = re.split(r"(\d+)", name.casefold())
+    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part)
+
+
+def list_images(directory: Path) -> list[Path]:
+    """The picture files of a directory in natural order; other and hidden files are ignored."""
+    found = [
+        path
+        for path in directory.iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    ]
+    return sorted(found, key=lambda path: (natural_key(path.name), path.name))
+
+
+def decode_image(path: Path) -> tuple[av.VideoFrame, Pixels]:
+    """The first picture of a file as decoded, and as RGB turned upright by its orientation tag.
+
+    Raises MissingFileError or InvalidInputError.
+    """
+    if not path.exists():
+        raise MissingFileError(f"{path} does not exist")
+    try:
+        with av.open(str(path)) as container:
+            picture = next(container.decode(video=0), None)
+            if picture is not None:
+                matrix = display_matrix(picture)
+                rgb = ToRGB(colour_of(picture)[0])(picture)
+                if matrix and quarter_turn(matrix):
+                    rgb = np.ascontiguousarray(upright(rgb, matrix))
+                return picture, rgb
+    except (av.FFmpegError, IndexError, ValueError) as error:
+        raise InvalidInputError(f"{path} is not a picture that can be read: {error}") from None
+    raise InvalidInputError(f"{path} holds no picture")
+
+
+def side_data(picture: av.VideoFrame) -> dict[str, bytes]:
+    """What a picture carries besides its pixels, by FFmpeg's names; only those that concern us are read."""
+    container: Any
+    try:
+        container = picture.side_data
+    except ValueError:
+        # PyAV 18 fails on kinds that are newer than its list, such as EXIF.
+        return {}
+    return {data.type.name: bytes(data) if data.type.name == "DISPLAYMATRIX" else b"" for data in container}
+
+
+def display_matrix(picture: av.VideoFrame) -> tuple[int, ...] | None:
+    """The display matrix of a decoded picture (9 integers, FFmpeg's layout), None if it has none or it does nothing."""
+    data = side_data(picture).get("DISPLAYMATRIX")
+    if data is not None:
+        matrix = struct.unpack("9i", data[:36])
+    else:
+        # Degrees counterclockwise; all that is left where the side data cannot be read.
+        turn = round(picture.rotation / 90) % 4
+        a, b = [(65536, 0), (0, -65536), (-65536, 0), (0, 65536)][turn]
+        matrix = (a, b, 0, -b, a, 0, 0, 0, 1 << 30)
+    return None if matrix[:2] + matrix[3:5] == (65536, 0, 0, 65536) else matrix
+
+
+def read_image(path: str | Path) -> Pixels:
+    """Read a picture: uint8 [H, W, 3], RGB, full range, upright. Alpha is dropped.
+
+    Raises MissingFileError or InvalidInputError.
+    """
+    return decode_image(Path(path))[1]
+
+
+def encode_png(rgb: Pixels) -> bytes:
+    """A PNG file of uint8 [H, W, 3] RGB."""
+    encoder = av.CodecContext.create("png", "w")
+    encoder.width, encoder.height = rgb.shape[1], rgb.shape[0]
+    encoder.pix_fmt, encoder.time_base = "rgb24", Fraction(1, 25)
+    # One thread: a frame thread would keep the picture after the call. Level 1 is 4 times faster than the default
+    # and 4 % larger.
+    encoder.thread_count = 1
+    encoder.options = {"compression_level": "1"}
+    picture = picture_of(rgb)
+    return b"".join(bytes(packet) for packet in encoder.encode(picture) + encoder.encode(None))
+
+
+def write_png(path: str | Path, rgb: Pixels) -> None:
+    """Write uint8 [H, W, 3] RGB as a PNG file, replacing what is there. Raises OutputError."""
+    if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or rgb.size == 0:
+        raise InvalidInputError(f"a picture is uint8 [H, W, 3], got {rgb.dtype} {list(rgb.shape)}")
+    try:
+        Path(path).write_bytes(encode_png(rgb))
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from None

@@ -1,0 +1,155 @@
+"""Reading a video: pictures as RGB with their own timestamps, and the other streams' packets as they come.
+
+Reads only the source it is given (a file, a directory of pictures, or stdin) and writes nothing.
+
+Rotation: pixels are given as they are stored, and the display matrix is in `Reader.display_matrix`. PyAV 18 can write
+the matrix of an encoded stream (`VideoStream.set_display_matrix`), and MP4, MOV, Matroska and WebM keep it, so the
+writer carries it over; for other targets, or an older PyAV, the writer turns the pixels upright. Single pictures are
+turned upright here, since PNG carries no orientation.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import av
+from av.container import InputContainer
+from av.stream import Stream
+from av.video.stream import VideoStream
+
+from mtu.models.errors import InvalidInputError
+from mtu.runtime.video.colour import Colour, Pixels, colour_of
+from mtu.runtime.video.images import decode_image
+from mtu.runtime.video.timing import Segment
+
+PICTURE_RATE = Fraction(25)
+"""Pictures per second of a directory of images, which has no timing of its own."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One decoded picture."""
+
+    rgb: Pixels
+    """uint8 [H, W, 3], RGB, full range, C-contiguous."""
+    pts: int
+    """Presentation time in `time_base` units; rises from frame to frame."""
+    time_base: Fraction
+    """Seconds."""
+    duration: int
+    """In `time_base` units, >= 1."""
+
+
+class Reader(ABC):
+    """A source opened by `open_reader`. Iterate once and in one thread at a time; close it when no thread uses it.
+
+    Iteration gives `Frame`s and, in demux order, `av.Packet`s of the other streams. The first picture is decoded when
+    the reader is made, so everything but `remarks` and `damage` is known then.
+    """
+
+    source: str
+    width: int
+    """Of the pictures as given, in pixels."""
+    height: int
+    time_base: Fraction
+    average_rate: Fraction | None
+    """Pictures per second, for progress and for containers without timestamps; None if unknown."""
+    frame_count: int | None
+    """Pictures to come (an estimate; of the segment if there is one), None if unknown."""
+    colour: Colour
+    pix_fmt: str
+    """FFmpeg's name of the source's pixel format."""
+    sample_aspect_ratio: Fraction | None = None
+    display_matrix: tuple[int, ...] | None = None
+    """9 integers in FFmpeg's layout, None if pictures are shown as they are stored."""
+    start: Fraction = Fraction(0)
+    """Time of the first picture given, in seconds on the source's clock."""
+    origin: Fraction = Fraction(0)
+    """Time on the source's clock that is 0 in the output: the first picture of a segment, the beginning of a clock that
+    starts anywhere (MPEG-TS) or below 0; otherwise 0."""
+    segment: Segment | None = None
+    notes: list[str]
+    """What to say before the first picture."""
+    remarks: list[str]
+    """Harmless things found while reading, such as timestamps that had to be made up; complete after the iteration."""
+    damage: str | None = None
+    """What could not be decoded, None if all was well; complete after the iteration."""
+    container: InputContainer | None = None
+    """Where the other streams come from; None for pictures."""
+    stream: VideoStream | None = None
+    """The stream that is decoded; None for pictures."""
+    covers: dict[int, av.Packet[Any]]
+    """Still pictures that belong to the file, by stream number; they are given before everything else."""
+    stems: tuple[str, ...] | None = None
+    """File names without ending, of a directory of pictures."""
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Frame | av.Packet[Any]]:
+        """Pictures and other packets. Raises InvalidInputError where pictures change their size."""
+
+    def close(self) -> None:  # noqa: B027  pictures hold nothing open
+        """Close the source. May be called twice."""
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def is_inner(stream: Stream) -> bool:
+    """Whether a stream is an inner matter of its container, such as MP4's chapter titles."""
+    # AVDISCARD_ALL; PyAV before 18 does not tell.
+    return int(getattr(stream, "discard", 0)) == 48
+
+
+def picture_notes(picture: av.VideoFrame, colour_notes: list[str]) -> list[str]:
+    """What to say about a source with such a picture."""
+    notes = list(colour_notes)
+    components = picture.format.components
+    depth = max((component.bits for component in components), default=8)
+    if depth > 8:
+        notes.append(f"the source has {depth} bits per component: processed in 8 bits")
+    if any(component.is_alpha for component in components):
+        notes.append("the source has an alpha channel: dropped")
+    return notes
+
+
+class PictureReader(Reader):
+    """A directory of pictures, or one picture, as a video of `PICTURE_RATE` frames per second."""
+
+    def __init__(self, source: str, paths: list[Path], segment: Segment | None) -> None:
+        self.source, self.segment = source, segment
+        self.time_base, self.average_rate = 1 / PICTURE_RATE, PICTURE_RATE
+        paths = [path for index, path in enumerate(paths) if segment is None or segment.holds(index / PICTURE_RATE)]
+        if not paths:
+            raise InvalidInputError(f"{source} has no pictures in segment {segment} (at {PICTURE_RATE} per second)")
+        self._paths = paths
+        stems = tuple(path.stem for path in paths)
+        self.stems = stems if len(set(stems)) == len(stems) else tuple(path.name for path in paths)
+        self.frame_count = len(paths)
+        self.remarks, self.covers = [], {}
+        picture, self._first = decode_image(paths[0])
+        self.height, self.width = self._first.shape[:2]
+        self.colour, notes = colour_of(picture)
+        self.notes = picture_notes(picture, notes)
+        self.pix_fmt = picture.format.name
+
+    def __iter__(self) -> Iterator[Frame]:
+        """The pictures. Raises InvalidInputError if one has another size or cannot be read."""
+        for index, path in enumerate(self._paths):
+            rgb = self._first if index == 0 else decode_image(path)[1]
+            if rgb.shape[:2] != (self.height, self.width):
+                raise InvalidInputError(
+                    f"{path} is {rgb.shape[1]}x{rgb.shape[0]}, but {self._paths[0].name} is "
+                    f"{self.width}x{self.height}: all pictures of a directory must have one size"
+                )
+            yield Frame(rgb, index, self.time_base, 1)

@@ -1,0 +1,116 @@
+"""Time: parts of a video to process, and timestamps that always rise.
+
+Plain Python, exact fractions, no files.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+from mtu.models.errors import InvalidInputError
+
+JUMP = Fraction(1)
+"""Timestamps that fall back by more than this many seconds start a new clock (joined files); less is a disorder."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of a video: pictures with start <= time < end, in seconds after the first picture. None leaves it open."""
+
+    start: float | None = None
+    end: float | None = None
+
+    def __post_init__(self) -> None:
+        for value in (self.start, self.end):
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise InvalidInputError(f"segment {self}: times are seconds, 0 or more")
+        if self.end is not None and self.end <= (self.start or 0):
+            raise InvalidInputError(f"segment {self}: its end must lie after its start")
+
+    @classmethod
+    def parse(cls, text: str) -> Segment:
+        """A segment from "start:end" in seconds; either side may be left out. Raises InvalidInputError."""
+        sides = text.split(":")
+        try:
+            start, end = (float(side) if side.strip() else None for side in sides)
+        except ValueError:
+            raise InvalidInputError(
+                f"'{text}' is not a segment: give START:END in seconds, such as 10:12.5, 90: or :30"
+            ) from None
+        return cls(start, end)
+
+    def __str__(self) -> str:
+        return f"{'' if self.start is None else f'{self.start:g}'}:{'' if self.end is None else f'{self.end:g}'}"
+
+    @property
+    def begin(self) -> Fraction:
+        """Start in seconds, 0 where it is left out."""
+        return Fraction(str(self.start or 0))
+
+    @property
+    def until(self) -> Fraction | None:
+        """End in seconds, None where it is left out. 2.6 is 13/5, not the nearest binary number."""
+        return None if self.end is None else Fraction(str(self.end))
+
+    def holds(self, time: Fraction) -> bool:
+        """Whether a picture at `time` seconds after the first one belongs to it."""
+        return time >= self.begin and not self.past(time)
+
+    def past(self, time: Fraction) -> bool:
+        """Whether `time` is at or after the end."""
+        return self.until is not None and time >= self.until
+
+
+class Clock:
+    """Gives every picture (or packet) of a stream a timestamp above the one before, and counts what it changed.
+
+    A missing timestamp follows the one before by one step. One that does not rise is moved up by one tick; one that
+    falls back by more than `JUMP` starts a new clock, which goes on where the old one stopped.
+    """
+
+    def __init__(self, time_base: Fraction, rate: Fraction | None) -> None:
+        self.step = max(1, round(1 / (rate * time_base))) if rate else 1
+        """Ticks from one to the next, where nothing else is known."""
+        self._jump = JUMP / time_base
+        self._last: int | None = None
+        self._last_step = self.step
+        self._offset = 0
+        self._missing = self._disordered = self._jumps = 0
+        self._all = self._regular = self._gaps = 0
+
+    def stamp(self, pts: int | None, duration: int | None) -> tuple[int, int]:
+        """The timestamp and the duration (at least 1) to use, in ticks."""
+        step = duration if duration and duration > 0 else self.step
+        if pts is None:
+            self._missing += 1
+            stamp = 0 if self._last is None else self._last + self._last_step
+        else:
+            stamp = pts + self._offset
+            if self._last is not None and stamp <= self._last:
+                if self._last - stamp > self._jump:
+                    self._jumps += 1
+                    stamp = self._last + self._last_step
+                    self._offset = stamp - pts
+                else:
+                    self._disordered += 1
+                    stamp = self._last + 1
+        if self._last is not None:
+            self._all += 1
+            self._regular += abs(stamp - self._last - self.step) * 10 <= self.step
+            self._gaps += stamp - self._last > 3 * self.step
+        self._last, self._last_step = stamp, step
+        return stamp, step
+
+    def remarks(self, what: str) -> list[str]:
+        """What was changed or is strange, in words; `what` is the plural of what was stamped."""
+        # Gaps are strange only in what is regular otherwise.
+        strange = self._gaps if self._regular * 10 > self._all * 8 else 0
+        texts = [
+            (self._missing, f"{what} without a timestamp: placed after the one before"),
+            (self._disordered, f"{what} with a timestamp that does not rise: moved up by the smallest step"),
+            (self._jumps, f"{what} where the clock falls back (joined files?): placed after the one before"),
+            (strange, f"gaps of more than 3 {what} (lost data?): kept"),
+        ]
+        return [f"{count} {text}" for count, text in texts if count]

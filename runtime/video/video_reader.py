@@ -1,0 +1,354 @@
+"""Reading a container (or yuv4mpeg from stdin): demuxing, decoding, segments, and what to do with damage.
+
+Reads only its source. Damage never ends in a traceback: what decodes is given, and `damage` says what was lost.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import deque
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import av
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from mtu.models.errors import InvalidInputError, MissingFileError
+from mtu.runtime.video.colour import ToRGB, colour_of, quarter_turn
+from mtu.runtime.video.images import IMAGE_SUFFIXES, display_matrix, list_images, side_data
+from mtu.runtime.video.reader import Frame, PictureReader, Reader, is_inner, picture_notes
+from mtu.runtime.video.timing import Clock, Segment
+
+MAX_ERRORS_IN_A_ROW = 100
+"""So many damaged packets without a picture between them end the iteration."""
+# Formats whose clocks begin anywhere; in the others an offset is meant.
+_FREE_CLOCKS = {"mpegts", "mpeg"}
+# Demuxers that take text or anything at all for a video.
+_NOT_VIDEO = {"tty", "bin", "xbin", "adf", "idf"}
+# Side data of pictures that PyAV cannot hand to an encoder.
+_LOST = {
+    "MASTERING_DISPLAY_METADATA": "HDR mastering metadata",
+    "CONTENT_LIGHT_LEVEL": "HDR light levels",
+    "DYNAMIC_HDR_PLUS": "HDR10+ metadata",
+    "DOVI_METADATA": "Dolby Vision metadata",
+    "A53_CC": "closed captions inside the pictures",
+}
+# Containers give times rounded to their tick, and the last duration is often a guess.
+_END_TOLERANCE = Fraction(1, 2)
+
+
+def open_reader(source: str | Path, *, segment: Segment | None = None) -> Reader:
+    """Open a video file or URL, a directory of pictures, a single picture, or "-" (stdin, yuv4mpeg).
+
+    Raises MissingFileError, or InvalidInputError if there is nothing in it that can be decoded.
+    """
+    name = str(source)
+    path = Path(name)
+    if name != "-" and "://" not in name:
+        if not path.exists():
+            raise MissingFileError(f"{name} does not exist: give a video, a directory of pictures, or - for stdin")
+        if path.is_dir():
+            paths = list_images(path)
+            if not paths:
+                kinds = " ".join(sorted(IMAGE_SUFFIXES))
+                raise InvalidInputError(f"{name} holds no pictures: none of its files ends in one of {kinds}")
+            return PictureReader(name, paths, segment)
+        if path.is_file() and path.stat().st_size == 0:
+            raise InvalidInputError(f"{name} is empty (0 bytes)")
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            return PictureReader(name, [path], segment)
+    return VideoReader(name, segment)
+
+
+class VideoReader(Reader):
+    """A container that PyAV can read."""
+
+    def __init__(self, source: str, segment: Segment | None) -> None:
+        self.source, self.segment = source, segment
+        self.notes, self.remarks, self.covers = [], [], {}
+        self._errors = self._errors_in_a_row = self._corrupt = self._given = 0
+        self._several = self._stopped = self._last_error = ""
+        self._past_end = False
+        self._seen_end = Fraction(0)
+        try:
+            self._open()
+            first = self._first_picture()
+            self._zero = self._stamp_of(first)
+            if segment is not None and segment.begin > 1 and source != "-":
+                self._seek(self._zero + segment.begin)
+            self._describe(first)
+            self._events = self._keep(chain(self._ahead, self._raw))
+            self._ready: list[Frame | av.Packet[Any]] = []
+            for event in self._events:
+                self._ready.append(event)
+                if isinstance(event, Frame):
+                    break
+            else:
+                raise InvalidInputError(f"{source} has no pictures in segment {segment}: it lasts {self._lasts()}")
+            self._ready[:0] = self.covers.values()
+            self._set_origin(event)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        piped = self.source == "-"
+        source: Any = sys.stdin.buffer if piped else self.source
+        try:
+            container = av.open(source, "r", format="yuv4mpegpipe" if piped else None, metadata_errors="replace")
+        except av.FFmpegError as error:
+            raise InvalidInputError(self._why_not(error)) from None
+        self.container = container
+        videos = [stream for stream in container.streams.video if stream.codec_context is not None]
+        if container.format.name in _NOT_VIDEO:
+            raise InvalidInputError(f"{self.source} is not a video: it reads as text ({container.format.long_name})")
+        if not videos:
+            kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+            raise InvalidInputError(f"{self.source} has no video stream that can be decoded (it has: {kinds})")
+        moving = [stream for stream in videos if not stream.disposition & Disposition.attached_pic]
+        self.stream = stream = (moving or videos)[0]
+        if len(moving) > 1:
+            self._several = f"{len(moving)} video streams: the first is processed, the others are copied"
+        self._index = stream.index
+        stream.thread_type = "AUTO"
+        self.time_base = stream.time_base or Fraction(1, 1000)
+        self.average_rate = stream.average_rate or stream.guessed_rate or None
+        self._clock = Clock(self.time_base, self.average_rate)
+        self._raw = self._decode_all(stream)
+        self._ahead: deque[av.VideoFrame | av.Packet[Any]] = deque()
+        # AVI has no timestamps, and those that FFmpeg makes up for B-frames are wrong: there the place in the file,
+        # which is the packet's dts, is the time, and the n-th picture out belongs to the n-th packet in.
+        self._by_place = container.format.name == "avi"
+        self._places: deque[int] = deque()
+        self._packets = 0
+
+    def _why_not(self, error: av.FFmpegError) -> str:
+        reason = error.strerror or str(error)
+        if self.source == "-":
+            return f"stdin is not yuv4mpeg ({reason}): pipe in the output of ffmpeg -i VIDEO -f yuv4mpegpipe -"
+        hint = "it is not a video, or it is damaged at its beginning"
+        if Path(self.source).suffix.lower() in {".mp4", ".mov", ".m4v", ".3gp"}:
+            hint = "it is not a video, or it was cut off before its index (moov) was written"
+        return f"{self.source} cannot be read ({reason}): {hint}"
+
+    def _decode_all(self, stream: VideoStream) -> Iterator[av.VideoFrame | av.Packet[Any]]:
+        """Decoded pictures, and packets of the other streams, from where the demuxer stands."""
+        for packet in self._demux():
+            if packet.stream_index != self._index:
+                yield packet
+            elif not self._past_end:
+                yield from self._decode(stream, packet)
+            if self._errors_in_a_row > MAX_ERRORS_IN_A_ROW:
+                self._stopped = f"stopped after {MAX_ERRORS_IN_A_ROW} damaged packets in a row"
+                return
+        if not self._past_end:
+            yield from self._decode(stream, None)
+
+    def _demux(self) -> Iterator[av.Packet[Any]]:
+        assert self.container is not None
+        packets: Iterator[av.Packet[Any]] = self.container.demux()
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except (av.FFmpegError, OSError) as error:
+                self._fail(error)
+                if self._errors_in_a_row > MAX_ERRORS_IN_A_ROW:
+                    return
+                packets = self.container.demux()
+                continue
+            self._packets += packet.stream_index == self._index and packet.dts is not None
+            # An empty packet would end the decoding: PyAV's flush packets, and AVI's "same picture again".
+            if (
+                packet.size
+                and packet.stream.index != self._index
+                and packet.stream.disposition & Disposition.attached_pic
+            ):
+                # Demuxers give them once, at the very beginning, whatever their time.
+                self.covers.setdefault(packet.stream.index, packet)
+            elif packet.size and not is_inner(packet.stream):
+                begin = packet.pts if packet.pts is not None else packet.dts
+                if begin is not None:
+                    self._seen_end = max(self._seen_end, (begin + (packet.duration or 0)) * packet.time_base)
+                yield packet
+
+    def _decode(self, stream: VideoStream, packet: av.Packet[Any] | None) -> list[av.VideoFrame]:
+        if self._by_place and packet is not None and packet.dts is not None:
+            self._places.append(packet.dts)
+        try:
+            pictures = stream.decode(packet)
+        except (av.FFmpegError, OSError) as error:
+            self._fail(error)
+            if self._places:
+                self._places.popleft()
+            return []
+        if pictures:
+            self._errors_in_a_row = 0
+        for picture in pictures:
+            if self._by_place:
+                picture.pts = self._places.popleft() if self._places else None
+        return pictures
+
+    def _fail(self, error: Exception) -> None:
+        self._errors += 1
+        self._errors_in_a_row += 1
+        self._last_error = getattr(error, "strerror", None) or str(error)
+
+    def _first_picture(self) -> av.VideoFrame:
+        """Read up to the first picture; what was read stays for the iteration."""
+        for event in self._raw:
+            self._ahead.append(event)
+            if isinstance(event, av.VideoFrame):
+                return event
+        why = f"{self._errors} damaged packets, {self._last_error}" if self._errors else "its video stream is empty"
+        raise InvalidInputError(f"{self.source}: not one picture could be decoded ({why})")
+
+    def _stamp_of(self, picture: av.VideoFrame) -> Fraction:
+        return (picture.pts or 0) * self.time_base
+
+    def _seek(self, time: Fraction) -> None:
+        """Go to a key picture at or before `time`; where that cannot be done, everything before it is decoded."""
+        assert self.container is not None and self.stream is not None
+        try:
+            self.container.seek(int(time / self.time_base), stream=self.stream)
+            self._raw = self._decode_all(self.stream)
+            self._ahead.clear()
+            self._places.clear()
+            picture = self._first_picture()
+            if picture.pts is not None and self._stamp_of(picture) <= time:
+                return
+        except (av.FFmpegError, InvalidInputError):
+            pass
+        self._errors = self._errors_in_a_row = 0
+        self.close()
+        self._open()
+        self._first_picture()
+
+    def _describe(self, picture: av.VideoFrame) -> None:
+        assert self.stream is not None and self.container is not None
+        self.width, self.height, self.pix_fmt = picture.width, picture.height, picture.format.name
+        self.colour, notes = colour_of(picture)
+        self.notes = picture_notes(picture, notes)
+        self._to_rgb = ToRGB(self.colour)
+        self.sample_aspect_ratio = self.stream.sample_aspect_ratio or None
+        matrix = display_matrix(picture)
+        if matrix is not None and not quarter_turn(matrix):
+            self.notes.append("the display matrix is no turn by 90 degrees: it is kept where the target can hold it")
+        self.display_matrix = matrix
+        if picture.interlaced_frame:
+            self.notes.append(
+                "the source is interlaced: its frames are processed as they are; deinterlace it first for best results"
+            )
+        lost = [_LOST[name] for name in side_data(picture) if name in _LOST]
+        if lost:
+            self.notes.append(f"cannot be carried over by this PyAV: {', '.join(lost)}")
+        if picture.pts is None:
+            rate = float(self.average_rate or 1 / self._clock.step / self.time_base)
+            self.notes.append(f"the source has no timestamps: {rate:g} pictures per second are assumed")
+        if self._several:
+            self.notes.append(self._several)
+        length = self._length()
+        count = self.stream.frames or None
+        if count is None and length is not None and self.average_rate:
+            count = max(1, round(length * self.average_rate))
+        if self.segment is not None and length is not None and self.average_rate:
+            end = length if self.segment.until is None else min(length, self.segment.until)
+            count = max(1, round((end - self.segment.begin) * self.average_rate))
+        self.frame_count = count
+
+    def _length(self) -> Fraction | None:
+        assert self.stream is not None and self.container is not None
+        if self.stream.duration:
+            return self.stream.duration * self.time_base
+        # Matroska has the length of a stream in its tags only.
+        tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", self.stream.metadata.get("DURATION", ""))
+        if tag:
+            return int(tag[1]) * 3600 + int(tag[2]) * 60 + Fraction(tag[3])
+        return Fraction(self.container.duration, av.time_base) if self.container.duration else None
+
+    def _lasts(self) -> str:
+        length = self._length()
+        return "an unknown time" if length is None else f"{float(length):g} s"
+
+    def _set_origin(self, first: Frame) -> None:
+        assert self.container is not None
+        self.start = first.pts * self.time_base
+        if self.segment is not None:
+            self.origin = self.start
+            return
+        if self.container.format.name in _FREE_CLOCKS and self.container.start_time is not None:
+            self.origin = Fraction(self.container.start_time, av.time_base)
+        if self.start < self.origin or self.start < 0:
+            self.origin = self.start
+            self.notes.append(f"the first picture is at {float(self.start):g} s: all streams are moved to begin at 0")
+
+    def _keep(self, events: Iterator[av.VideoFrame | av.Packet[Any]]) -> Iterator[Frame | av.Packet[Any]]:
+        """What lies in the segment; pictures become frames. Stops soon after the segment's end."""
+        segment = self.segment or Segment()
+        assert self.container is not None
+        running = {stream.index for stream in self.container.streams.audio}
+        for event in events:
+            if isinstance(event, av.VideoFrame):
+                if (event.width, event.height) != (self.width, self.height):
+                    raise InvalidInputError(
+                        f"{self.source} changes its size from {self.width}x{self.height} to "
+                        f"{event.width}x{event.height} after {self._given} pictures: split it there first"
+                    )
+                self._corrupt += event.is_corrupt
+                pts, duration = self._clock.stamp(event.pts, event.duration)
+                time = pts * self.time_base - self._zero
+                if segment.holds(time):
+                    self._given += 1
+                    yield Frame(self._to_rgb(event), pts, self.time_base, duration)
+                self._past_end = segment.past(time)
+            else:
+                ticks = event.pts if event.pts is not None else event.dts
+                if ticks is None:
+                    if self.segment is None:
+                        yield event
+                    continue
+                time = ticks * event.time_base - self._zero
+                if self.segment is None or segment.holds(time):
+                    yield event
+                elif segment.past(time):
+                    running.discard(event.stream_index)
+            # Audio lies at most some seconds after its pictures; later on nothing of the segment comes.
+            if self._past_end and (not running or segment.past(time - 10)):
+                return
+
+    def __iter__(self) -> Iterator[Frame | av.Packet[Any]]:
+        """Pictures and other packets. Raises InvalidInputError where pictures change their size."""
+        while self._ready:
+            yield self._ready.pop(0)
+        yield from self._events
+        self.remarks += self._clock.remarks("pictures")
+        self.damage = self._what_was_lost()
+
+    def _what_was_lost(self) -> str | None:
+        assert self.container is not None
+        lost = []
+        if self._stopped:
+            lost.append(self._stopped)
+        elif self._errors:
+            lost.append(f"{self._errors} damaged packets were skipped ({self._last_error})")
+        if self._corrupt:
+            lost.append(f"{self._corrupt} pictures were damaged")
+        assert self.stream is not None
+        if self._by_place and self.segment is None and self._packets < self.stream.frames:
+            lost.append(f"{self.stream.frames - self._packets} of {self.stream.frames} pictures are missing")
+        elif not self._past_end and self.container.duration and self.source != "-":
+            end = Fraction((self.container.start_time or 0) + self.container.duration, av.time_base)
+            if end - self._seen_end > max(_END_TOLERANCE, 3 / (self.average_rate or 25)):
+                lost.append(f"it ends at {float(self._seen_end):.2f} s of {float(end):.2f} s")
+        return f"{self.source}: after {self._given} pictures: {'; '.join(lost)}" if lost else None
+
+    def close(self) -> None:
+        """Close the source. May be called twice."""
+        if self.container is not None:
+            self.container.close()

@@ -1,0 +1,285 @@
+"""Writing a video file, or yuv4mpeg to stdout, and choosing between all kinds of targets.
+
+Everything that can fail is tried in `open_writer`, before the first frame: the encoder is opened, and the container's
+header is written with all streams that it takes. Writes only the target and its temporary file beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar
+
+import av
+import numpy as np
+from av.codec import Codec
+from av.video.stream import VideoStream
+
+from mtu.models.errors import InvalidInputError, OutputError
+from mtu.runtime.video.colour import FULL, LIMITED, SD_LINES, FromRGB, Pixels, swaps_sides
+from mtu.runtime.video.copying import Copier, kept_metadata
+from mtu.runtime.video.encoding import EncodeOptions, choose_encoding
+from mtu.runtime.video.images import IMAGE_SUFFIXES
+from mtu.runtime.video.reader import Frame, Reader
+from mtu.runtime.video.writer import (
+    DirectoryWriter,
+    PictureWriter,
+    Writer,
+    create_file,
+    finish_file,
+    temporary_name,
+    write_failed,
+)
+
+# Containers that keep a display matrix; all eight turns and flips survive them (tests/test_video_rotation.py).
+_KEEPS_MATRIX = {"mp4", "mov", "3gp", "3g2", "ipod", "ismv", "f4v", "psp", "matroska", "webm"}
+# Codecs that hold the aspect ratio of their pixels; PyAV cannot write Matroska's own.
+_KEEPS_ASPECT = {"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video"}
+# Plain metadata keys are lost in these unless they are asked to keep them.
+_QUICKTIME = {".mp4", ".mov", ".m4v", ".3gp", ".3g2"}
+
+
+def open_writer(
+    target: str | Path,
+    reader: Reader,
+    *,
+    width: int | None = None,
+    height: int | None = None,
+    options: EncodeOptions | None = None,
+    overwrite: bool = False,
+    copy_streams: bool = True,
+) -> Writer:
+    """Open what the result of `reader` is written to.
+
+    `target` is a video file, "-" (yuv4mpeg on stdout), a directory for PNG files (no ending, a trailing slash, or an
+    existing directory), or, for a single picture, a .png file. `width` and `height` are those of the pictures given to
+    `write`, if not the reader's. Raises OutputError or InvalidInputError before anything is written.
+    """
+    options = options or EncodeOptions()
+    width, height = width or reader.width, height or reader.height
+    name = str(target)
+    path = Path(name)
+    if name == "-":
+        return Y4MWriter(reader, width, height, options)
+    if name.endswith(("/", os.sep)) or path.is_dir() or not path.suffix:
+        _refuse_options(options, "a directory of PNG files")
+        _check_place(path, reader)
+        return DirectoryWriter(path, reader, width, height, overwrite)
+    _check_place(path, reader)
+    if path.exists() and not overwrite:
+        raise OutputError(f"{name} exists: choose another name, or replace it with --overwrite")
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        if path.suffix.lower() != ".png":
+            raise InvalidInputError(f"pictures are written as PNG only: name the output {path.with_suffix('.png')}")
+        if reader.stems is None or reader.frame_count != 1:
+            raise InvalidInputError(
+                f"{name} is one picture, but the source is a video: give a directory (no ending) or a video file"
+            )
+        _refuse_options(options, "a PNG file")
+        return PictureWriter(path, reader, width, height, overwrite)
+    return VideoWriter(path, reader, width, height, options, overwrite, copy_streams)
+
+
+def _refuse_options(options: EncodeOptions, what: str) -> None:
+    if options.given():
+        raise InvalidInputError(f"{what} takes no {', '.join(options.given())}: leave it out, or write a video file")
+
+
+def _check_place(path: Path, reader: Reader) -> None:
+    if reader.source != "-" and Path(reader.source).exists() and path.exists() and path.samefile(reader.source):
+        raise OutputError(f"{path} is the source itself: choose another name")
+    if not path.parent.is_dir():
+        raise OutputError(f"the directory {path.parent} does not exist: create it first")
+
+
+class VideoWriter(Writer):
+    """A video file in any container that PyAV can write."""
+
+    def __init__(
+        self,
+        path: Path,
+        reader: Reader,
+        width: int,
+        height: int,
+        options: EncodeOptions,
+        overwrite: bool,
+        copy_streams: bool,
+    ) -> None:
+        super().__init__(reader, width, height)
+        self._path, self._overwrite = path, overwrite
+        self._temporary = temporary_name(path)
+        self._origin = reader.origin
+        self._last: int | None = None
+        self._moved = 0
+        self._copier: Copier | None = None
+        quicktime = reader.container is not None and any(key.startswith("com.") for key in reader.container.metadata)
+        try:
+            self._container = av.open(
+                str(self._temporary),
+                "w",
+                container_options={"movflags": "use_metadata_tags"}
+                if quicktime and path.suffix.lower() in _QUICKTIME
+                else None,
+            )
+        except ValueError:
+            raise InvalidInputError(
+                f"no video format has the ending '{path.suffix}': name the output .mp4, .mkv, .mov or .webm, or give a "
+                "name without ending for a directory of PNG files"
+            ) from None
+        try:
+            self._prepare(reader, width, height, options, copy_streams)
+            create_file(self._temporary, path)
+            self._container.start_encoding()
+        except (av.FFmpegError, ValueError) as error:
+            self.close()
+            if isinstance(error, InvalidInputError):
+                raise
+            if isinstance(error, OSError):
+                raise write_failed(path, error) from None
+            raise InvalidInputError(f"{path.suffix} cannot hold this video: {error}") from None
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self, reader: Reader, width: int, height: int, options: EncodeOptions, copy_streams: bool) -> None:
+        container = self._container
+        if self._turn and container.format.name in _KEEPS_MATRIX and hasattr(VideoStream, "set_display_matrix"):
+            self._turn = None
+        elif self._turn:
+            self.notes.append(f"{container.format.name} holds no orientation: the pictures are turned upright")
+        turned = self._turn is not None and swaps_sides(self._turn)
+        if turned:
+            width, height = height, width
+        encoding, notes = choose_encoding(container, reader, width, height, options, turned)
+        self.notes += notes
+        matroska = container.format.name in ("matroska", "webm")
+        lost = matroska and Codec(encoding.codec, "w").canonical_name not in _KEEPS_ASPECT
+        if lost and encoding.sample_aspect_ratio not in (None, 1):
+            self.notes.append(f"the aspect ratio of {encoding.codec} is lost in {container.format.name}: use .mp4")
+        if reader.stems is not None:
+            self.notes.append(f"pictures have no timing: written at {reader.average_rate} per second")
+        stream = container.add_stream(encoding.codec, rate=encoding.rate)
+        assert isinstance(stream, VideoStream)
+        encoding.apply(stream.codec_context)
+        stream.time_base = encoding.time_base
+        self._stream, self._time_base = stream, encoding.time_base
+        self._from_rgb = FromRGB(encoding.pix_fmt, encoding.matrix, encoding.range, centred=encoding.centred)
+        if reader.display_matrix is not None and self._turn is None and hasattr(stream, "set_display_matrix"):
+            stream.set_display_matrix(reader.display_matrix)
+        if reader.container is None or reader.stream is None:
+            return
+        stream.metadata.update(kept_metadata(reader.stream.metadata, container.format.name, encoded=True))
+        stream.disposition = reader.stream.disposition
+        container.metadata.update(kept_metadata(reader.container.metadata, container.format.name))
+        if copy_streams:
+            self._copier = Copier(reader, container)
+            self.notes += self._copier.notes
+
+    def _write(self, rgb: Pixels, frame: Frame) -> None:
+        ticks = round((frame.pts * frame.time_base - self._origin) / self._time_base)
+        if self._last is not None and ticks <= self._last:
+            ticks = self._last + 1
+            self._moved += 1
+        self._last = ticks
+        picture = self._from_rgb(rgb)
+        picture.pts, picture.time_base = ticks, self._time_base
+        picture.duration = max(1, round(frame.duration * frame.time_base / self._time_base))
+        self._encode(picture)
+
+    def _encode(self, picture: av.VideoFrame | None) -> None:
+        try:
+            self._container.mux(self._stream.encode(picture))
+        except (av.FFmpegError, OSError) as error:
+            raise write_failed(self._path, error) from None
+
+    def copy(self, packet: av.Packet[Any]) -> None:
+        """Write another stream's packet, unchanged; those the container cannot hold are dropped."""
+        if self._copier is not None:
+            try:
+                self._copier.copy(packet)
+            except (av.FFmpegError, OSError) as error:
+                raise write_failed(self._path, error) from None
+
+    def commit(self) -> None:
+        """Finish the file and give it its final name. Raises OutputError."""
+        self._encode(None)
+        try:
+            self._container.close()
+        except (av.FFmpegError, OSError) as error:
+            raise write_failed(self._path, error) from None
+        finish_file(self._temporary, self._path, self._overwrite)
+        if self._moved:
+            self.remarks.append(f"{self._moved} pictures lie too close for the time base: moved by its smallest step")
+        if self._copier is not None:
+            self.remarks += self._copier.remarks()
+
+    def close(self) -> None:
+        """Remove what was not committed. May be called twice."""
+        with suppress(av.FFmpegError, OSError, ValueError):
+            self._container.close()
+        self._temporary.unlink(missing_ok=True)
+
+
+class Y4MWriter(Writer):
+    """yuv4mpeg on stdout: raw pictures at a constant rate."""
+
+    _LAYOUTS: ClassVar = {"yuv420p": "420mpeg2", "yuv422p": "422", "yuv444p": "444", "gray": "mono"}
+
+    def __init__(self, reader: Reader, width: int, height: int, options: EncodeOptions) -> None:
+        super().__init__(reader, width, height)
+        _refuse_options(EncodeOptions(options.codec, options.crf, None, options.options), "yuv4mpeg on stdout")
+        known = list(self._LAYOUTS)
+        form = options.pix_fmt or next((f for f in known if reader.pix_fmt.replace("j", "").startswith(f)), "yuv444p")
+        if form not in known:
+            raise InvalidInputError(f"yuv4mpeg cannot hold the pixel format '{form}': choose one of {', '.join(known)}")
+        sar = reader.sample_aspect_ratio
+        if self._turn is not None:
+            self.notes.append("yuv4mpeg holds no orientation: the pictures are turned upright")
+            if swaps_sides(self._turn):
+                width, height, sar = height, width, sar and 1 / sar
+        rate = reader.average_rate or Fraction(25)
+        colour = reader.colour
+        matrix = colour.used_matrix or (6 if height <= SD_LINES else 1)
+        color_range = colour.used_range if colour.used_matrix else LIMITED
+        self._from_rgb = FromRGB(form, matrix, color_range, centred=colour.centred)
+        self._out: BinaryIO = sys.stdout.buffer
+        aspect = f"{sar.numerator}:{sar.denominator}" if sar else "0:0"
+        full = "FULL" if color_range == FULL else "LIMITED"
+        layout = "420jpeg" if form == "yuv420p" and colour.centred else self._LAYOUTS[form]
+        self._header = (
+            f"YUV4MPEG2 W{width} H{height} F{rate.numerator}:{rate.denominator} Ip A{aspect} "
+            f"C{layout} XCOLORRANGE={full}\n"
+        ).encode()
+        names = {1: "BT.709", 9: "BT.2020", 7: "SMPTE 240M", 4: "FCC"}
+        self.notes.append(
+            f"yuv4mpeg holds pictures only, at {float(rate):.6g} per second: no sound, no timestamps, no colour matrix "
+            f"(it is {names.get(matrix, 'BT.601')})"
+        )
+
+    def _write(self, rgb: Pixels, frame: Frame) -> None:
+        picture = self._from_rgb(rgb)
+        parts = [self._header, b"FRAME\n"]
+        self._header = b""
+        for plane in picture.planes:
+            rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+            parts.append(rows[: plane.height, : plane.width].tobytes())
+        self._put(b"".join(parts))
+
+    def _put(self, data: bytes) -> None:
+        try:
+            self._out.write(data)
+            self._out.flush()
+        except BrokenPipeError:
+            raise OutputError("stdout was closed by the program that reads it: see its message") from None
+        except OSError as error:
+            raise write_failed(Path("stdout"), error) from None
+
+    def commit(self) -> None:
+        """Write what is left. Raises OutputError."""
+        self._put(self._header)
+
+    def close(self) -> None:
+        """Leave stdout open: it is not ours."""
