@@ -10,6 +10,7 @@ import importlib.util
 import os
 import signal
 import sys
+import threading
 from types import FrameType
 from typing import NoReturn
 
@@ -67,4 +68,8 @@ def run_app(app: typer.Typer, program: str) -> NoReturn:
         say(program, "interrupted; nothing was written")
     elif code == 128 + signal.SIGTERM:
         say(program, "terminated; nothing was written")
+    if any(thread.name.startswith("mtu-") for thread in threading.enumerate()):
+        # A decoder still waits for a pipe; Python cannot end while it holds stdin.
+        sys.stdout.flush()
+        os._exit(code)
     sys.exit(code)

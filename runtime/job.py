@@ -30,6 +30,9 @@ from mtu.runtime.video import EncodeOptions, Frame, Reader, Segment, Writer, ope
 QUEUED = 8
 """Frames and packets waiting between two stages."""
 
+PATIENCE = 3.0
+"""Seconds that the end of a run waits for a decoder that waits for its input."""
+
 Comparison = Literal["side-by-side", "split"]
 
 
@@ -95,7 +98,12 @@ def run_job(
     nothing stands at the target's name.
     """
     with contextlib.ExitStack() as stack:
-        reader = stack.enter_context(open_reader(job.source, segment=job.segment))
+        reader = open_reader(job.source, segment=job.segment)
+        stop = threading.Event()
+        decoded = Pipe(stop)
+        decode = Stage("decode", lambda: decoded.fill(reader), stop)
+        # A thread that waits for a pipe which gives nothing cannot be ended, nor its reader closed under it.
+        stack.callback(lambda: None if decode.is_alive() else reader.close())
         backend = stack.enter_context(contextlib.closing(open_backend(job.backend, open_bundle(job.model), job.device)))
         session = Session(backend, scene_threshold=job.scene_threshold)
         factor = 2 if job.compare == "side-by-side" else 1
@@ -113,7 +121,7 @@ def run_job(
         report = _new_report(job, reader, backend, writer)
         start(report, reader.frame_count)
         began = time.perf_counter()
-        _run_stages(job, reader, session, writer, motion_writer, report, progress)
+        _run_stages(job, decode, decoded, session, writer, motion_writer, report, progress, stop)
         report.damage, report.scene_cuts, report.inference_seconds = (
             reader.damage,
             session.cuts,
@@ -155,15 +163,16 @@ def _new_report(job: Job, reader: Reader, backend: Backend, writer: Writer) -> R
 
 def _run_stages(
     job: Job,
-    reader: Reader,
+    decode: Stage,
+    decoded: Pipe,
     session: Session,
     writer: Writer,
     motion_writer: Writer | None,
     report: Report,
     progress: Callable[[], None],
+    stop: threading.Event,
 ) -> None:
-    stop = threading.Event()
-    decoded, restored = Pipe(stop), Pipe(stop)
+    restored = Pipe(stop)
     waiting: deque[Frame] = deque()
 
     def encode() -> None:
@@ -181,7 +190,7 @@ def _run_stages(
             report.frames += 1
             progress()
 
-    stages = [Stage("decode", lambda: decoded.fill(reader), stop), Stage("encode", encode, stop)]
+    stages = [decode, Stage("encode", encode, stop)]
     try:
         for stage in stages:
             stage.start()
@@ -197,8 +206,8 @@ def _run_stages(
             stages[1].join()
     finally:
         stop.set()
-        for stage in stages:
-            stage.join()
+        decode.join(PATIENCE)
+        stages[1].join()
     for stage in stages:
         if stage.error is not None:
             raise stage.error

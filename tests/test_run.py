@@ -347,6 +347,14 @@ def test_disk_full(tmp_path, small):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mkv"]
 
 
+def wait_for_part(directory):
+    """Until the run has begun to write."""
+    deadline = time.monotonic() + 60
+    while not [p for p in directory.iterdir() if ".part" in p.name] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_end_within_seconds_and_leave_nothing(tmp_path, small, number, code):
     source = make_video(tmp_path / "in.mp4", moving(400, 96, 128))
@@ -357,10 +365,7 @@ def test_signals_end_within_seconds_and_leave_nothing(tmp_path, small, number, c
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT / ".links")},
     )
-    deadline = time.monotonic() + 60
-    while not [p for p in tmp_path.iterdir() if ".part" in p.name] and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(0.3)
+    wait_for_part(tmp_path)
     assert process.poll() is None, "the run ended before the signal"
     process.send_signal(number)
     began = time.monotonic()
@@ -392,6 +397,35 @@ def test_peak_memory_does_not_grow_with_the_length(tmp_path, small):
         )
         peaks.append(int(done.stdout))
     assert peaks[1] <= 1.05 * peaks[0], peaks
+
+
+def test_a_pipe_that_gives_nothing_more_can_be_interrupted(tmp_path, small):
+    source = make_video(tmp_path / "in.y4m", 5, codec="rawvideo", pix_fmt="yuv444p")
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "mtu.runtime.cli",
+            "-",
+            "-o",
+            str(tmp_path / "out.mkv"),
+            "--model",
+            str(small.directory),
+        ],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT / ".links")},
+    )
+    assert process.stdin is not None and process.stderr is not None
+    process.stdin.write(source.read_bytes())
+    process.stdin.flush()
+    wait_for_part(tmp_path)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    assert b"Traceback" not in process.stderr.read()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.y4m"]
+    process.stdin.close()
+    process.stderr.close()
 
 
 def test_yuv4mpeg_through_pipes(tmp_path, small):
