@@ -31,7 +31,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt tools/links.py | $(VENV)/bin/python
-	$(PIP) -e ".[cpu,export,compare,train,dev]"
+	$(PIP) -e ".[cpu,export,compare,train,rtx,dev]"
 	$(VENV)/bin/python tools/links.py
 	touch $@
 

@@ -45,7 +45,8 @@ class SceneDetector:
     """Says of each frame whether it starts a new scene.
 
     The score is FFmpeg's: the mean absolute difference to the frame before, or its change since the last frame, if that
-    is smaller, in percent of the range; so steady fast motion is no cut. Computed on the green channel of a grid.
+    is smaller, in percent of the range; so steady fast motion is no cut, nor is the first motion seen. Computed on the
+    green channel of a grid.
     """
 
     def __init__(self, threshold: float) -> None:
@@ -56,19 +57,20 @@ class SceneDetector:
             )
         self._threshold = threshold
         self._previous: NDArray[np.int16] | None = None
-        self._difference = 0.0
+        self._difference: float | None = None
 
     def is_cut(self, frame: Picture) -> bool:
-        """Whether `frame`, uint8 [H, W, 3], starts a new scene; the first frame ever does not."""
+        """Whether `frame`, uint8 [H, W, 3], starts a new scene; the first two frames ever do not."""
         rows, columns = (max(1, -(-size // SCENE_SAMPLES)) for size in frame.shape[:2])
         current = frame[::rows, ::columns, 1].astype(np.int16)
         if self._previous is None:
             self._previous = current
             return False
         difference = float(np.abs(current - self._previous).mean()) * 100 / 255
-        score = min(difference, abs(difference - self._difference))
+        known = self._difference is not None
+        score = min(difference, abs(difference - (self._difference or 0.0)))
         self._previous, self._difference = current, difference
-        return score >= self._threshold
+        return known and score >= self._threshold
 
 
 class Session:
