@@ -14,7 +14,7 @@ from mtu.models.checkpoint import random_checkpoint
 from mtu.models.errors import InvalidInputError, OutputError
 from mtu.models.interface import PRESETS, Interface, NetworkConfig
 from mtu.runtime import Bundle, Session, open_backend, open_bundle
-from tests.media_free import moving_frames
+from tests.frames import moving_frames
 
 SMALL = NetworkConfig(units=2, channels=4, blocks=1)
 FP32_TOLERANCE = 1e-4  # float sums in another order; a displacement that flips would be thousands of times more
