@@ -5,6 +5,7 @@ python -m mtu.calib.quality RESTORED --blurred B --sharp S [--picture P]
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -41,6 +42,12 @@ def measure(picture: Picture, truth: Picture) -> Quality:
         truth, picture, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
     )
     return Quality(psnr, float(ssim))
+
+
+def mean_quality(pictures: Sequence[Picture], truths: Sequence[Picture]) -> Quality:
+    """The mean measures of a clip, frame by frame; both have the same number of frames."""
+    each = [measure(picture, truth) for picture, truth in zip(pictures, truths, strict=True)]
+    return Quality(float(np.mean([q.psnr for q in each])), float(np.mean([q.ssim for q in each])))
 
 
 def read_all(path: Path) -> list[Picture]:
@@ -82,11 +89,7 @@ def main_command(
     counts = {name: len(frames) for name, frames in videos.items()}
     if len(set(counts.values())) != 1 or not counts["sharp"]:
         raise InvalidInputError(f"the videos have different numbers of frames: {counts}")
-    means = {}
-    for name in ("blurred", "restored"):
-        each = [measure(frame, truth) for frame, truth in zip(videos[name], videos["sharp"], strict=True)]
-        means[name] = Quality(float(np.mean([q.psnr for q in each])), float(np.mean([q.ssim for q in each])))
-    before, after = means["blurred"], means["restored"]
+    before, after = (mean_quality(videos[name], videos["sharp"]) for name in ("blurred", "restored"))
     print(f"{counts['sharp']} frames      PSNR        SSIM")
     print(f"blurred      {before.psnr:6.2f} dB   {before.ssim:.4f}")
     print(f"restored     {after.psnr:6.2f} dB   {after.ssim:.4f}")
