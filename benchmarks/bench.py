@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from mtu.models.errors import MtuError
+from mtu.models.errors import InvalidInputError, MtuError
 from mtu.models.interface import FRAME_NAMES
 from mtu.runtime.backends import Backend, open_backend
 from mtu.runtime.bundle import open_bundle
@@ -79,6 +79,10 @@ def _work(pipe: Connection, model: str | None, name: str, device: str, height: i
         pipe.send((_peak_mib(), baseline))
     except MtuError as error:
         pipe.send(error)
+    except MemoryError:
+        pipe.send(InvalidInputError(f"out of memory at {width}x{height}: use a smaller size"))
+    except KeyboardInterrupt:
+        pass  # it goes to the whole group; the parent says so
 
 
 def _run(backend: Backend, frames: Frames, states: dict[str, Any], count: int) -> tuple[dict[str, Any], list[float]]:
@@ -147,7 +151,9 @@ def _receive(pipe: Connection, name: str) -> Any:
     try:
         answer = pipe.recv()
     except EOFError:
-        raise RuntimeError(f"the process of backend {name} died; its message is above") from None
+        raise InvalidInputError(
+            f"the process of backend {name} died: its message is above; if there is none, memory was short"
+        ) from None
     if isinstance(answer, MtuError):
         raise answer
     return answer

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
-from mtu.models.errors import InvalidInputError, OutputError
+from mtu.models.errors import InvalidInputError
 from mtu.models.interface import SIZE_MULTIPLE
 from mtu.runtime.backends import FACTORIES
 from mtu.runtime.bundle import BUNDLED
-from mtu.runtime.console import new_app, run_app, say
+from mtu.runtime.console import check_report, new_app, run_app, say, write_report
 
 PROGRAM = "mtu-bench"
 app = new_app()
@@ -49,9 +48,9 @@ def bench(
     from mtu.benchmarks.bench import as_json, as_markdown, measure
 
     sizes = [parse_size(text) for text in size or ["640x360"]]
-    names = backends.split(",")
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise OutputError(f"--json {json_file}: the directory does not exist")
+    names = [name.strip() for name in backends.split(",")]
+    if json_file is not None:
+        check_report(json_file)
     rows = []
     for width, height in sizes:
         rows += measure(
@@ -67,7 +66,7 @@ def bench(
     name = BUNDLED if model is None else str(model)
     print(as_markdown(rows, name), end="")
     if json_file is not None:
-        json_file.write_text(json.dumps(as_json(rows, name), indent=2) + "\n")
+        write_report(json_file, as_json(rows, name))
 
 
 def main() -> NoReturn:

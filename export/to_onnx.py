@@ -96,12 +96,14 @@ def export_bundle(
     with one line for each stage. Raises OutputError if `directory` exists (without `overwrite`) or cannot be written,
     InvalidInputError if a graph does not give what the network gives.
     """
+    # Replacing a directory moves it: neither "." nor a link can be moved.
+    directory = directory.resolve()
     _check_target(directory, overwrite)
     network = checkpoint.network()
     interface = Interface(checkpoint.config, "float16" if precision == "fp16" else "float32", checkpoint.digest)
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", suffix=".part", dir=directory.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name[:40]}.", suffix=".part", dir=directory.parent))
     except OSError as error:
         raise OutputError(f"cannot write beside {directory}: {error.strerror}") from None
     try:
@@ -116,9 +118,12 @@ def export_bundle(
         say("checking both graphs against torch")
         verify(open_bundle(temporary), network)
         temporary.chmod(0o755)
-        if directory.exists():
-            shutil.rmtree(directory)
-        temporary.rename(directory)
+        try:
+            if directory.exists():
+                shutil.rmtree(directory)
+            temporary.rename(directory)
+        except OSError as error:
+            raise OutputError(f"cannot write {directory}: {error.strerror}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return open_bundle(directory)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,8 +107,11 @@ def _refuse(path: Path, what: str, problems: list[str]) -> None:
 def _read(path: Path) -> Mapping[str, object]:
     if not path.is_file():
         raise MissingFileError(f"checkpoint {path} {'is not a file' if path.exists() else 'does not exist'}")
-    with path.open("rb") as file:
-        head = file.read(9)
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        raise InvalidInputError(f"checkpoint {path} cannot be read: {error.strerror}") from None
     if len(head) == 9 and head[8:9] == b"{":
         return _read_safetensors(path)
     try:
@@ -156,18 +159,29 @@ def _strip_prefixes(loaded: Mapping[str, object], path: Path) -> dict[str, Tenso
     _refuse(path, "holds entries that are not tensors", others)
     for key, value in loaded.items():
         assert isinstance(value, Tensor)
-        tensors[str(key).removeprefix("module.").removeprefix("Network.")] = value
+        name = str(key).removeprefix("module.").removeprefix("Network.")
+        if name in tensors:
+            raise InvalidInputError(f"checkpoint {path} holds {name} twice, with and without a prefix: remove one")
+        tensors[name] = value
+    unusable = [f"{name} is {tensor.layout}" for name, tensor in tensors.items() if tensor.layout != torch.strided]
+    unusable += [f"{name} is on the meta device" for name, tensor in tensors.items() if tensor.is_meta]
+    _refuse(path, "holds tensors without plain values", unusable)
     return tensors
 
 
 def _config_of(tensors: Mapping[str, Tensor], path: Path) -> NetworkConfig:
-    units = {int(match[1]) for key in tensors if (match := re.match(r"HGs\.(\d+)\.", key))}
-    blocks = {int(match[1]) for key in tensors if (match := re.match(r"HGs\.\d+\.RBs\.(\d+)\.", key))}
+    units = _count(r"HGs\.(\d{1,3})\.", tensors)
+    blocks = _count(r"HGs\.\d+\.RBs\.(\d{1,3})\.", tensors)
     structure = tensors.get("base_conv.0.weight")
-    if not units or structure is None or structure.dim() != 4:
+    if not units or structure is None or structure.dim() != 4 or not structure.shape[0]:
         some = ", ".join(list(tensors)[:3]) or "nothing"
         raise InvalidInputError(
             f"checkpoint {path} is of another network: it has {some};"
             " an MTU network has base_conv.0.weight and HGs.0.enc1.0.weight"
         )
-    return NetworkConfig(units=max(units) + 1, channels=structure.shape[0], blocks=max(blocks, default=-1) + 1)
+    return NetworkConfig(units=units, channels=structure.shape[0], blocks=blocks)
+
+
+def _count(pattern: str, keys: Iterable[str]) -> int:
+    """How many there are: the largest number, below 1000, that `pattern` finds in a key, and one."""
+    return max((int(match[1]) + 1 for key in keys if (match := re.match(pattern, key))), default=0)

@@ -4,6 +4,8 @@ A message says what was got, what is allowed and what to do. The command line pr
 other exception is a bug and keeps its traceback. Each class also inherits the builtin a library user would expect.
 """
 
+from __future__ import annotations
+
 
 class MtuError(Exception):
     """Base of all errors that the user can put right."""
@@ -33,3 +35,8 @@ class MissingExtraError(MtuError, ImportError):
         super().__init__(
             f"{purpose} needs the package '{package}', which is not installed: pip install \"mtu-trt[{extra}]\""
         )
+        self._arguments = package, extra, purpose
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str, str]]:
+        # mtu-bench hands it from one process to another.
+        return type(self), self._arguments

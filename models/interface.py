@@ -53,6 +53,8 @@ class NetworkConfig:
     """Residual blocks in each unit's U-Net, >= 0."""
 
     def __post_init__(self) -> None:
+        if any(type(value) is not int for value in dataclasses.astuple(self)):
+            raise InvalidInputError(f"no such network: {self}; units, channels and blocks are whole numbers")
         if self.units < 1 or self.channels < 1 or self.blocks < 0:
             raise InvalidInputError(f"no such network: {self}; units and channels are at least 1, blocks at least 0")
 
@@ -134,6 +136,16 @@ class Interface:
     pool_size: int = 5
     """Side of the square over which each channel of the cost volume is averaged."""
     op_version: int = OP_VERSION
+
+    def __post_init__(self) -> None:
+        if self.state_dtype not in ("float32", "float16"):
+            raise InvalidInputError(f"state_dtype {self.state_dtype!r}: choose float32 or float16")
+        if type(self.checkpoint) is not str:
+            raise InvalidInputError(f"checkpoint {self.checkpoint!r}: must be a text")
+        for name in ("max_displacement", "pool_size", "op_version"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise InvalidInputError(f"{name} {value!r}: must be a whole number from 1")
 
     @property
     def preset(self) -> str:
@@ -223,7 +235,7 @@ class Interface:
         try:
             fields = json.loads(metadata["mtu.interface"])
             interface = cls(**{**fields, "config": NetworkConfig(**fields["config"])})
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise InvalidInputError(f"{source} has a broken mtu.interface ({error}): export the model again") from None
         if interface.op_version != OP_VERSION:
             raise InvalidInputError(

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from mtu.models.errors import InvalidInputError, OutputError
-from mtu.runtime.console import DAMAGED_INPUT, new_app, run_app, say
+from mtu.models.errors import InvalidInputError
+from mtu.runtime.backends import FACTORIES
+from mtu.runtime.console import DAMAGED_INPUT, check_report, new_app, run_app, say, write_report
 from mtu.runtime.session import SCENE_THRESHOLD
 
 PROGRAM = "mtu-run"
@@ -36,7 +36,7 @@ def run(
         Path | None,
         typer.Option(metavar="BUNDLE", help="Directory made by mtu-export onnx.", show_default="bundled mtu2"),
     ] = None,
-    backend: Annotated[str, typer.Option(help="auto, onnxruntime or torch.")] = "auto",
+    backend: Annotated[str, typer.Option(help=f"auto, {', '.join(FACTORIES)}.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     compare: Annotated[
         Literal["side-by-side", "split"] | None, typer.Option(help="Show the input beside the result.")
@@ -73,8 +73,10 @@ def run(
     from mtu.runtime.progress import Progress
     from mtu.runtime.video import EncodeOptions, Segment
 
-    if report_file is not None and not report_file.absolute().parent.is_dir():
-        raise OutputError(f"--json {report_file}: the directory does not exist")
+    if not source or not output:
+        raise InvalidInputError(f"the {'output' if source else 'input'} has no name: '' is given (an unset variable?)")
+    if report_file is not None:
+        check_report(report_file, source, output)
     if bare := [item for item in extra or [] if "=" not in item]:
         raise InvalidInputError(f"-e {bare[0]}: write it as key=value")
     options = {key: value for key, _, value in (item.partition("=") for item in extra or [])}
@@ -86,15 +88,15 @@ def run(
         device=device,
         compare=compare,
         save_motion=save_motion,
-        segment=Segment.parse(segment) if segment else None,
+        segment=None if segment is None else Segment.parse(segment),
         scene_threshold=scene_threshold if scene_detection else None,
         encode=EncodeOptions(codec=codec, crf=crf, pix_fmt=pix_fmt, options=options),
         overwrite=overwrite,
     )
-    with Progress(PROGRAM, enabled=progress and sys.stderr.isatty()) as bar:
+    with Progress(PROGRAM, enabled=progress and sys.stderr is not None and sys.stderr.isatty()) as bar:
         report = run_job(job, start=bar.start, progress=bar.advance)
     if report_file is not None:
-        report_file.write_text(json.dumps({**dataclasses.asdict(report), "fps": report.fps}, indent=2) + "\n")
+        write_report(report_file, {**dataclasses.asdict(report), "fps": report.fps})
     for remark in report.remarks:
         say(PROGRAM, f"note: {remark}")
     frames = f"{report.frames} frame{'s' if report.frames != 1 else ''}"

@@ -1,33 +1,40 @@
 """What all command lines share: how a program ends. Imports typer and rich.
 
 Exit codes: 0 all well; 2 a user error, said in one message; 3 done, but a part of the input was unreadable; 130 Ctrl-C;
-143 SIGTERM. Anything else is a bug and keeps its traceback.
+143 SIGTERM, 129 a closed terminal. Anything else is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import json
 import os
 import signal
 import sys
 import threading
+from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 
-from mtu.models.errors import MissingExtraError, MtuError
+from mtu.models.errors import MissingExtraError, MtuError, OutputError
 
 USER_ERROR = 2
 DAMAGED_INPUT = 3
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived; a BaseException so that temporary files are removed on the way out and nothing swallows it."""
+    """SIGTERM or SIGHUP arrived; a BaseException, so that temporary files are removed and nothing swallows it."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.code = 128 + signum
 
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
-    raise Terminated
+    raise Terminated(signum)
 
 
 def new_app() -> typer.Typer:
@@ -37,7 +44,33 @@ def new_app() -> typer.Typer:
 
 def say(program: str, text: str) -> None:
     """One line for the user on stderr."""
-    print(f"{program}: {text}", file=sys.stderr, flush=True)
+    # Where stderr is closed, print would take stdout, which may be the video.
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):  # a terminal that has gone, or a full disk under a log
+            print(f"{program}: {text}", file=sys.stderr, flush=True)
+
+
+def check_report(path: Path, *others: str) -> None:
+    """Raises OutputError if a report of `--json` cannot be written to `path`, or would replace one of `others`."""
+    if path.is_dir():
+        raise OutputError(f"--json {path}: is a directory; give the name of a file")
+    if not path.absolute().parent.is_dir():
+        raise OutputError(f"--json {path}: the directory does not exist")
+    if str(path) == "-":
+        raise OutputError("--json -: give the name of a file; stdout is for the video")
+    for other in others:
+        if path.resolve() == Path(other).resolve() or (path.exists() and Path(other).exists() and path.samefile(other)):
+            raise OutputError(f"--json {path}: is the input or the output; give another name")
+    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        raise OutputError(f"--json {path}: cannot be written; check its permissions or give another name")
+
+
+def write_report(path: Path, report: dict[str, Any]) -> None:
+    """Writes the report of `--json`. Raises OutputError."""
+    try:
+        path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"--json {path}: cannot be written ({error.strerror}); everything else is done") from None
 
 
 def require(extra: str, purpose: str, *packages: str) -> None:
@@ -50,6 +83,9 @@ def require(extra: str, purpose: str, *packages: str) -> None:
 def run_app(app: typer.Typer, program: str) -> NoReturn:
     """Runs a command line and ends the process with the code that the outcome has."""
     signal.signal(signal.SIGTERM, _terminate)
+    # Under nohup it is ignored, and stays so.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, _terminate)
     code = 0
     try:
         app(prog_name=program)
@@ -58,16 +94,24 @@ def run_app(app: typer.Typer, program: str) -> NoReturn:
     except MtuError as error:
         say(program, f"error: {error}")
         code = USER_ERROR
-    except Terminated:
-        code = 128 + signal.SIGTERM
+    except Terminated as end:
+        code = end.code
+        say(program, "terminated; nothing was written")
     except BrokenPipeError:
         # The reader of our output has gone; Python must not complain about it once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # A name that the system refuses: too long, or in a directory that may not be searched.
+        say(program, f"error: {error.filename}: {error.strerror}")
+        code = USER_ERROR
+    except MemoryError:
+        say(program, "error: out of memory: use smaller frames, or a machine with more memory")
+        code = USER_ERROR
     if code == 128 + signal.SIGINT:
         say(program, "interrupted; nothing was written")
-    elif code == 128 + signal.SIGTERM:
-        say(program, "terminated; nothing was written")
     if any(thread.name.startswith("mtu-") for thread in threading.enumerate()):
         # A decoder still waits for a pipe; Python cannot end while it holds stdin.
         sys.stdout.flush()

@@ -20,12 +20,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mtu.models.errors import InvalidInputError
+from mtu.models.errors import InvalidInputError, OutputError
 from mtu.runtime.backends import Backend, open_backend
 from mtu.runtime.bundle import open_bundle
 from mtu.runtime.motion_picture import motion_picture
 from mtu.runtime.session import SCENE_THRESHOLD, Picture, Restored, Session
 from mtu.runtime.video import EncodeOptions, Frame, Reader, Segment, Writer, open_reader, open_writer
+from mtu.runtime.video.colour import quarter_turn, swaps_sides
 
 QUEUED = 8
 """Frames and packets waiting between two stages."""
@@ -106,13 +107,14 @@ def run_job(
         stack.callback(lambda: None if decode.is_alive() else reader.close())
         backend = stack.enter_context(contextlib.closing(open_backend(job.backend, open_bundle(job.model), job.device)))
         session = Session(backend, scene_threshold=job.scene_threshold)
-        factor = 2 if job.compare == "side-by-side" else 1
+        wider = job.compare == "side-by-side"
+        along, _ = _across(reader.display_matrix)
         writer = stack.enter_context(
             open_writer(
                 job.target,
                 reader,
-                width=factor * reader.width,
-                height=reader.height,
+                width=reader.width * (2 if wider and along == 1 else 1),
+                height=reader.height * (2 if wider and along == 0 else 1),
                 options=job.encode,
                 overwrite=job.overwrite,
             )
@@ -121,7 +123,7 @@ def run_job(
         report = _new_report(job, reader, backend, writer)
         start(report, reader.frame_count)
         began = time.perf_counter()
-        _run_stages(job, decode, decoded, session, writer, motion_writer, report, progress, stop)
+        _run_stages(job, decode, decoded, reader, session, writer, motion_writer, report, progress, stop)
         report.damage, report.scene_cuts, report.inference_seconds = (
             reader.damage,
             session.cuts,
@@ -140,6 +142,13 @@ def run_job(
 
 
 def _open_motion_writer(job: Job, reader: Reader, backend: Backend) -> Writer:
+    assert job.save_motion is not None
+    if job.target != "-":
+        target, motion = Path(job.target).resolve(), job.save_motion.resolve()
+        if target == motion or target in motion.parents or motion in target.parents:
+            raise OutputError(
+                f"--save-motion {job.save_motion} and the output {job.target} lie in each other: separate them"
+            )
     if not backend.interface.has_motion:
         raise InvalidInputError("--save-motion: a model of one unit estimates no motion; use one of two units or more")
     return open_writer(f"{job.save_motion}/", reader, overwrite=job.overwrite, copy_streams=False)
@@ -165,6 +174,7 @@ def _run_stages(
     job: Job,
     decode: Stage,
     decoded: Pipe,
+    reader: Reader,
     session: Session,
     writer: Writer,
     motion_writer: Writer | None,
@@ -173,6 +183,7 @@ def _run_stages(
     stop: threading.Event,
 ) -> None:
     restored = Pipe(stop)
+    turn = reader.display_matrix
     waiting: deque[Frame] = deque()
 
     def encode() -> None:
@@ -180,7 +191,7 @@ def _run_stages(
             if not isinstance(item, Shown):
                 writer.copy(item)
                 continue
-            writer.write(compose(item.source.rgb, item.result.rgb, job.compare), item.source)
+            writer.write(compose(item.source.rgb, item.result.rgb, job.compare, turn), item.source)
             if motion_writer is not None:
                 motion_writer.write(item.motion_picture(), item.source)
 
@@ -228,20 +239,34 @@ class Shown:
         return motion_picture(self.result.displacement, self.max_displacement, height, width)
 
 
-def compose(before: Picture, after: Picture, compare: Comparison | None) -> Picture:
+def compose(
+    before: Picture, after: Picture, compare: Comparison | None, display_matrix: tuple[int, ...] | None = None
+) -> Picture:
     """The picture to write: the restored frame, both side by side, or the left half before and the right half after.
 
-    All are uint8 [H, W, 3]; side by side is 2W wide. A white line of two pixels marks the split.
+    All are uint8 [H, W, 3]; side by side is 2W wide. A white line of two pixels marks the split. Left and right are
+    those of the picture as `display_matrix` shows it.
     """
     if compare is None:
         return after
+    axis, backwards = _across(display_matrix)
+    low, high = (after, before) if backwards else (before, after)
     if compare == "side-by-side":
-        return np.concatenate((before, after), axis=1)
-    middle = before.shape[1] // 2
-    both = after.copy()
-    both[:, :middle] = before[:, :middle]
-    both[:, max(middle - 1, 0) : middle + 1] = 255
+        return np.concatenate((low, high), axis=axis)
+    size = before.shape[axis]
+    middle = size - size // 2 if backwards else size // 2
+    both = np.concatenate((low.take(range(middle), axis), high.take(range(middle, size), axis)), axis)
+    np.moveaxis(both, axis, 0)[max(middle - 1, 0) : middle + 1] = 255
     return both
+
+
+def _across(display_matrix: tuple[int, ...] | None) -> tuple[int, bool]:
+    """The axis of a stored picture that is shown from left to right, and whether it runs backwards there."""
+    if display_matrix is None or not quarter_turn(display_matrix):
+        return 1, False
+    if swaps_sides(display_matrix):
+        return 0, display_matrix[3] < 0
+    return 1, display_matrix[0] < 0
 
 
 class StoppedError(Exception):

@@ -64,7 +64,7 @@ def open_backend(name: str, bundle: Bundle, device: str = "auto") -> Backend:
     if (
         device != "auto"
         and device != "cpu"
-        and not (device == "cuda" or (device.startswith("cuda:") and device[5:].isdigit()))
+        and not (device == "cuda" or (device.startswith("cuda:") and device[5:].isdecimal()))
     ):
         raise InvalidInputError(f"unknown device '{device}': choose auto, cpu, cuda or cuda:N")
     module, package, extra = FACTORIES[name]

@@ -7,14 +7,14 @@ largest frame.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
 from mtu.models.errors import InvalidInputError, MissingExtraError
-from mtu.models.interface import GraphName, Interface
+from mtu.models.interface import FRAME_NAMES, Dim, GraphName, Interface
 from mtu.runtime.backends import check_finite
 from mtu.runtime.bundle import Bundle
 
@@ -60,8 +60,7 @@ class OrtBackend:
         try:
             session = onnxruntime.InferenceSession(path, options, providers=providers)
         except Exception as error:  # onnxruntime's exceptions share no base but this one
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise InvalidInputError(f"{path} cannot be loaded by onnxruntime: {reason[0][:300]}") from None
+            raise InvalidInputError(f"{path} cannot be loaded by onnxruntime: {_reason(error)}") from None
         if self._kind == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
             raise InvalidInputError(
                 f"onnxruntime could not start CUDA on {self.device}:"
@@ -76,8 +75,8 @@ class OrtBackend:
             ("input", interface.inputs(graph), session.get_inputs()),
             ("output", interface.outputs, session.get_outputs()),
         ):
-            expected = {spec.name: (ORT_TYPES[spec.dtype], len(spec.shape)) for spec in specs}
-            found = {node.name: (node.type, len(node.shape)) for node in nodes}
+            expected = {spec.name: (ORT_TYPES[spec.dtype], _fixed(spec.shape)) for spec in specs}
+            found = {node.name: (node.type, _fixed(node.shape)) for node in nodes}
             if expected != found:
                 raise InvalidInputError(
                     f"{path}: its {kind}s are {found}, its metadata says {expected}; export the model again"
@@ -99,7 +98,14 @@ class OrtBackend:
         for spec in self.interface.outputs:
             on_device = spec.name in states and self._kind == "cuda"
             binding.bind_output(spec.name, "cuda" if on_device else "cpu", self._index if on_device else 0)
-        session.run_with_iobinding(binding)
+        try:
+            session.run_with_iobinding(binding)
+        except Exception as error:
+            height, width = inputs[FRAME_NAMES[0]].shape[1:3]
+            raise InvalidInputError(
+                f"onnxruntime could not run {graph}.onnx on frames of {width}x{height}: {_reason(error)};"
+                " with too little memory, use smaller frames; with a broken model, export it again"
+            ) from None
         values = dict(zip((spec.name for spec in self.interface.outputs), binding.get_outputs(), strict=True))
         if self._kind == "cpu" or self._frames_run % CUDA_CHECK_EVERY == 0:
             check_finite({name: values[name].numpy() for name in states})
@@ -109,6 +115,16 @@ class OrtBackend:
     def close(self) -> None:
         """See `Backend.close`."""
         self._sessions.clear()
+
+
+def _fixed(shape: Sequence[Dim | None]) -> tuple[int | None, ...]:
+    """A shape with None for the sizes that are free."""
+    return tuple(size if isinstance(size, int) else None for size in shape)
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:300]
 
 
 def open_backend(bundle: Bundle, device: str) -> OrtBackend:

@@ -7,13 +7,14 @@ another backend compares executors and nothing else.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from google.protobuf.message import DecodeError
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from mtu.models.checkpoint import Checkpoint
 from mtu.models.errors import InvalidInputError
@@ -71,20 +72,42 @@ def read_model(bundle: Bundle) -> tuple[Interface, Checkpoint]:
     path = bundle.graph("step")
     try:
         model = onnx.load(path)
-    except (DecodeError, OSError) as error:
+    except (DecodeError, OSError, onnx.checker.ValidationError) as error:
         raise InvalidInputError(f"{path} cannot be read as ONNX: {error}") from None
     graph: GraphName = "step"
     interface = Interface.from_metadata({prop.key: prop.value for prop in model.metadata_props}, graph, str(path))
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    kinds = {TensorProto.FLOAT16 if interface.state_dtype == "float16" else TensorProto.FLOAT}
+    last = f"HGs.{interface.config.units - 1}.enc1.0.weight"
+    if last not in stored:
+        raise InvalidInputError(f"{path} lacks the weights {last}; export the model again")
     weights = {}
-    for key, value in Network(interface.config).state_dict().items():
+    with torch.device("meta"):
+        expected = Network(interface.config).state_dict()
+    for key, value in expected.items():
         if key in stored:
-            weights[key] = torch.from_numpy(numpy_helper.to_array(stored[key]).astype(np.float32))
+            tensor = stored[key]
+            if tuple(tensor.dims) != tuple(value.shape) or tensor.data_type not in kinds:
+                found = f"{TensorProto.DataType.Name(tensor.data_type)} {list(tensor.dims)}"
+                raise InvalidInputError(
+                    f"{path} holds {key} as {found}, should be {interface.state_dtype} {list(value.shape)};"
+                    " export the model again"
+                )
+            weights[key] = torch.from_numpy(_values(tensor, path).astype(np.float32))
         elif key.startswith("motion_layer.") and not interface.has_motion:
-            weights[key] = value  # one unit estimates no motion: its graph has no such layer, and nothing reads it
+            weights[key] = torch.zeros(
+                value.shape
+            )  # one unit estimates no motion: its graph has no such layer, and nothing reads it
         else:
             raise InvalidInputError(f"{path} lacks the weights {key}; export the model again")
     return interface, Checkpoint(interface.config, weights)
+
+
+def _values(tensor: TensorProto, path: Path) -> np.ndarray:
+    try:
+        return numpy_helper.to_array(tensor)
+    except ValueError as error:
+        raise InvalidInputError(f"{path} holds a broken {tensor.name} ({error}); export the model again") from None
 
 
 def open_backend(bundle: Bundle, device: str, name: str = "torch") -> TorchBackend:

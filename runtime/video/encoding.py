@@ -269,6 +269,8 @@ def _choose_format(source: str, formats: list[str]) -> str:
 
 def _quality(codec: str, wanted: EncodeOptions) -> tuple[dict[str, str], int | None]:
     options = {**_DEFAULTS.get(codec, {}), **{key: str(value) for key, value in wanted.options.items()}}
+    if codec == "libx265" and "x265-params" in wanted.options:
+        options["x265-params"] = f"{_DEFAULTS[codec]['x265-params']}:{options['x265-params']}"
     chosen = bool(_QUALITY & set(wanted.options))
     if codec in _CRF:
         if wanted.crf is not None or not chosen:
@@ -299,7 +301,13 @@ def _refusal(encoding: Encoding, wanted: EncodeOptions, error: Exception | None)
     plain = replace(
         encoding, options={}, width=64, height=64, pix_fmt=_choose_format("yuv420p", _formats(encoding.codec))
     )
-    for key, value in encoding.options.items():
+    try:
+        _try(plain)
+    except (av.FFmpegError, ValueError, OverflowError):
+        options: Mapping[str, str] = {}  # it does not open at all: the options are not to blame
+    else:
+        options = encoding.options
+    for key, value in options.items():
         try:
             _try(replace(plain, options={key: value}))
         except (av.FFmpegError, ValueError, OverflowError):

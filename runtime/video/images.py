@@ -46,7 +46,8 @@ def decode_image(path: Path) -> tuple[av.VideoFrame, Pixels]:
     if not path.exists():
         raise MissingFileError(f"{path} does not exist")
     try:
-        with av.open(str(path)) as container:
+        # An absolute name has no protocol, and without patterns a percent sign is a percent sign.
+        with av.open(str(path.absolute()), options={"pattern_type": "none"}) as container:
             picture = next(container.decode(video=0), None)
             if picture is not None:
                 matrix = display_matrix(picture)
@@ -55,7 +56,8 @@ def decode_image(path: Path) -> tuple[av.VideoFrame, Pixels]:
                     rgb = np.ascontiguousarray(upright(rgb, matrix))
                 return picture, rgb
     except (av.FFmpegError, IndexError, ValueError) as error:
-        raise InvalidInputError(f"{path} is not a picture that can be read: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise InvalidInputError(f"{path} is not a picture that can be read: {reason}") from None
     raise InvalidInputError(f"{path} holds no picture")
 
 

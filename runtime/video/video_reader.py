@@ -5,6 +5,7 @@ Reads only its source. Damage never ends in a traceback: what decodes is given, 
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections import deque
@@ -98,7 +99,11 @@ class VideoReader(Reader):
 
     def _open(self) -> None:
         piped = self.source == "-"
-        source: Any = sys.stdin.buffer if piped else self.source
+        if piped and sys.stdin is None:
+            raise InvalidInputError("stdin is closed: pipe in the output of ffmpeg -i VIDEO -f yuv4mpegpipe -")
+        # In a relative name FFmpeg takes what stands before a colon for a protocol.
+        named = self.source if "://" in self.source else str(Path(self.source).absolute())
+        source: Any = sys.stdin.buffer if piped else named
         try:
             container = av.open(source, "r", format="yuv4mpegpipe" if piped else None, metadata_errors="replace")
         except av.FFmpegError as error:
@@ -131,6 +136,8 @@ class VideoReader(Reader):
         reason = error.strerror or str(error)
         if self.source == "-":
             return f"stdin is not yuv4mpeg ({reason}): pipe in the output of ffmpeg -i VIDEO -f yuv4mpegpipe -"
+        if "://" in self.source:
+            return f"{self.source} cannot be read ({reason}): check the address and the network, or download it first"
         hint = "it is not a video, or it is damaged at its beginning"
         if Path(self.source).suffix.lower() in {".mp4", ".mov", ".m4v", ".3gp"}:
             hint = "it is not a video, or it was cut off before its index (moov) was written"
@@ -259,7 +266,7 @@ class VideoReader(Reader):
             count = max(1, round(length * self.average_rate))
         if self.segment is not None and length is not None and self.average_rate:
             end = length if self.segment.until is None else min(length, self.segment.until)
-            count = max(1, round((end - self.segment.begin) * self.average_rate))
+            count = max(1, math.ceil((end - self.segment.begin) * self.average_rate))
         self.frame_count = count
 
     def _length(self) -> Fraction | None:

@@ -34,7 +34,7 @@ from mtu.runtime.video.writer import (
     write_failed,
 )
 
-# Containers that keep a display matrix; all eight turns and flips survive them (tests/test_video_rotation.py).
+# Containers that keep a display matrix; all eight turns and flips survive them (tests/test_video_pictures.py).
 _KEEPS_MATRIX = {"mp4", "mov", "3gp", "3g2", "ipod", "ismv", "f4v", "psp", "matroska", "webm"}
 # Codecs that hold the aspect ratio of their pixels; PyAV cannot write Matroska's own.
 _KEEPS_ASPECT = {"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video"}
@@ -91,6 +91,8 @@ def _refuse_options(options: EncodeOptions, what: str) -> None:
 def _check_place(path: Path, reader: Reader) -> None:
     if reader.source != "-" and Path(reader.source).exists() and path.exists() and path.samefile(reader.source):
         raise OutputError(f"{path} is the source itself: choose another name")
+    if reader.source != "-" and path.resolve() in Path(reader.source).resolve().parents:
+        raise OutputError(f"{path} holds the source: choose another name")
     if not path.parent.is_dir():
         raise OutputError(f"the directory {path.parent} does not exist: create it first")
 
@@ -118,7 +120,7 @@ class VideoWriter(Writer):
         quicktime = reader.container is not None and any(key.startswith("com.") for key in reader.container.metadata)
         try:
             self._container = av.open(
-                str(self._temporary),
+                str(self._temporary.absolute()),  # a relative name with a colon would be a protocol to FFmpeg
                 "w",
                 container_options={"movflags": "use_metadata_tags"}
                 if quicktime and path.suffix.lower() in _QUICKTIME
@@ -129,6 +131,10 @@ class VideoWriter(Writer):
                 f"no video format has the ending '{path.suffix}': name the output .mp4, .mkv, .mov or .webm, or give a "
                 "name without ending for a directory of PNG files"
             ) from None
+        if self._container.format.no_file:
+            raise InvalidInputError(
+                f"{path.suffix} is not one file but several: name the output .mp4, .mkv, .mov or .webm"
+            )
         try:
             self._prepare(reader, width, height, options, copy_streams)
             create_file(self._temporary, path)
@@ -220,7 +226,8 @@ class VideoWriter(Writer):
         """Remove what was not committed. May be called twice."""
         with suppress(av.FFmpegError, OSError, ValueError):
             self._container.close()
-        self._temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            self._temporary.unlink()
 
 
 class Y4MWriter(Writer):
@@ -231,6 +238,8 @@ class Y4MWriter(Writer):
     def __init__(self, reader: Reader, width: int, height: int, options: EncodeOptions) -> None:
         super().__init__(reader, width, height)
         _refuse_options(EncodeOptions(options.codec, options.crf, None, options.options), "yuv4mpeg on stdout")
+        if sys.stdout is None:
+            raise OutputError("stdout is closed: give a file as the output")
         known = list(self._LAYOUTS)
         form = options.pix_fmt or next((f for f in known if reader.pix_fmt.replace("j", "").startswith(f)), "yuv444p")
         if form not in known:

@@ -85,8 +85,8 @@ def write_failed(path: Path, error: OSError | av.FFmpegError) -> OutputError:
 
 
 def temporary_name(path: Path) -> Path:
-    """A hidden name beside `path`, with its ending."""
-    return path.parent / f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}"
+    """A hidden name beside `path`, with its ending; not longer than a file system allows where `path` is not."""
+    return path.parent / f".{path.stem[:40]}.{secrets.token_hex(4)}.part{path.suffix}"
 
 
 def create_file(path: Path, target: Path) -> None:
