@@ -10,9 +10,10 @@ import typer
 
 from mtu.models.errors import InvalidInputError
 from mtu.models.interface import SIZE_MULTIPLE
-from mtu.runtime.backends import FACTORIES
+from mtu.runtime.backends import installed_backends
 from mtu.runtime.bundle import BUNDLED
-from mtu.runtime.console import check_report, new_app, run_app, say, write_report
+from mtu.runtime.console import new_app, run_app, say
+from mtu.runtime.report import check_report, write_report
 
 PROGRAM = "mtu-bench"
 app = new_app()
@@ -36,7 +37,9 @@ def bench(
     size: Annotated[
         list[str] | None, typer.Option(metavar="WxH", help="Frame size; may be repeated.", show_default="640x360")
     ] = None,
-    backends: Annotated[str, typer.Option(metavar="A,B", help="Backends to compare.")] = ",".join(FACTORIES),
+    backends: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Backends to compare.", show_default="all that are installed")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     rounds: Annotated[int, typer.Option(min=1, help="Turns each backend takes.")] = 10,
     frames: Annotated[int, typer.Option(min=1, help="Frames in a turn.")] = 3,
@@ -48,7 +51,7 @@ def bench(
     from mtu.benchmarks.bench import as_json, as_markdown, measure
 
     sizes = [parse_size(text) for text in size or ["640x360"]]
-    names = [name.strip() for name in backends.split(",")]
+    names = [name.strip() for name in backends.split(",")] if backends else installed_backends()
     if json_file is not None:
         check_report(json_file)
     rows = []

@@ -8,7 +8,7 @@ import torch
 from onnx import shape_inference
 
 from mtu.models.errors import InvalidInputError
-from mtu.models.interface import FRAME_NAMES, GraphName
+from mtu.models.interface import FRAME_NAMES, GraphName, Interface
 from mtu.models.network import Network
 from mtu.runtime.backends import open_backend
 from mtu.runtime.backends.torch_backend import TorchBackend
@@ -35,7 +35,7 @@ def verify(bundle: Bundle, network: Network) -> None:
             raise InvalidInputError(f"{path.name} is not valid ONNX: {error}") from None
     backend = open_backend("onnxruntime", bundle, "cpu")
     # The truth is the fp32 network, whatever the precision of the bundle.
-    truth = TorchBackend(type(backend.interface)(backend.interface.config), network, "cpu")
+    truth = TorchBackend(Interface(backend.interface.config), network, "cpu")
     rng = np.random.default_rng(0)
     window = dict(zip(FRAME_NAMES, rng.integers(0, 256, (5, 1, *SIZE, 3), dtype=np.uint8), strict=True))
     tolerance = TOLERANCE[backend.interface.state_dtype]

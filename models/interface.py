@@ -28,6 +28,12 @@ OP_VERSION = 1
 SIZE_MULTIPLE = 4
 """Height and width fed to the network are multiples of this; the runtime pads and crops back."""
 
+MAX_DISPLACEMENT = 10
+"""Search radius D of the published networks."""
+
+POOL_SIZE = 5
+"""Pooling of the cost volume in the published networks."""
+
 WINDOW = (-2, -1, 0, 1, 2)
 """Frame offsets the network sees at once, relative to the frame it restores."""
 
@@ -131,9 +137,9 @@ class Interface:
     """Element type of the states, and of the arithmetic between the first and the last Cast."""
     checkpoint: str = ""
     """sha256 of the weights (names, shapes, fp32 values in key order), hexadecimal."""
-    max_displacement: int = 10
+    max_displacement: int = MAX_DISPLACEMENT
     """Search radius D of the motion compensation in positions of the quarter-size map."""
-    pool_size: int = 5
+    pool_size: int = POOL_SIZE
     """Side of the square over which each channel of the cost volume is averaged."""
     op_version: int = OP_VERSION
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mtu.models.interface import NetworkConfig
+from mtu.models.interface import MAX_DISPLACEMENT, POOL_SIZE, SIZE_MULTIPLE, NetworkConfig
 from mtu.plugins.correlation_argmax_warp.torch_op import correlation_argmax_warp
 
 
@@ -53,6 +53,11 @@ class Unit(nn.Module):
         r = quarter + self.RB_end(r)
         detail: Tensor = self.dec2(self.dec1(r) + half) + full
         return detail
+
+
+def compensate(motion: Tensor, motion_prev: Tensor, detail: Tensor) -> tuple[Tensor, Tensor]:
+    """The custom op with the attributes of the published networks."""
+    return correlation_argmax_warp(motion, motion_prev, detail, MAX_DISPLACEMENT, POOL_SIZE, SIZE_MULTIPLE)
 
 
 class Network(nn.Module):
@@ -110,10 +115,10 @@ class Network(nn.Module):
             if motion is None:
                 motion = self.motion_layer[0](structure + detail)
                 if states is not None:
-                    warped, displacement = correlation_argmax_warp(motion, states[1], states[2])
+                    warped, displacement = compensate(motion, states[1], states[2])
             if states is None:
                 # The motion is the same in every unit; the map that it moves is the unit's own.
-                warped, first_displacement = correlation_argmax_warp(motion, motion, detail)
+                warped, first_displacement = compensate(motion, motion, detail)
                 displacement = first_displacement if displacement is None else displacement
             assert warped is not None
             x = torch.cat((detail, warped), 1)

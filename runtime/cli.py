@@ -11,7 +11,8 @@ import typer
 
 from mtu.models.errors import InvalidInputError
 from mtu.runtime.backends import FACTORIES
-from mtu.runtime.console import DAMAGED_INPUT, check_report, new_app, run_app, say, write_report
+from mtu.runtime.console import DAMAGED_INPUT, new_app, run_app, say
+from mtu.runtime.report import check_report, write_report
 from mtu.runtime.session import SCENE_THRESHOLD
 
 PROGRAM = "mtu-run"

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import os
 import signal
 import sys
 import threading
-from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import typer
 
-from mtu.models.errors import MissingExtraError, MtuError, OutputError
+from mtu.models.errors import MissingExtraError, MtuError
 
 USER_ERROR = 2
 DAMAGED_INPUT = 3
@@ -50,29 +48,6 @@ def say(program: str, text: str) -> None:
             print(f"{program}: {text}", file=sys.stderr, flush=True)
 
 
-def check_report(path: Path, *others: str) -> None:
-    """Raises OutputError if a report of `--json` cannot be written to `path`, or would replace one of `others`."""
-    if path.is_dir():
-        raise OutputError(f"--json {path}: is a directory; give the name of a file")
-    if not path.absolute().parent.is_dir():
-        raise OutputError(f"--json {path}: the directory does not exist")
-    if str(path) == "-":
-        raise OutputError("--json -: give the name of a file; stdout is for the video")
-    for other in others:
-        if path.resolve() == Path(other).resolve() or (path.exists() and Path(other).exists() and path.samefile(other)):
-            raise OutputError(f"--json {path}: is the input or the output; give another name")
-    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
-        raise OutputError(f"--json {path}: cannot be written; check its permissions or give another name")
-
-
-def write_report(path: Path, report: dict[str, Any]) -> None:
-    """Writes the report of `--json`. Raises OutputError."""
-    try:
-        path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"--json {path}: cannot be written ({error.strerror}); everything else is done") from None
-
-
 def require(extra: str, purpose: str, *packages: str) -> None:
     """Raises MissingExtraError for the first of `packages` that is not installed; `extra` is the one that brings it."""
     for package in packages:
@@ -82,10 +57,11 @@ def require(extra: str, purpose: str, *packages: str) -> None:
 
 def run_app(app: typer.Typer, program: str) -> NoReturn:
     """Runs a command line and ends the process with the code that the outcome has."""
-    signal.signal(signal.SIGTERM, _terminate)
+    ends = [signal.SIGTERM]
     # Under nohup it is ignored, and stays so.
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
-        signal.signal(signal.SIGHUP, _terminate)
+        ends.append(signal.SIGHUP)
+    before = [(number, signal.signal(number, _terminate)) for number in ends]
     code = 0
     try:
         app(prog_name=program)
@@ -96,7 +72,7 @@ def run_app(app: typer.Typer, program: str) -> NoReturn:
         code = USER_ERROR
     except Terminated as end:
         code = end.code
-        say(program, "terminated; nothing was written")
+        say(program, "terminated")
     except BrokenPipeError:
         # The reader of our output has gone; Python must not complain about it once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -110,8 +86,11 @@ def run_app(app: typer.Typer, program: str) -> NoReturn:
     except MemoryError:
         say(program, "error: out of memory: use smaller frames, or a machine with more memory")
         code = USER_ERROR
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
     if code == 128 + signal.SIGINT:
-        say(program, "interrupted; nothing was written")
+        say(program, "interrupted")
     if any(thread.name.startswith("mtu-") for thread in threading.enumerate()):
         # A decoder still waits for a pipe; Python cannot end while it holds stdin.
         sys.stdout.flush()

@@ -22,8 +22,8 @@ from mtu.models.checkpoint import load_checkpoint, random_checkpoint
 from mtu.models.errors import InvalidInputError, MissingExtraError, OutputError
 from mtu.models.interface import NetworkConfig
 from mtu.runtime import open_backend, open_bundle
+from mtu.runtime.compare import compose
 from mtu.runtime.console import run_app, say
-from mtu.runtime.job import compose
 from mtu.runtime.progress import FpsColumn
 from mtu.runtime.video import open_reader, read_image, write_png
 from mtu.runtime.video.colour import upright

@@ -93,3 +93,11 @@ def test_a_missing_extra_names_the_install_command(tmp_path, script, arguments, 
     assert f'pip install "mtu-trt[{extra}]"' in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_onnxruntime_sends_and_stores_nothing(tmp_path, small):
+    opened = f"open_backend('onnxruntime', open_bundle({str(small.directory)!r}))"
+    code = f"from mtu.runtime import open_backend, open_bundle; {opened}"
+    environment = {"PYTHONPATH": str(ROOT / ".links"), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=60)
+    assert list(tmp_path.iterdir()) == []

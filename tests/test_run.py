@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from mtu.runtime import deblur, open_backend, read_frames, restore
-from mtu.runtime.job import compose
+from mtu.runtime.compare import compose
 from mtu.runtime.motion_picture import motion_picture
 from mtu.runtime.video import read_image, write_png
 from tests import cli

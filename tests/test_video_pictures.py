@@ -310,3 +310,14 @@ def test_closed_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         frame = next(event for event in reader if isinstance(event, Frame))
         with pytest.raises(OutputError, match="stdout was closed"):
             writer.write(frame.rgb, frame)
+
+
+def test_animated_pictures_are_refused(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.apng"), "w", format="apng") as out:
+        stream = out.add_stream("apng", rate=10, width=16, height=16, pix_fmt="rgb24")
+        for picture in moving(3, 16, 16):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+        out.mux(stream.encode(None))
+    (tmp_path / "a.apng").rename(tmp_path / "a.png")
+    with pytest.raises(InvalidInputError, match="is animated"):
+        read_image(tmp_path / "a.png")

@@ -74,6 +74,11 @@ def open_backend(name: str, bundle: Bundle, device: str = "auto") -> Backend:
     return backend
 
 
+def installed_backends() -> list[str]:
+    """The backends whose package is installed."""
+    return [name for name, (_, package, _) in FACTORIES.items() if importlib.util.find_spec(package) is not None]
+
+
 def check_finite(states: Mapping[str, np.ndarray]) -> None:
     """Raises InvalidInputError if a state has a value that is not finite.
 

@@ -7,10 +7,15 @@ largest frame.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+# Official builds from 1.29 on report model names and more to Microsoft unless this is set before the import.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 import onnxruntime
 
 from mtu.models.errors import InvalidInputError, MissingExtraError

@@ -18,7 +18,14 @@ from onnx import TensorProto, numpy_helper
 
 from mtu.models.checkpoint import Checkpoint
 from mtu.models.errors import InvalidInputError
-from mtu.models.interface import FRAME_NAMES, GraphName, Interface
+from mtu.models.interface import (
+    DISPLACEMENT_NAME,
+    FRAME_NAMES,
+    MAX_DISPLACEMENT,
+    OUTPUT_NAME,
+    POOL_SIZE,
+    Interface,
+)
 from mtu.models.network import Network
 from mtu.runtime.backends import check_finite
 from mtu.runtime.bundle import Bundle
@@ -47,9 +54,9 @@ class TorchBackend:
         outputs: dict[str, Any] = {state.output.name: value for state, value in zip(names, states, strict=True)}
         check_finite({name: value.amax().cpu().numpy() for name, value in outputs.items()})
         picture = (restored.float() * 255).round().to(torch.uint8)
-        outputs["output"] = picture.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        outputs[OUTPUT_NAME] = picture.permute(0, 2, 3, 1).contiguous().cpu().numpy()
         if displacement is not None:
-            outputs["displacement"] = displacement.cpu().numpy()
+            outputs[DISPLACEMENT_NAME] = displacement.cpu().numpy()
         return outputs
 
     def _to_float(self, frame: np.ndarray) -> torch.Tensor:
@@ -74,8 +81,8 @@ def read_model(bundle: Bundle) -> tuple[Interface, Checkpoint]:
         model = onnx.load(path)
     except (DecodeError, OSError, onnx.checker.ValidationError) as error:
         raise InvalidInputError(f"{path} cannot be read as ONNX: {error}") from None
-    graph: GraphName = "step"
-    interface = Interface.from_metadata({prop.key: prop.value for prop in model.metadata_props}, graph, str(path))
+    metadata = {prop.key: prop.value for prop in model.metadata_props}
+    interface = Interface.from_metadata(metadata, "step", str(path))
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     kinds = {TensorProto.FLOAT16 if interface.state_dtype == "float16" else TensorProto.FLOAT}
     last = f"HGs.{interface.config.units - 1}.enc1.0.weight"
@@ -95,9 +102,8 @@ def read_model(bundle: Bundle) -> tuple[Interface, Checkpoint]:
                 )
             weights[key] = torch.from_numpy(_values(tensor, path).astype(np.float32))
         elif key.startswith("motion_layer.") and not interface.has_motion:
-            weights[key] = torch.zeros(
-                value.shape
-            )  # one unit estimates no motion: its graph has no such layer, and nothing reads it
+            # One unit estimates no motion: its graph has no such layer, and nothing reads it.
+            weights[key] = torch.zeros(value.shape)
         else:
             raise InvalidInputError(f"{path} lacks the weights {key}; export the model again")
     return interface, Checkpoint(interface.config, weights)
@@ -116,5 +122,10 @@ def open_backend(bundle: Bundle, device: str, name: str = "torch") -> TorchBacke
     if device.startswith("cuda") and not available:
         raise InvalidInputError(f"torch finds no CUDA device for --device {device}; use --device cpu")
     interface, checkpoint = read_model(bundle)
+    if (interface.max_displacement, interface.pool_size) != (MAX_DISPLACEMENT, POOL_SIZE):
+        raise InvalidInputError(
+            f"{bundle.directory} searches {interface.max_displacement} positions and pools {interface.pool_size};"
+            f" the torch network {MAX_DISPLACEMENT} and {POOL_SIZE}: use --backend onnxruntime"
+        )
     chosen = ("cuda" if available else "cpu") if device == "auto" else device
     return TorchBackend(interface, checkpoint.network(), chosen, name)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import io
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -187,6 +188,7 @@ def choose_encoding(
 
 def _try(encoding: Encoding) -> list[str]:
     """Open the encoder; returns the options it did not understand."""
+    os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 prints its settings to stderr otherwise; 1 is errors alone
     context = av.CodecContext.create(encoding.codec, "w")
     assert isinstance(context, VideoCodecContext)
     encoding.apply(context)

@@ -39,7 +39,7 @@ def list_images(directory: Path) -> list[Path]:
 
 
 def decode_image(path: Path) -> tuple[av.VideoFrame, Pixels]:
-    """The first picture of a file as decoded, and as RGB turned upright by its orientation tag.
+    """The picture of a file as decoded, and as RGB turned upright by its orientation tag.
 
     Raises MissingFileError or InvalidInputError.
     """
@@ -48,13 +48,18 @@ def decode_image(path: Path) -> tuple[av.VideoFrame, Pixels]:
     try:
         # An absolute name has no protocol, and without patterns a percent sign is a percent sign.
         with av.open(str(path.absolute()), options={"pattern_type": "none"}) as container:
-            picture = next(container.decode(video=0), None)
+            pictures = container.decode(video=0)
+            picture = next(pictures, None)
             if picture is not None:
+                if next(pictures, None) is not None:
+                    raise InvalidInputError(f"{path} is animated: only still pictures are read; make it a video first")
                 matrix = display_matrix(picture)
                 rgb = ToRGB(colour_of(picture)[0])(picture)
                 if matrix and quarter_turn(matrix):
                     rgb = np.ascontiguousarray(upright(rgb, matrix))
                 return picture, rgb
+    except InvalidInputError:
+        raise
     except (av.FFmpegError, IndexError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InvalidInputError(f"{path} is not a picture that can be read: {reason}") from None
