@@ -12,7 +12,7 @@ from mtu.models.errors import InvalidInputError
 from mtu.models.interface import SIZE_MULTIPLE
 from mtu.runtime.backends import installed_backends
 from mtu.runtime.bundle import BUNDLED
-from mtu.runtime.console import new_app, run_app, say
+from mtu.runtime.console import Version, new_app, run_app, say
 from mtu.runtime.report import check_report, write_report
 
 PROGRAM = "mtu-bench"
@@ -46,6 +46,7 @@ def bench(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures as JSON.")
     ] = None,
+    version: Version = False,
 ) -> None:
     """Times the backends against each other, in turns, and prints a markdown table."""
     from mtu.benchmarks.bench import as_json, as_markdown, measure

@@ -9,14 +9,14 @@ import typer
 
 from mtu.models.errors import InvalidInputError
 from mtu.models.interface import PRESETS, preset_config, preset_name
-from mtu.runtime.console import new_app, require, run_app, say
+from mtu.runtime.console import Version, new_app, require, run_app, say
 
 PROGRAM = "mtu-export"
 app = new_app()
 
 
 @app.callback()
-def main_help() -> None:
+def main_help(version: Version = False) -> None:
     """Exports a multi-task-unit network from a PyTorch checkpoint."""
 
 

@@ -11,7 +11,7 @@ import typer
 
 from mtu.models.errors import InvalidInputError
 from mtu.runtime.backends import FACTORIES
-from mtu.runtime.console import DAMAGED_INPUT, new_app, run_app, say
+from mtu.runtime.console import DAMAGED_INPUT, Version, new_app, run_app, say
 from mtu.runtime.report import check_report, write_report
 from mtu.runtime.session import SCENE_THRESHOLD
 
@@ -68,6 +68,7 @@ def run(
     scene_threshold: Annotated[float, typer.Option(help="Difference that is a cut, in percent.")] = SCENE_THRESHOLD,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
     progress: Annotated[bool, typer.Option(help="Progress on a terminal.")] = True,
+    version: Version = False,
 ) -> None:
     """Deblurs a video: one frame in, one frame out, everything else of the file kept."""
     from mtu.runtime.job import Job, run_job

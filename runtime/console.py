@@ -12,8 +12,9 @@ import os
 import signal
 import sys
 import threading
+from importlib.metadata import version
 from types import FrameType
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -38,6 +39,18 @@ def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
 def new_app() -> typer.Typer:
     """A typer program without shell-completion options and with plain tracebacks."""
     return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(version("mtu-trt"))
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+]
+"""The option that every command line has."""
 
 
 def say(program: str, text: str) -> None:

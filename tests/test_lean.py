@@ -72,6 +72,13 @@ def test_help_works_with_the_base_alone(script):
     assert f"Usage: {script}" in done.stdout
 
 
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_version_works_with_the_base_alone(script):
+    module, function = SCRIPTS[script].split(":")
+    done = run(f"sys.argv[0] = {script!r}\nfrom {module} import {function}\n{function}()", "--version")
+    assert (done.returncode, done.stdout.strip()) == (0, PROJECT["project"]["version"]), done.stderr
+
+
 def test_importing_the_runtime_imports_nothing_heavy():
     done = run(f"import mtu.runtime\nprint(sorted(set(sys.modules) & {{'av', 'rich', *{OPTIONAL!r}}}))")
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
