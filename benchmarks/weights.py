@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import numpy as np
 import typer
 
-from mtu.calib.quality import Quality, mean_quality
+from mtu.calib.quality import Quality, mean, measure_clip
 from mtu.runtime.bundle import BUNDLED
 from mtu.runtime.console import new_app, require, run_app
 
@@ -41,13 +41,12 @@ def main_command(
     for seed in range(FIRST_SEED, FIRST_SEED + clips):
         clip = make_clip(seed, FRAMES, size, size, split="validation")
         blurred, sharp = list(clip.blurred), list(clip.sharp)
-        before = mean_quality(blurred, sharp)
-        after = mean_quality(list(deblur(blurred, model=model, scene_threshold=None)), sharp)
-        kept = mean_quality(list(deblur(sharp, model=model, scene_threshold=None)), sharp)
+        before = mean(measure_clip(blurred, sharp))
+        after = mean(measure_clip(list(deblur(blurred, model=model, scene_threshold=None)), sharp))
+        kept = mean(measure_clip(list(deblur(sharp, model=model, scene_threshold=None)), sharp))
         rows.append((before, after, kept))
         _print_row(str(seed), before, after, kept)
-    means = [Quality(*np.mean([(q.psnr, q.ssim) for q in column], axis=0)) for column in zip(*rows, strict=True)]
-    _print_row("mean", *means)
+    _print_row("mean", *(mean(column) for column in zip(*rows, strict=True)))
     gains = [after.psnr - before.psnr for before, after, _ in rows]
     print(
         f"\n{clips} clips of {FRAMES} frames, {size}x{size}: gain {np.mean(gains):+.2f} dB, worst {min(gains):+.2f} dB"

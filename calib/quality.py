@@ -21,6 +21,9 @@ from mtu.runtime.console import new_app, require, run_app
 PROGRAM = "mtu.calib.quality"
 app = new_app()
 
+SMALLEST = 11
+"""Side of the window of SSIM."""
+
 
 @dataclass(frozen=True)
 class Quality:
@@ -44,10 +47,14 @@ def measure(picture: Picture, truth: Picture) -> Quality:
     return Quality(psnr, float(ssim))
 
 
-def mean_quality(pictures: Sequence[Picture], truths: Sequence[Picture]) -> Quality:
-    """The mean measures of a clip, frame by frame; both have the same number of frames."""
-    each = [measure(picture, truth) for picture, truth in zip(pictures, truths, strict=True)]
-    return Quality(float(np.mean([q.psnr for q in each])), float(np.mean([q.ssim for q in each])))
+def measure_clip(pictures: Sequence[Picture], truths: Sequence[Picture]) -> list[Quality]:
+    """The measures of each frame of a clip; both have the same number of frames."""
+    return [measure(picture, truth) for picture, truth in zip(pictures, truths, strict=True)]
+
+
+def mean(qualities: Sequence[Quality]) -> Quality:
+    """The mean of each measure."""
+    return Quality(float(np.mean([q.psnr for q in qualities])), float(np.mean([q.ssim for q in qualities])))
 
 
 def read_all(path: Path) -> list[Picture]:
@@ -89,15 +96,21 @@ def main_command(
     counts = {name: len(frames) for name, frames in videos.items()}
     if len(set(counts.values())) != 1 or not counts["sharp"]:
         raise InvalidInputError(f"the videos have different numbers of frames: {counts}")
-    before, after = (mean_quality(videos[name], videos["sharp"]) for name in ("blurred", "restored"))
+    sizes = {name: frames[0].shape[:2] for name, frames in videos.items()}
+    if len(set(sizes.values())) != 1 or min(sizes["sharp"]) < SMALLEST:
+        said = ", ".join(f"{name} {width}x{height}" for name, (height, width) in sizes.items())
+        raise InvalidInputError(f"the videos must have one size, at least {SMALLEST}x{SMALLEST}, and are: {said}")
+    each = {name: measure_clip(videos[name], videos["sharp"]) for name in ("blurred", "restored")}
+    before, after = mean(each["blurred"]), mean(each["restored"])
     print(f"{counts['sharp']} frames      PSNR        SSIM")
     print(f"blurred      {before.psnr:6.2f} dB   {before.ssim:.4f}")
     print(f"restored     {after.psnr:6.2f} dB   {after.ssim:.4f}")
     print(f"gain         {after.psnr - before.psnr:+6.2f} dB  {after.ssim - before.ssim:+.4f}")
     if picture is not None:
-        middle = counts["sharp"] // 2
-        write_png(picture, comparison({name: frames[middle] for name, frames in videos.items()}))
-        print(f"comparison picture: {picture}")
+        gains = [b.psnr - a.psnr for a, b in zip(each["blurred"], each["restored"], strict=True)]
+        best = int(np.argmax(gains))
+        write_png(picture, comparison({name: frames[best] for name, frames in videos.items()}))
+        print(f"comparison picture: {picture} (frame {best}, {gains[best]:+.2f} dB, the one that gained most)")
 
 
 def main() -> NoReturn:
