@@ -19,11 +19,12 @@ from pathlib import Path
 
 import onnx
 import torch
+from onnx import numpy_helper
 from torch import Tensor, nn
 
 from mtu.export.precision import to_fp16
 from mtu.export.verify import verify
-from mtu.models.checkpoint import Checkpoint
+from mtu.models.checkpoint import Checkpoint, random_checkpoint
 from mtu.models.errors import OutputError
 from mtu.models.interface import OP_DOMAIN, SIZE_MULTIPLE, GraphName, Interface
 from mtu.models.network import Network
@@ -55,17 +56,19 @@ class FrameGraph(nn.Module):
         return (output, *states) if displacement is None else (output, *states, displacement)
 
 
-def export_graph(network: Network, interface: Interface, graph: GraphName) -> onnx.ModelProto:
+def export_graph(checkpoint: Checkpoint, interface: Interface, graph: GraphName) -> onnx.ModelProto:
     """The fp32 ONNX model of one graph, dynamic in H and W, with the op's function.
 
     Traced at one size, which is three times as fast as with symbolic sizes and gives the same nodes: none of them holds
-    a size. `_name_dimensions` makes sure of that, and `verify` runs the graph at another size.
+    a size. `_name_dimensions` makes sure of that, and `verify` runs the graph at another size. Traced with random
+    weights, because the exporter leaves out zero biases and merges equal tensors: a bundle holds every weight that
+    inference uses, under its checkpoint name.
     """
     specs = interface.inputs(graph)
     example = tuple(torch.zeros(spec.at(*TRACED_SIZE), dtype=getattr(torch, spec.dtype)) for spec in specs)
     with _quiet_exporter():
         program = torch.onnx.export(
-            FrameGraph(network, graph).eval(),
+            FrameGraph(random_checkpoint(checkpoint.config).network(), graph).eval(),
             example,
             dynamo=True,
             opset_version=OPSET,
@@ -76,6 +79,7 @@ def export_graph(network: Network, interface: Interface, graph: GraphName) -> on
     assert program is not None
     model: onnx.ModelProto = program.model_proto
     _rename(model)
+    _fill(model, checkpoint)
     _name_dimensions(model, interface)
     if interface.has_motion:
         model.functions.append(function_proto(interface.max_displacement, interface.pool_size, SIZE_MULTIPLE))
@@ -99,7 +103,6 @@ def export_bundle(
     # Replacing a directory moves it: neither "." nor a link can be moved.
     directory = directory.resolve()
     _check_target(directory, overwrite)
-    network = checkpoint.network()
     interface = Interface(checkpoint.config, "float16" if precision == "fp16" else "float32", checkpoint.digest)
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
@@ -109,14 +112,14 @@ def export_bundle(
     try:
         for graph in ("first", "step"):
             say(f"exporting {graph}.onnx")
-            model = export_graph(network, Interface(checkpoint.config), graph)
+            model = export_graph(checkpoint, Interface(checkpoint.config), graph)
             if precision == "fp16":
                 to_fp16(model)
             onnx.helper.set_model_props(model, interface.to_metadata(graph))
             model.producer_name, model.producer_version = "mtu-trt", version("mtu-trt")
             _write(model, temporary / f"{graph}.onnx")
         say("checking both graphs against torch")
-        verify(open_bundle(temporary), network)
+        verify(open_bundle(temporary), checkpoint.network())
         temporary.chmod(0o755)
         try:
             if directory.exists():
@@ -164,6 +167,13 @@ def _rename(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         for index, name in enumerate(node.input):
             node.input[index] = name.removeprefix(prefix)
+
+
+def _fill(model: onnx.ModelProto, checkpoint: Checkpoint) -> None:
+    """Replaces the weights that the graph was traced with by those of the checkpoint."""
+    for tensor in model.graph.initializer:
+        if tensor.name in checkpoint.weights:
+            tensor.CopyFrom(numpy_helper.from_array(checkpoint.weights[tensor.name].numpy(), tensor.name))
 
 
 def _name_dimensions(model: onnx.ModelProto, interface: Interface) -> None:

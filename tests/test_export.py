@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto
 
 from mtu.export.to_onnx import export_bundle
-from mtu.models.checkpoint import random_checkpoint
+from mtu.models.checkpoint import Checkpoint, random_checkpoint
 from mtu.models.errors import InvalidInputError, OutputError
 from mtu.models.interface import PRESETS, Interface, NetworkConfig
 from mtu.runtime import Bundle, Session, open_backend, open_bundle
+from mtu.runtime.backends.torch_backend import read_model
 from tests.frames import moving_frames
 
 SMALL = NetworkConfig(units=2, channels=4, blocks=1)
@@ -92,6 +94,16 @@ def test_one_compensation_a_step_and_one_a_unit_in_the_first_frame(tmp_path):
     nodes = {g: [n for n in onnx.load(bundle.graph(g)).graph.node if n.domain == "mtu"] for g in ("first", "step")}
     assert len(nodes["step"]) == 1
     assert len(nodes["first"]) == 3
+
+
+def test_every_weight_is_found_again_even_if_zero_or_twice_the_same(tmp_path):
+    weights = dict(random_checkpoint(SMALL).weights)
+    weights |= {key: torch.zeros_like(value) for key, value in weights.items() if key.endswith("bias")}
+    weights |= {key: weights[key.replace("HGs.1", "HGs.0")] for key in weights if key.startswith("HGs.1")}
+    checkpoint = Checkpoint(SMALL, weights)
+    bundle = export_bundle(checkpoint, tmp_path / "b")
+    interface, found = read_model(bundle)
+    assert interface.checkpoint == found.digest == checkpoint.digest
 
 
 def test_one_unit_exports_without_motion(tmp_path):
