@@ -6,20 +6,22 @@ coffee, chelsea and rocket, in the public domain or CC0) are held out of trainin
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, NoReturn
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 
 from mtu.calib.clips import DENSITY, Array, Path4, Scene, object_layer, photograph, render
-from mtu.models.errors import MissingExtraError, MtuError, OutputError
+from mtu.models.errors import MissingExtraError, OutputError
+from mtu.runtime.console import new_app, run_app
 
 WIDTH, HEIGHT, FRAMES, RATE = 384, 216, 48, 24
 PHOTOGRAPHS = ("coffee.png", "chelsea.png", "rocket.jpg")
 CRF = "9"
+app = new_app()
 
 
 def demo_scene() -> Scene:
@@ -109,21 +111,19 @@ def _print(picture: Array) -> tuple[Array, Array]:
     return card, mask
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m mtu.calib.demo_clip", description="Make the demo clip.")
-    parser.add_argument("--out", type=Path, required=True, help="folder for blurred.mp4 and sharp.mp4")
-    out: Path = parser.parse_args(arguments).out
-    try:
-        clip = render(demo_scene(), FRAMES, HEIGHT, WIDTH, np.random.default_rng(0))
-        out.mkdir(parents=True, exist_ok=True)
-        write_video(out / "blurred.mp4", clip.blurred)
-        write_video(out / "sharp.mp4", clip.sharp)
-    except MtuError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+@app.command()
+def make(out: Annotated[Path, typer.Option(help="Folder for blurred.mp4 and sharp.mp4.")]) -> None:
+    """Makes the demo clip."""
+    clip = render(demo_scene(), FRAMES, HEIGHT, WIDTH, np.random.default_rng(0))
+    out.mkdir(parents=True, exist_ok=True)
+    write_video(out / "blurred.mp4", clip.blurred)
+    write_video(out / "sharp.mp4", clip.sharp)
+
+
+def main() -> NoReturn:
+    """Entry point."""
+    run_app(app, "mtu.calib.demo_clip")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

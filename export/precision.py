@@ -14,13 +14,17 @@ from onnx import TensorProto, helper, numpy_helper
 from mtu.models.errors import InvalidInputError
 from mtu.models.interface import OUTPUT_NAME
 
+OUTPUT_SCALE = "output_scale"
+"""Name of the 255 that stays in fp32."""
+
 
 def to_fp16(model: onnx.ModelProto) -> None:
     """Rewrites a graph made by `export_graph` in place. Raises InvalidInputError if a weight overflows fp16."""
     graph = model.graph
-    scaled = _scaling_inputs(graph)
+    scale = _scaling_node(graph)
+    _give_own_constant(graph, scale)
     for tensor in graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT and tensor.name not in scaled:
+        if tensor.data_type == TensorProto.FLOAT and tensor.name != OUTPUT_SCALE:
             value = numpy_helper.to_array(tensor)
             if np.abs(value).max(initial=0) > np.finfo(np.float16).max:
                 raise InvalidInputError(f"weights {tensor.name} exceed fp16's range of 65504: use --precision fp32")
@@ -32,16 +36,12 @@ def to_fp16(model: onnx.ModelProto) -> None:
     for outer in (*graph.input, *graph.output):
         if outer.type.tensor_type.elem_type == TensorProto.FLOAT:
             outer.type.tensor_type.elem_type = TensorProto.FLOAT16
-    _scale_in_fp32(graph)
-
-
-def _producers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
-    return {name: node for node in graph.node for name in node.output}
+    _scale_in_fp32(graph, scale)
 
 
 def _scaling_node(graph: onnx.GraphProto) -> onnx.NodeProto:
     """The Mul by 255 that the picture goes through: Mul, Round, Transpose, Cast."""
-    producers = _producers(graph)
+    producers = {name: node for node in graph.node for name in node.output}
     node = producers[OUTPUT_NAME]
     while node.op_type in ("Cast", "Transpose", "Round"):
         node = producers[node.input[0]]
@@ -49,23 +49,18 @@ def _scaling_node(graph: onnx.GraphProto) -> onnx.NodeProto:
     return node
 
 
-def _scaling_inputs(graph: onnx.GraphProto) -> set[str]:
-    """Names given to the constant 255 of the output scaling; it gets a copy of its own where others share it."""
-    scale = _scaling_node(graph)
-    names = {tensor.name: tensor for tensor in graph.initializer}
-    index = next(i for i, name in enumerate(scale.input) if name in names)
+def _give_own_constant(graph: onnx.GraphProto, scale: onnx.NodeProto) -> None:
+    """Gives the output scaling a copy of its 255, which the scaling of the inputs may share."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    index = next(i for i, name in enumerate(scale.input) if name in constants)
     own = onnx.TensorProto()
-    own.CopyFrom(names[scale.input[index]])
-    own.name = "output_scale"
+    own.CopyFrom(constants[scale.input[index]])
+    own.name = scale.input[index] = OUTPUT_SCALE
     graph.initializer.append(own)
-    scale.input[index] = own.name
-    return {own.name}
 
 
-def _scale_in_fp32(graph: onnx.GraphProto) -> None:
-    scale = _scaling_node(graph)
-    index = next(i for i, name in enumerate(scale.input) if name != "output_scale")
+def _scale_in_fp32(graph: onnx.GraphProto, scale: onnx.NodeProto) -> None:
+    index = next(i for i, name in enumerate(scale.input) if name != OUTPUT_SCALE)
     cast = helper.make_node("Cast", [scale.input[index]], ["restored_fp32"], "node_restored_fp32", to=TensorProto.FLOAT)
     scale.input[index] = cast.output[0]
-    position = next(i for i, node in enumerate(graph.node) if node is scale or node.name == scale.name)
-    graph.node.insert(position, cast)
+    graph.node.insert(next(i for i, node in enumerate(graph.node) if node.name == scale.name), cast)

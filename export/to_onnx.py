@@ -26,7 +26,7 @@ from mtu.export.precision import to_fp16
 from mtu.export.verify import verify
 from mtu.models.checkpoint import Checkpoint, random_checkpoint
 from mtu.models.errors import OutputError
-from mtu.models.interface import OP_DOMAIN, SIZE_MULTIPLE, GraphName, Interface
+from mtu.models.interface import GRAPHS, OP_DOMAIN, SIZE_MULTIPLE, GraphName, Interface
 from mtu.models.network import Network
 from mtu.plugins.correlation_argmax_warp.onnx_function import function_proto
 from mtu.runtime.bundle import Bundle, open_bundle
@@ -110,7 +110,7 @@ def export_bundle(
     except OSError as error:
         raise OutputError(f"cannot write beside {directory}: {error.strerror}") from None
     try:
-        for graph in ("first", "step"):
+        for graph in GRAPHS:
             say(f"exporting {graph}.onnx")
             model = export_graph(checkpoint, Interface(checkpoint.config), graph)
             if precision == "fp16":

@@ -8,7 +8,7 @@ import torch
 from onnx import shape_inference
 
 from mtu.models.errors import InvalidInputError
-from mtu.models.interface import FRAME_NAMES, GraphName, Interface
+from mtu.models.interface import FRAME_NAMES, GRAPHS, Interface
 from mtu.models.network import Network
 from mtu.runtime.backends import open_backend
 from mtu.runtime.backends.torch_backend import TorchBackend
@@ -25,12 +25,12 @@ def verify(bundle: Bundle, network: Network) -> None:
 
     Compared: the first frame and one step from it, on random frames, states and restored picture.
     """
-    graphs: tuple[GraphName, ...] = ("first", "step")
-    for graph in graphs:
+    for graph in GRAPHS:
         path = bundle.graph(graph)
         try:
-            onnx.checker.check_model(onnx.load(path), full_check=True)
-            shape_inference.infer_shapes(onnx.load(path), check_type=True, strict_mode=True, data_prop=True)
+            model = onnx.load(path)
+            onnx.checker.check_model(model, full_check=True)
+            shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
         except (onnx.checker.ValidationError, shape_inference.InferenceError) as error:
             raise InvalidInputError(f"{path.name} is not valid ONNX: {error}") from None
     backend = open_backend("onnxruntime", bundle, "cpu")

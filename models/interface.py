@@ -15,6 +15,9 @@ from typing import Literal
 from mtu.models.errors import InvalidInputError
 
 GraphName = Literal["first", "step"]
+GRAPHS: tuple[GraphName, ...] = ("first", "step")
+"""The graphs of a bundle: the first frame of a sequence, every later one."""
+
 Dim = int | str
 
 FORMAT_VERSION = "1"

@@ -84,26 +84,26 @@ class Network(nn.Module):
 
     def first(self, frames: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...], Tensor | None]:
         """Restores the first frame of a sequence: it stands in for its predecessor in every recurrent input."""
-        return self._restore(frames, frames[2], None)[:3]
+        return self._restore(frames, None)[:3]
 
     def step(
         self, frames: Sequence[Tensor], states: Sequence[Tensor]
     ) -> tuple[Tensor, tuple[Tensor, ...], Tensor | None]:
         """Restores a later frame from the states of the frame before it."""
-        return self._restore(frames, states[0], states)[:3]
+        return self._restore(frames, states)[:3]
 
     def train_step(
         self, frames: Sequence[Tensor], states: Sequence[Tensor] | None
     ) -> tuple[Tensor, tuple[Tensor, ...], list[Tensor]]:
         """As `first` (states None) or `step`, with the inner units' images (unclamped) in place of the displacement."""
-        restored = frames[2] if states is None else states[0]
-        out, new_states, _, inner = self._restore(frames, restored, states)
+        out, new_states, _, inner = self._restore(frames, states)
         return out, new_states, inner
 
     def _restore(
-        self, frames: Sequence[Tensor], restored: Tensor, states: Sequence[Tensor] | None
+        self, frames: Sequence[Tensor], states: Sequence[Tensor] | None
     ) -> tuple[Tensor, tuple[Tensor, ...], Tensor | None, list[Tensor]]:
         prev2, prev1, frame, next1, next2 = frames
+        restored = frame if states is None else states[0]
         structure = self.base_conv(frame)
         x = torch.cat((structure, self.inp_prev_conv(torch.cat((prev2, prev1, restored, next1, next2), 1))), 1)
         motion = warped = displacement = None

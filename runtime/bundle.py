@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 from mtu.models.errors import InvalidInputError, MissingFileError
-from mtu.models.interface import GraphName
+from mtu.models.interface import GRAPHS, GraphName
 
 BUNDLED = "mtu2"
 """The model inside the package, used where none is named."""
@@ -43,8 +43,7 @@ def open_bundle(directory: Path | str | None = None) -> Bundle:
     if not directory.is_dir():
         raise InvalidInputError(f"model {directory} is a file; {how}")
     bundle = Bundle(directory)
-    graphs: tuple[GraphName, ...] = ("first", "step")
-    missing = [bundle.graph(name).name for name in graphs if not bundle.graph(name).is_file()]
+    missing = [bundle.graph(name).name for name in GRAPHS if not bundle.graph(name).is_file()]
     if missing:
         raise MissingFileError(f"model {directory} lacks {' and '.join(missing)}; {how}")
     return bundle

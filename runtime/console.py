@@ -105,7 +105,6 @@ def run_app(app: typer.Typer, program: str) -> NoReturn:
     if code == 128 + signal.SIGINT:
         say(program, "interrupted")
     if any(thread.name.startswith("mtu-") for thread in threading.enumerate()):
-        # A decoder still waits for a pipe; Python cannot end while it holds stdin.
-        sys.stdout.flush()
+        # A thread still waits for a pipe; Python cannot end while it holds stdin or stdout.
         os._exit(code)
     sys.exit(code)

@@ -27,7 +27,7 @@ from mtu.runtime.stages import Pipe, Stage, StoppedError
 from mtu.runtime.video import EncodeOptions, Frame, Reader, Segment, Writer, open_reader, open_writer
 
 PATIENCE = 3.0
-"""Seconds that the end of a run waits for a decoder that waits for its input."""
+"""Seconds that the end of a run waits for a thread that waits for a pipe."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def run_job(
     """
     with contextlib.ExitStack() as stack:
         reader = open_reader(job.source, segment=job.segment)
-        pipeline = stack.enter_context(Pipeline(reader))
+        pipeline = stack.enter_context(Pipeline(reader, into_pipe=job.target == "-"))
         backend = stack.enter_context(contextlib.closing(open_backend(job.backend, open_bundle(job.model), job.device)))
         session = Session(backend, scene_threshold=job.scene_threshold)
         turn = reader.display_matrix
@@ -168,8 +168,9 @@ def _new_report(job: Job, reader: Reader, backend: Backend, writer: Writer) -> R
 class Pipeline:
     """The three stages of one run; a context manager that ends them and closes the reader."""
 
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
+    def __init__(self, reader: Reader, *, into_pipe: bool) -> None:
+        """`into_pipe` says that the encoder writes to stdout, where nobody may read."""
+        self._reader, self._into_pipe = reader, into_pipe
         self._stop = threading.Event()
         self._decoded, self._restored = Pipe(self._stop), Pipe(self._stop)
         self._decode = Stage("decode", lambda: self._decoded.fill(reader), self._stop)
@@ -213,7 +214,8 @@ class Pipeline:
         finally:
             self._stop.set()
             self._decode.join(PATIENCE)
-            stages[1].join()
+            # A file is closed after the last thread that writes to it; stdout is not ours to close.
+            stages[1].join(PATIENCE if self._into_pipe else None)
         for stage in stages:
             if stage.error is not None:
                 raise stage.error

@@ -13,13 +13,7 @@ from mtu.plugins.correlation_argmax_warp.torch_op import correlation_argmax_warp
 BY_NAME = {case.name: case for case in CASES}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Small tensors gain nothing from threads, which are slow where other processes want the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -428,6 +428,27 @@ def test_a_pipe_that_gives_nothing_more_can_be_interrupted(tmp_path, small):
     process.stderr.close()
 
 
+def test_a_pipe_that_nobody_reads_can_be_terminated(tmp_path, small):
+    source = make_video(tmp_path / "in.mkv", moving(40, 96, 128), codec="ffv1", pix_fmt="bgr0")
+    arguments = [str(source), "-o", "-", "--save-motion", str(tmp_path / "motion"), "--model", str(small.directory)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mtu.runtime.cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT / ".links")},
+    )
+    assert process.stdout is not None and process.stderr is not None
+    wait_for_part(tmp_path)
+    time.sleep(1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(15) == 143
+    assert b"Traceback" not in process.stderr.read()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mkv"]
+    process.stdout.close()
+    process.stderr.close()
+
+
 def test_yuv4mpeg_through_pipes(tmp_path, small):
     source = make_video(tmp_path / "in.y4m", 5, codec="rawvideo", pix_fmt="yuv444p")
     done = subprocess.run(

@@ -19,7 +19,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
 from mtu.models.errors import InvalidInputError, MissingExtraError
-from mtu.models.interface import FRAME_NAMES, Dim, GraphName, Interface
+from mtu.models.interface import FRAME_NAMES, GRAPHS, Dim, GraphName, Interface
 from mtu.runtime.backends import check_finite
 from mtu.runtime.bundle import Bundle
 
@@ -45,7 +45,7 @@ class OrtBackend:
         self.device = device
         self._sessions: dict[GraphName, onnxruntime.InferenceSession] = {}
         interfaces = []
-        for graph in ("first", "step"):
+        for graph in GRAPHS:
             session = self._open(str(bundle.graph(graph)))
             self._sessions[graph] = session
             interfaces.append(self._interface(session, graph, str(bundle.graph(graph))))
