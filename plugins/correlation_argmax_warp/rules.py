@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from mtu.models.errors import InvalidInputError
 from mtu.models.interface import OP_NAME
 
+KERNEL_REVISION = 1
+"""kKernelRevision of cuda/launch.h: an engine built with another one cannot run."""
+
 
 def check_attributes(max_displacement: int, pool_size: int, scale: int) -> None:
     """Raises InvalidInputError unless max_displacement >= 1, pool_size is odd and >= 1, and scale >= 1."""

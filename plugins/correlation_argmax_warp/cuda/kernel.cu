@@ -1,0 +1,584 @@
+// The op on the GPU: two kernels, written for NVRTC and nvcc alike. Includes nothing; knows nothing of TensorRT.
+//
+// `prepare` brings both motion maps into the layout that `match` reads. `match` correlates, pools, finds the best
+// displacement and moves the blocks of detail_prev; the cost volume exists 32 x 24 values at a time, in a warp's own
+// stretch of shared memory. docs/kernel.md counts the bytes and the operations and says why it is built like this.
+//
+// How `match` divides the work. A block has OUT positions of `rows_per_block` rows of the map; each of its warps has
+// one dy and a window of 24 dx, and marches down the rows:
+//   1. products: 32 positions of this row (OUT and the pooling margin) times the 56 positions of row + dy they can
+//      reach, a banded matrix product (tensor cores for half, in fp32 for float), into shared memory;
+//   2. a lane reads the products of 4 neighbouring outputs for 6 dx along their diagonals and sums POOL of them;
+//   3. it adds these sums over POOL rows in registers, finds its best dx, then with 3 other lanes that of the window;
+//   4. the best of all warps, as a key of cost and index, is kept in shared memory, by atomicMax.
+// Blocks with other dy of the same positions meet in global memory; the last one to finish moves the detail.
+//
+// Equal costs stay equal: every cost is summed in the same order, and a key prefers the smaller index.
+
+namespace mtu {
+namespace {
+
+typedef unsigned short Half;  // the bits of a half
+typedef unsigned long long Key;
+
+constexpr int kWarpSize = 32;
+constexpr int kWarps = 6;
+constexpr int kMatchThreads = kWarps * kWarpSize;
+constexpr int kPrepareThreads = 256;
+constexpr int kChunkBytes = 64;       // of the channels of a position; each chunk of all positions is a plane
+constexpr int kPositions = 32;        // of a row, per step: rows of the banded product
+constexpr int kWindow = 24;           // displacements of a warp, so it reaches 32 + 24 positions
+constexpr int kColumns = kPositions + kWindow;
+constexpr int kGroups = kPositions / 8;
+// Products lie in shared memory as 8 rows of 32 a group; the first 8 positions reach columns 0 to 31, the next 8 to 39 ...
+// Rows are 40 floats apart and groups 8 * 41, so that displacement d of position p is at 41 p + d, and neither the
+// writes of a warp (8 rows by 4 pairs) nor its reads (8 strips by 4 displacements) meet in a bank.
+constexpr int kRowPitch = 40;
+constexpr int kPlacePitch = kRowPitch + 1;
+constexpr int kGroupSize = 8 * kPlacePitch;
+constexpr int kStrip = 4;             // neighbouring outputs of a lane
+constexpr int kLaneDisplacements = kWindow / 4;
+constexpr int kMaxRows = 32;          // of a block
+constexpr float kTiny = 1e-12f;
+
+// Outputs per step for a pooling square: those of the 32 positions with a full margin, in whole strips.
+template <int POOL>
+constexpr int kStrips = (kPositions + 1 - POOL) / kStrip;
+
+#ifndef MTU_EMULATED  // tests/cuda_emulator.h has these four for the CPU
+
+[[maybe_unused]] __device__ __forceinline__ float to_float(Half x) {
+    float y;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x));
+    return y;
+}
+
+// Makes the compiler believe that x has changed.
+__device__ __forceinline__ void forget(unsigned& x) { asm volatile("" : "+r"(x)); }
+
+__device__ __forceinline__ float infinity() { return __int_as_float(0x7f800000); }
+
+// c += a * b for 16 x 16 times 16 x 8 halves. Lane 4g + t has rows g, g + 8 of a and column g of b, four entries each:
+// a = {row g, row g + 8, row g, row g + 8}, two words a row; c = {(g, 2t), (g, 2t+1), (g+8, 2t), (g+8, 2t+1)}.
+__device__ __forceinline__ void multiply_add(float (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3,
+                                             unsigned b0, unsigned b1) {
+#if __CUDA_ARCH__ >= 800
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+#else
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a0), "r"(a1), "r"(b0));
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a2), "r"(a3), "r"(b1));
+#endif
+}
+
+#endif
+
+[[maybe_unused]] __device__ __forceinline__ float to_float(float x) { return x; }
+
+// Larger for the larger cost, then for the smaller index; never 0.
+__device__ __forceinline__ Key make_key(float cost, unsigned index) {
+    const unsigned bits = __float_as_uint(cost + 0.0f);  // -0 becomes 0
+    const unsigned ordered = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+    return static_cast<Key>(ordered) << 32 | (~index & 0xffffffffu);
+}
+
+__device__ __forceinline__ unsigned index_of(Key key) { return ~static_cast<unsigned>(key); }
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+// Copies both maps into planes [map][batch][chunk][height][width] of 64 bytes, zeros where there are no more channels.
+// float: each vector divided by its length. half: as it is, because rounding a normalised vector would cost the matching
+// its precision, with 1 / length beside it in pairs: [map][batch][height][width + 1], entry x has those of x - 1 and x, or
+// 0 where that is outside. Clears the keys and the counters of `match`.
+// Grid: (ceil(width / 32), height, 2 * batch), kPrepareThreads.
+template <typename T>
+__device__ __forceinline__ void prepare(const T* motion, const T* motion_prev, void* packed, float2* inverse_lengths,
+                                        Key* keys, unsigned* counters, int counter_count, int batch, int channels,
+                                        int height, int width, int channels_last) {
+    constexpr int kElements = kChunkBytes / sizeof(T);
+    constexpr int kPitch = kElements + 4 / sizeof(T);
+    constexpr int kParts = kPrepareThreads / kPositions;
+    constexpr int kWords = kChunkBytes / 4;
+    __shared__ T tile[kPositions][kPitch];
+    __shared__ float partial[kPositions][kParts + 1];
+
+    const int thread = threadIdx.x, x0 = blockIdx.x * kPositions, y = blockIdx.y;
+    const int which = blockIdx.z / batch, entry = blockIdx.z % batch;
+    const long long plane = static_cast<long long>(height) * width;
+    const int chunks = (channels + kElements - 1) / kElements;
+    const int pixel = channels_last ? (channels + 7) / 8 * 8 : 1;  // elements from a position to the next
+    const T* row = (which ? motion_prev : motion) +
+                   (channels_last ? (entry * plane + static_cast<long long>(y) * width) * pixel
+                                  : entry * plane * channels + static_cast<long long>(y) * width);
+    unsigned* out = static_cast<unsigned*>(packed) + static_cast<long long>(which * batch + entry) * chunks * plane * kWords;
+
+    if (blockIdx.x == 0 && blockIdx.y == 0 && blockIdx.z == 0)
+        for (int i = thread; i < counter_count; i += kPrepareThreads) counters[i] = 0;
+    if (which == 0 && thread < kPositions && x0 + thread < width)
+        keys[entry * plane + static_cast<long long>(y) * width + x0 + thread] = 0;
+
+    const int position = thread / kParts, part = thread % kParts;
+    float sum = 0, length = 0;
+    // float needs the length before it can write: the first round only sums.
+    for (int round = sizeof(T) == 4 ? 0 : 1; round < 2; ++round) {
+        for (int chunk = 0; chunk < chunks; ++chunk) {
+            for (int i = thread; i < kPositions * kElements; i += kPrepareThreads) {
+                const int x = channels_last ? i / kElements : i % kPositions;
+                const int e = channels_last ? i % kElements : i / kPositions;
+                const int c = chunk * kElements + e;
+                T value = 0;
+                if (x0 + x < width && c < channels)
+                    value = channels_last ? row[static_cast<long long>(x0 + x) * pixel + c] : row[c * plane + x0 + x];
+                tile[x][e] = value;
+            }
+            __syncthreads();
+            if (round == 0 || sizeof(T) == 2)
+                for (int e = part; e < kElements; e += kParts) {
+                    const float value = to_float(tile[position][e]);
+                    sum += value * value;
+                }
+            if (round == 1)
+                for (int i = thread; i < kPositions * kWords; i += kPrepareThreads) {
+                    const int x = i / kWords, word = i % kWords;
+                    if (x0 + x >= width) continue;
+                    unsigned value = *reinterpret_cast<const unsigned*>(&tile[x][word * 4 / sizeof(T)]);
+                    if (sizeof(T) == 4) value = __float_as_uint(__uint_as_float(value) / partial[x][kParts]);
+                    out[(chunk * plane + static_cast<long long>(y) * width + x0 + x) * kWords + word] = value;
+                }
+            __syncthreads();
+        }
+        if (round == 0 || sizeof(T) == 2) {
+            partial[position][part] = sum;
+            __syncthreads();
+            if (thread < kPositions) {
+                for (int i = 0; i < kParts; ++i) length += partial[thread][i];
+                length = fmaxf(sqrtf(length), kTiny);
+                partial[thread][kParts] = length;
+                const int x = x0 + thread;
+                if (sizeof(T) == 2 && x < width) {
+                    float2* pair = inverse_lengths + (static_cast<long long>(which * batch + entry) * height + y) * (width + 1) + x;
+                    pair[0].y = pair[1].x = 1.0f / length;
+                    if (x == 0) pair[0].x = 0;
+                    if (x == width - 1) pair[1].y = 0;
+                }
+            }
+            __syncthreads();
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+// What a lane of a warp multiplies: it loads vectors of the positions 8 i + g of a row of `a`, and of those 8 i + g of
+// `b` from the first displacement on, its columns; it scales the columns 8 i + 2 t and 8 i + 2 t + 1.
+struct Operands {
+    const char* a;            // position g of the row to come, with the 16 t bytes of the lane
+    int to_b;                 // bytes from there to column g of `b`
+    const float2* inverse_a;  // the pair that ends with position g
+    int to_inverse_b;         // pairs from there to that of columns 2 t and 2 t + 1
+    int chunk_size;           // bytes of a chunk's plane
+    unsigned inside;  // bits: whether position 8 i + g, column 8 i + g, and 8 i + 2 t or the next are in the map, and
+                      // whether displacement 4 i + t is within the search
+
+    static constexpr int kColumnBits = 4, kPairBits = 11, kAllowedBits = 18;
+
+    __device__ __forceinline__ bool has(int bit) const { return inside >> bit & 1; }
+    // By positions.
+    __device__ __forceinline__ void move(int positions) {
+        a += positions * kChunkBytes;
+        inverse_a += positions;
+    }
+    __device__ __forceinline__ void next_row(int width) {
+        move(width);
+        ++inverse_a;
+    }
+};
+
+__device__ __forceinline__ unsigned in_map(int x, int width) { return x >= 0 && x < width; }
+
+// Bits of Operands::inside for position `first` of the map and `allowed` displacements from `shift` on.
+__device__ __forceinline__ unsigned bits_inside(int lane, int first, int shift, int allowed, int width) {
+    const int g = first + (lane >> 2), column = g + shift, pair = first + shift + 2 * (lane & 3);
+    unsigned bits = 0;
+    for (int i = 0; i < kGroups; ++i) bits |= in_map(g + 8 * i, width) << i;
+    for (int i = 0; i < kColumns / 8; ++i) {
+        bits |= in_map(column + 8 * i, width) << (Operands::kColumnBits + i);
+        bits |= in_map(pair + 8 * i + 1, width + 1) << (Operands::kPairBits + i);
+    }
+    for (int i = 0; i < kLaneDisplacements; ++i)
+        bits |= static_cast<unsigned>(4 * i + (lane & 3) < allowed) << (Operands::kAllowedBits + i);
+    return bits;
+}
+
+__device__ __forceinline__ uint4 load(const char* from, bool inside) {
+    if (inside) return *reinterpret_cast<const uint4*>(from);
+    return make_uint4(0, 0, 0, 0);
+}
+
+__device__ __forceinline__ float2 load(const float2* from, bool inside) { return inside ? *from : make_float2(0, 0); }
+
+__device__ __forceinline__ void store(float* products, int group, int tile, int lane, float left, float right) {
+    float2* place = reinterpret_cast<float2*>(products + group * kGroupSize + (lane >> 2) * kRowPitch +
+                                              tile * 8 + (lane & 3) * 2);
+    *place = make_float2(left, right);
+}
+
+// The products of 32 positions of a row of `a` with those of a row of `b` that are `shift` to `shift` + 23 further on.
+__device__ __forceinline__ void multiply(Half, Operands& from, int chunks, int lane, int, int, float* products) {
+    constexpr int kTile = 8 * kChunkBytes;
+    // 16 rows at a time: their two groups reach the column tiles 0 to 3 and 1 to 4 from the first group's on.
+#pragma unroll 1
+    for (int upper = 0; upper < kGroups; upper += 2) {
+        float c[5][4] = {};
+#pragma unroll 1
+        for (int chunk = 0; chunk < chunks; ++chunk) {
+            forget(from.inside);  // or the compiler keeps each of its bits in a register, and spills
+            const uint4 u = load(from.a, from.has(upper)), v = load(from.a + kTile, from.has(upper + 1));
+#pragma unroll
+            for (int tile = 0; tile < 5; ++tile) {
+                const uint4 w = load(from.a + from.to_b + tile * kTile, from.has(Operands::kColumnBits + upper + tile));
+                multiply_add(c[tile], u.x, v.x, u.y, v.y, w.x, w.y);
+                multiply_add(c[tile], u.z, v.z, u.w, v.w, w.z, w.w);
+            }
+            from.a += from.chunk_size;
+        }
+        from.a -= chunks * from.chunk_size;
+        const float scale[2] = {load(from.inverse_a, from.has(upper)).y, load(from.inverse_a + 8, from.has(upper + 1)).y};
+#pragma unroll
+        for (int tile = 0; tile < 5; ++tile) {
+            const float2 pair = load(from.inverse_a + from.to_inverse_b + 8 * tile, from.has(Operands::kPairBits + upper + tile));
+            if (tile < 4) store(products, upper, tile, lane, c[tile][0] * scale[0] * pair.x, c[tile][1] * scale[0] * pair.y);
+            if (tile > 0)
+                store(products, upper + 1, tile - 1, lane, c[tile][2] * scale[1] * pair.x, c[tile][3] * scale[1] * pair.y);
+        }
+        from.move(16);
+    }
+    from.move(-kPositions);
+}
+
+// The same for float, whose vectors are normalised already.
+__device__ __forceinline__ void multiply(float, Operands& from, int chunks, int lane, int pair, int width, float* products) {
+    constexpr int kTile = 8 * kChunkBytes;
+    const int t = lane & 3;
+    // From the bytes of the lane to the first, and from column g to column 2 t.
+    const char *first_row = from.a - t * 16, *first_column = first_row + from.to_b + (2 * t - (lane >> 2)) * kChunkBytes;
+#pragma unroll
+    for (int tile = 0; tile < kColumns / 8; ++tile) {
+        float c[kGroups][2] = {};
+        const bool has_left = in_map(pair + 8 * tile, width), has_right = in_map(pair + 8 * tile + 1, width);
+#pragma unroll 1
+        for (int chunk = 0; chunk < chunks; ++chunk) {
+#pragma unroll 1
+            for (int byte = 0; byte < kChunkBytes; byte += 16) {
+                const char* a = first_row + static_cast<long long>(chunk) * from.chunk_size + byte;
+                const char* b = first_column + static_cast<long long>(chunk) * from.chunk_size + byte + tile * kTile;
+                const uint4 left = load(b, has_left), right = load(b + kChunkBytes, has_right);
+#pragma unroll
+                for (int group = 0; group < kGroups; ++group) {
+                    if (tile < group || tile > group + 3) continue;
+                    const uint4 row = load(a + group * kTile, from.has(group));
+                    c[group][0] += __uint_as_float(row.x) * __uint_as_float(left.x);
+                    c[group][1] += __uint_as_float(row.x) * __uint_as_float(right.x);
+                    c[group][0] += __uint_as_float(row.y) * __uint_as_float(left.y);
+                    c[group][1] += __uint_as_float(row.y) * __uint_as_float(right.y);
+                    c[group][0] += __uint_as_float(row.z) * __uint_as_float(left.z);
+                    c[group][1] += __uint_as_float(row.z) * __uint_as_float(right.z);
+                    c[group][0] += __uint_as_float(row.w) * __uint_as_float(left.w);
+                    c[group][1] += __uint_as_float(row.w) * __uint_as_float(right.w);
+                }
+            }
+        }
+#pragma unroll
+        for (int group = 0; group < kGroups; ++group)
+            if (tile >= group && tile <= group + 3) store(products, group, tile - group, lane, c[group][0], c[group][1]);
+    }
+}
+
+// Sums of POOL neighbours along the diagonal of one displacement, for 4 outputs. `place`: where the first one has it.
+template <int POOL>
+__device__ __forceinline__ void pool_row(const float* place, float (&sums)[kStrip]) {
+    float v[kStrip + POOL - 1];
+#pragma unroll
+    for (int i = 0; i < kStrip + POOL - 1; ++i) v[i] = place[i * kPlacePitch];
+    if constexpr (POOL == 5) {
+        const float inner = v[3] + v[4], early = inner + (v[1] + v[2]), late = inner + (v[5] + v[6]);
+        sums[0] = v[0] + early;
+        sums[1] = early + v[5];
+        sums[2] = v[2] + late;
+        sums[3] = late + v[7];
+    } else {
+#pragma unroll
+        for (int k = 0; k < kStrip; ++k) {
+            sums[k] = v[k];
+#pragma unroll
+            for (int i = 1; i < POOL; ++i) sums[k] += v[k + i];
+        }
+    }
+}
+
+// Adds a row to the sums of POOL rows: chain[i] has those of the last POOL - 1 - i. Returns the complete sum.
+template <int POOL>
+__device__ __forceinline__ float pool_column(float (&chain)[POOL], float sum) {
+    const float total = chain[0] + sum;
+#pragma unroll
+    for (int i = 0; i + 2 < POOL; ++i) chain[i] = chain[i + 1] + sum;
+    if (POOL > 1) chain[POOL - 2] = sum;
+    return total;
+}
+
+// Keeps the better of two candidates; of equal ones the smaller displacement.
+__device__ __forceinline__ void keep_better(float& cost, int& displacement, float other_cost, int other_displacement) {
+    if (other_cost > cost || (other_cost == cost && other_displacement < displacement)) {
+        cost = other_cost;
+        displacement = other_displacement;
+    }
+}
+
+// Where the blocks of detail are, and how they lie in memory.
+struct Detail {
+    const char* from;
+    char* to;
+    int* displacement;
+    int channels;
+    int scale;
+    int element;  // bytes
+    int channels_last;
+};
+
+// Copies rows of `scale` elements for positions side by side, as vectors V. sources: source position in the map or -1.
+template <typename V>
+__device__ __forceinline__ void move_planes(const Detail& detail, const int* sources, int entry, int y0, int rows, int x0,
+                                            int count, int height, int width) {
+    const int lane = threadIdx.x % kWarpSize, per_block = detail.scale * detail.element / static_cast<int>(sizeof(V));
+    if (lane >= count) return;
+    const long long pitch = static_cast<long long>(width) * per_block;  // vectors of a row of detail
+    const long long channel = pitch * height * detail.scale;
+    for (int line = threadIdx.x / kWarpSize; line < rows * detail.scale; line += kWarps) {
+        const int r = line / detail.scale, j = line % detail.scale, source = sources[r * kPositions + lane];
+        const long long start = entry * detail.channels * channel + j * pitch;
+        for (int v = 0; v < per_block; ++v) {
+            V* to = reinterpret_cast<V*>(detail.to) + start + static_cast<long long>(y0 + r) * detail.scale * pitch +
+                    (x0 + lane) * per_block + v;
+            const V* from = reinterpret_cast<const V*>(detail.from) + start +
+                            static_cast<long long>(source / width) * detail.scale * pitch + source % width * per_block + v;
+#pragma unroll 8
+            for (int c = 0; c < detail.channels; ++c) {
+                V value = {};
+                if (source >= 0) value = from[c * channel];
+                to[c * channel] = value;
+            }
+        }
+    }
+}
+
+// The same for channels last, V of `per_vector` halves; pad channels become zero.
+template <typename V>
+__device__ __forceinline__ void move_pixels(const Detail& detail, const int* sources, int entry, int y0, int rows, int x0,
+                                            int count, int height, int width) {
+    constexpr int kPerVector = sizeof(V) / sizeof(Half);
+    const int per_pixel = (detail.channels + 7) / 8 * 8 / kPerVector;
+    const int per_block = detail.scale * per_pixel, per_line = count * per_block;
+    for (int line = 0; line < rows * detail.scale; ++line) {
+        const int r = line / detail.scale, j = line % detail.scale;
+        for (int i = threadIdx.x; i < per_line; i += kMatchThreads) {
+            const int block = i / per_block, v = i % per_block, channel = v % per_pixel * kPerVector;
+            const int source = sources[r * kPositions + block];
+            const long long row = static_cast<long long>(entry) * height * detail.scale + j;
+            union { V vector; Half halves[kPerVector]; } value = {};
+            if (source >= 0)
+                value.vector = reinterpret_cast<const V*>(detail.from)[((row + static_cast<long long>(source / width) * detail.scale) * width + source % width) * per_block + v];
+#pragma unroll
+            for (int h = 0; h < kPerVector; ++h)
+                if (channel + h >= detail.channels) value.halves[h] = 0;
+            reinterpret_cast<V*>(detail.to)[((row + static_cast<long long>(y0 + r) * detail.scale) * width + x0 + block) * per_block + v] = value.vector;
+        }
+    }
+}
+
+// Writes displacement and warped for the block's positions from the keys of their best matches.
+template <typename = void>
+__device__ __forceinline__ void move_blocks(const Detail& detail, const Key* keys, int* sources, int entry, int y0, int rows,
+                                            int x0, int count, int height, int width, int reach) {
+    const int span = 2 * reach + 1;
+    for (int i = threadIdx.x; i < rows * kPositions; i += kMatchThreads) {
+        const int r = i / kPositions, column = i % kPositions;
+        if (column >= count) continue;
+        const int index = static_cast<int>(index_of(keys[i])), y = y0 + r, x = x0 + column;
+        detail.displacement[(static_cast<long long>(entry) * height + y) * width + x] = index;
+        const int from_y = y + index / span - reach, from_x = x + index % span - reach;
+        const bool inside = from_y >= 0 && from_y < height && from_x >= 0 && from_x < width;
+        sources[i] = inside ? from_y * width + from_x : -1;
+    }
+    __syncthreads();
+    const unsigned long long ends = reinterpret_cast<unsigned long long>(detail.from) | reinterpret_cast<unsigned long long>(detail.to);
+    if (detail.channels_last) {
+        if (ends % 16 == 0)
+            move_pixels<uint4>(detail, sources, entry, y0, rows, x0, count, height, width);
+        else
+            move_pixels<Half>(detail, sources, entry, y0, rows, x0, count, height, width);
+        return;
+    }
+    const unsigned long long unit = ends | static_cast<unsigned long long>(detail.scale * detail.element);
+    if (unit % 16 == 0)
+        move_planes<uint4>(detail, sources, entry, y0, rows, x0, count, height, width);
+    else if (unit % 8 == 0)
+        move_planes<uint2>(detail, sources, entry, y0, rows, x0, count, height, width);
+    else if (unit % 4 == 0)
+        move_planes<unsigned>(detail, sources, entry, y0, rows, x0, count, height, width);
+    else
+        move_planes<Half>(detail, sources, entry, y0, rows, x0, count, height, width);
+}
+
+// Finds the best displacement of every position and moves the detail.
+// Grid: (ceil(width / (4 * kStrips<POOL>)), ceil(height / rows_per_block), batch * groups), kMatchThreads.
+template <typename T, int POOL>
+__device__ __forceinline__ void match(const void* packed, const float2* inverse_lengths, Key* keys, unsigned* counters,
+                                      const Detail& detail, int batch, int chunks, int height, int width, int reach,
+                                      int rows_per_block, int groups) {
+    static_assert(POOL % 2 == 1 && POOL <= 7, "");
+    constexpr int kOut = kStrips<POOL> * kStrip, kMargin = POOL / 2;
+    __shared__ __align__(16) float products[kWarps][kGroups * kGroupSize];
+    __shared__ Key best[kMaxRows * kPositions];
+    __shared__ int last;
+
+    const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
+    const int x0 = blockIdx.x * kOut, y0 = blockIdx.y * rows_per_block;
+    const int entry = blockIdx.z / groups, group = blockIdx.z % groups;
+    const int rows = min(rows_per_block, height - y0), count = min(kOut, width - x0);
+    const long long plane = static_cast<long long>(height) * width;
+    const int span = 2 * reach + 1, windows = (span + kWindow - 1) / kWindow;
+    const int task = group * kWarps + warp;
+
+    for (int i = threadIdx.x; i < kMaxRows * kPositions; i += kMatchThreads) best[i] = 0;
+    __syncthreads();
+
+    if (task < span * windows) {
+        const int dy = task / windows - reach, window = task % windows * kWindow;
+        const int strip = lane >> 2, quarter = lane & 3, read_strip = min(strip, kStrips<POOL> - 1);
+        // Row y0 - kMargin of a and that row + dy of b: outside the map at first, perhaps, and then not read. A map has
+        // less than 2 GiB.
+        const int first = x0 - kMargin, shift = window - reach, row_a = y0 - kMargin, g = lane >> 2, t = lane & 3;
+        const long long from_a = static_cast<long long>(row_a) * width + first;
+        Operands from;
+        from.chunk_size = height * width * kChunkBytes;
+        from.a = static_cast<const char*>(packed) + static_cast<long long>(entry * chunks) * from.chunk_size +
+                 (from_a + g) * kChunkBytes + t * 16;
+        from.to_b = batch * chunks * from.chunk_size + (dy * width + shift) * kChunkBytes;
+        const long long lengths = static_cast<long long>(height) * (width + 1);
+        from.inverse_a = inverse_lengths + entry * lengths + from_a + row_a + g;
+        from.to_inverse_b = batch * static_cast<int>(lengths) + dy * (width + 1) + shift + 2 * t + 1 - g;
+        from.inside = bits_inside(lane, first, shift, span - window, width);
+
+        const float* place = products[warp] + read_strip * kStrip * kPlacePitch + quarter;
+        float chain[kStrip][kLaneDisplacements][POOL] = {};  // the last entry stays 0 and takes no register
+        for (int row = y0 - kMargin; row < y0 + rows + kMargin; ++row) {
+            const int other = row + dy;
+            float cost[kStrip];
+            int displacement[kStrip];
+#pragma unroll
+            for (int k = 0; k < kStrip; ++k) {
+                cost[k] = -infinity();
+                displacement[k] = 0;
+            }
+            const bool inside = row >= 0 && row < height && other >= 0 && other < height;
+            if (inside) multiply(T(), from, chunks, lane, first + shift + 2 * t, width, products[warp]);
+            from.next_row(width);
+            __syncwarp();
+#pragma unroll
+            for (int m = 0; m < kLaneDisplacements; ++m) {
+                float sums[kStrip] = {};
+                if (inside) pool_row<POOL>(place + 4 * m, sums);
+#pragma unroll
+                for (int k = 0; k < kStrip; ++k) {
+                    const float total = pool_column<POOL>(chain[k][m], sums[k]);
+                    if (total > cost[k] && from.has(Operands::kAllowedBits + m)) {
+                        cost[k] = total;
+                        displacement[k] = 4 * m;
+                    }
+                }
+            }
+            __syncwarp();
+            if (row - kMargin < y0) continue;
+#pragma unroll
+            for (int k = 0; k < kStrip; ++k) displacement[k] += quarter;
+            // The four lanes of a strip have its displacements by quarters: each ends with one output's best.
+            const bool odd = lane & 1, high = lane & 2;
+#pragma unroll
+            for (int k = 0; k < 2; ++k) {
+                const float sent = odd ? cost[k] : cost[k + 2];
+                const int sent_displacement = odd ? displacement[k] : displacement[k + 2];
+                if (odd) {
+                    cost[k] = cost[k + 2];
+                    displacement[k] = displacement[k + 2];
+                }
+                keep_better(cost[k], displacement[k], __shfl_xor_sync(0xffffffffu, sent, 1),
+                            __shfl_xor_sync(0xffffffffu, sent_displacement, 1));
+            }
+            const float sent = high ? cost[0] : cost[1];
+            const int sent_displacement = high ? displacement[0] : displacement[1];
+            if (high) {
+                cost[0] = cost[1];
+                displacement[0] = displacement[1];
+            }
+            keep_better(cost[0], displacement[0], __shfl_xor_sync(0xffffffffu, sent, 2),
+                        __shfl_xor_sync(0xffffffffu, sent_displacement, 2));
+            const int column = strip * kStrip + (odd ? 2 : 0) + (high ? 1 : 0);
+            if (column < count)
+                atomicMax(&best[(row - kMargin - y0) * kPositions + column],
+                          make_key(cost[0], (dy + reach) * span + window + displacement[0]));
+        }
+    }
+    __syncthreads();
+
+    if (groups > 1) {
+        Key* meeting = keys + entry * plane + static_cast<long long>(y0) * width + x0;
+        for (int i = threadIdx.x; i < rows * kPositions; i += kMatchThreads)
+            if (i % kPositions < count) atomicMax(&meeting[static_cast<long long>(i / kPositions) * width + i % kPositions], best[i]);
+        __threadfence();
+        __syncthreads();
+        if (threadIdx.x == 0)
+            last = atomicAdd(&counters[(entry * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x], 1u) + 1 == static_cast<unsigned>(groups);
+        __syncthreads();
+        if (!last) return;
+        __threadfence();
+        for (int i = threadIdx.x; i < rows * kPositions; i += kMatchThreads)
+            if (i % kPositions < count)
+                best[i] = *const_cast<volatile Key*>(&meeting[static_cast<long long>(i / kPositions) * width + i % kPositions]);
+        __syncthreads();
+    }
+    move_blocks(detail, best, reinterpret_cast<int*>(products), entry, y0, rows, x0, count, height, width, reach);
+}
+
+}  // namespace
+}  // namespace mtu
+
+// The kernels by names that C++ and Python can find: one for float and half each, `match` also by pool.
+#define MTU_PREPARE(name, T)                                                                                           \
+    extern "C" __global__ void __launch_bounds__(mtu::kPrepareThreads, 4)                                              \
+        name(const void* motion, const void* motion_prev, void* packed, float2* inverse_lengths,                       \
+             unsigned long long* keys, unsigned* counters, int counter_count, int batch, int channels, int height,     \
+             int width, int channels_last) {                                                                           \
+        mtu::prepare(static_cast<const T*>(motion), static_cast<const T*>(motion_prev), packed, inverse_lengths, keys, \
+                     counters, counter_count, batch, channels, height, width, channels_last);                          \
+    }
+#define MTU_MATCH(name, T, POOL)                                                                                       \
+    extern "C" __global__ void __launch_bounds__(mtu::kMatchThreads, POOL > 5 ? 1 : 2)                                                \
+        name(const void* packed, const float2* inverse_lengths,unsigned long long* keys, unsigned* counters,           \
+             const void* detail_prev, void* warped, int* displacement, int batch, int chunks, int height, int width,   \
+             int reach, int rows_per_block, int groups, int detail_channels, int scale, int element,                   \
+             int channels_last) {                                                                                      \
+        const mtu::Detail detail = {static_cast<const char*>(detail_prev), static_cast<char*>(warped), displacement,   \
+                                    detail_channels, scale, element, channels_last};                                   \
+        mtu::match<T, POOL>(packed, inverse_lengths, keys, counters, detail, batch, chunks, height, width,     \
+                                    reach, rows_per_block, groups);                                                    \
+    }
+
+#ifdef MTU_POOL  // a build for one problem, by NVRTC; launch.cu makes them all
+MTU_PREPARE(mtu_prepare, MTU_TYPE)
+MTU_MATCH(mtu_match, MTU_TYPE, MTU_POOL)
+#endif

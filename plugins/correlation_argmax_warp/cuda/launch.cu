@@ -1,0 +1,141 @@
+// The host side of kernel.cu for C++: checks, workspace, launches. cuda_op.py is the same in Python; a test holds both
+// together.
+
+#include "launch.h"
+
+#include <cuda_runtime_api.h>
+
+#include <atomic>
+
+#include "kernel.cu"
+
+MTU_PREPARE(mtu_prepare_float, float)
+MTU_PREPARE(mtu_prepare_half, mtu::Half)
+MTU_MATCH(mtu_match_float_1, float, 1)
+MTU_MATCH(mtu_match_float_3, float, 3)
+MTU_MATCH(mtu_match_float_5, float, 5)
+MTU_MATCH(mtu_match_float_7, float, 7)
+MTU_MATCH(mtu_match_half_1, mtu::Half, 1)
+MTU_MATCH(mtu_match_half_3, mtu::Half, 3)
+MTU_MATCH(mtu_match_half_5, mtu::Half, 5)
+MTU_MATCH(mtu_match_half_7, mtu::Half, 7)
+
+namespace mtu {
+namespace {
+
+#ifndef MTU_EMULATED  // tests/cuda_emulator runs the kernels on the CPU
+template <typename... Parameters, typename... Arguments>
+void start(void (*kernel)(Parameters...), dim3 grid, int threads, cudaStream_t stream, Arguments... arguments) {
+    kernel<<<grid, threads, 0, stream>>>(arguments...);
+}
+#endif
+
+using MatchKernel = decltype(&mtu_match_float_1);
+constexpr MatchKernel kMatchKernels[2][4] = {
+    {mtu_match_float_1, mtu_match_float_3, mtu_match_float_5, mtu_match_float_7},
+    {mtu_match_half_1, mtu_match_half_3, mtu_match_half_5, mtu_match_half_7},
+};
+constexpr int kOutputs[4] = {kStrips<1> * kStrip, kStrips<3> * kStrip, kStrips<5> * kStrip, kStrips<7> * kStrip};
+constexpr int kMinRows = 4;
+
+std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+std::size_t aligned(std::int64_t bytes) { return static_cast<std::size_t>(divide_up(bytes, 256) * 256); }
+
+struct Plan {
+    std::int64_t plane, chunks, columns, groups;  // positions, planes of 64 bytes, blocks in a row, blocks of an output
+    std::size_t packed, lengths, keys, counters;  // bytes, each a multiple of 256
+};
+
+Plan plan(const Problem& p) {
+    Plan result;
+    const std::int64_t span = 2 * p.max_displacement + 1;
+    result.plane = static_cast<std::int64_t>(p.height) * p.width;
+    result.chunks = divide_up(p.motion_channels, p.motion_type == Type::kHalf ? 32 : 16);
+    result.columns = divide_up(p.width, kOutputs[p.pool_size / 2]);
+    result.groups = divide_up(span * divide_up(span, kWindow), kWarps);
+    result.packed = aligned(2 * p.batch * result.chunks * result.plane * kChunkBytes);
+    result.lengths = aligned(2 * p.batch * p.height * (p.width + std::int64_t{1}) * 8);
+    result.keys = aligned(p.batch * result.plane * 8);
+    result.counters = aligned(p.batch * result.columns * divide_up(p.height, kMinRows) * 4);
+    return result;
+}
+
+// Rows of the map for each block: enough blocks to fill the GPU, few rows done twice.
+int rows_per_block(const Problem& p, const Plan& plan, int multiprocessors) {
+    const std::int64_t at_once = static_cast<std::int64_t>(multiprocessors) * (p.pool_size > 5 ? 1 : 2);
+    std::int64_t best_cost = 0;
+    int best = kMaxRows;
+    for (int rows = kMaxRows; rows >= kMinRows; --rows) {
+        const std::int64_t blocks = plan.columns * divide_up(p.height, rows) * p.batch * plan.groups;
+        const std::int64_t cost = divide_up(blocks, at_once) * ((rows < p.height ? rows : p.height) + p.pool_size - 1);
+        if (rows == kMaxRows || cost < best_cost) {
+            best_cost = cost;
+            best = rows;
+        }
+    }
+    return best;
+}
+
+int multiprocessors() {
+    // By device; 0 is not asked yet.
+    static std::atomic<int> known[64];
+    int device = 0, count = 0;
+    if (cudaGetDevice(&device) != cudaSuccess) return 0;
+    if (device < 64 && (count = known[device].load(std::memory_order_relaxed)) > 0) return count;
+    if (cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) != cudaSuccess) return 0;
+    if (device < 64) known[device].store(count, std::memory_order_relaxed);
+    return count;
+}
+
+}  // namespace
+
+const char* check(const Problem& p) noexcept {
+    if (p.batch < 1 || p.motion_channels < 1 || p.height < 1 || p.width < 1 || p.detail_channels < 1)
+        return "batch, channels, height and width must be at least 1";
+    if (p.max_displacement < 1 || p.max_displacement > 20) return "max_displacement must be from 1 to 20";
+    if (p.pool_size != 1 && p.pool_size != 3 && p.pool_size != 5 && p.pool_size != 7)
+        return "pool_size must be 1, 3, 5 or 7";
+    if (p.scale < 1 || p.scale > 64) return "scale must be from 1 to 64";
+    if (p.motion_channels > 128) return "motion must have at most 128 channels";
+    if ((p.motion_layout == Layout::kHwc8 && p.motion_type != Type::kHalf) ||
+        (p.detail_layout == Layout::kHwc8 && p.detail_type != Type::kHalf))
+        return "the layout HWC8 is for half only";
+    if (static_cast<double>(p.batch) * p.height * p.width * kChunkBytes * plan(p).chunks > 0x7fffffff)
+        return "motion must have at most 2 GiB";
+    if (p.height > 65535 || 2 * static_cast<std::int64_t>(p.batch) > 65535 || p.batch * plan(p).groups > 65535)
+        return "height and batch exceed what a launch can have";
+    return nullptr;
+}
+
+std::size_t workspace_bytes(const Problem& p) noexcept {
+    const Plan sizes = plan(p);
+    return sizes.packed + sizes.lengths + sizes.keys + sizes.counters;
+}
+
+int launch(const Problem& p, const void* motion, const void* motion_prev, const void* detail_prev, void* warped,
+           std::int32_t* displacement, void* workspace, void* stream) noexcept {
+    const Plan sizes = plan(p);
+    const int rows = rows_per_block(p, sizes, multiprocessors());
+    const unsigned blocks_down = static_cast<unsigned>(divide_up(p.height, rows));
+    const int counters = static_cast<int>(p.batch * sizes.columns * blocks_down);
+    const bool half = p.motion_type == Type::kHalf;
+    char* memory = static_cast<char*>(workspace);
+    void* packed = memory;
+    float2* lengths = reinterpret_cast<float2*>(memory += sizes.packed);
+    unsigned long long* keys = reinterpret_cast<unsigned long long*>(memory += sizes.lengths);
+    unsigned* counter = reinterpret_cast<unsigned*>(memory += sizes.keys);
+    const cudaStream_t queue = static_cast<cudaStream_t>(stream);
+
+    const dim3 prepare_grid(static_cast<unsigned>(divide_up(p.width, kPositions)), p.height, 2 * p.batch);
+    start(half ? mtu_prepare_half : mtu_prepare_float, prepare_grid, kPrepareThreads, queue,
+        motion, motion_prev, packed, lengths, keys, counter, counters, p.batch, p.motion_channels, p.height, p.width,
+        p.motion_layout == Layout::kHwc8);
+    const dim3 match_grid(static_cast<unsigned>(sizes.columns), blocks_down, static_cast<unsigned>(p.batch * sizes.groups));
+    start(kMatchKernels[half][p.pool_size / 2], match_grid, kMatchThreads, queue,
+        packed, lengths, keys, counter, detail_prev, warped, displacement, p.batch, static_cast<int>(sizes.chunks),
+        p.height, p.width, p.max_displacement, rows, static_cast<int>(sizes.groups), p.detail_channels, p.scale,
+        p.detail_type == Type::kHalf ? 2 : 4, p.detail_layout == Layout::kHwc8);
+    return cudaPeekAtLastError();
+}
+
+}  // namespace mtu

@@ -1,0 +1,171 @@
+// The fibers behind cuda_runtime_api.h, and what the tests call through ctypes. One translation unit with launch.cu.
+
+#include "cuda_runtime_api.h"
+
+#include <csetjmp>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <vector>
+
+#include <ucontext.h>
+
+#include "launch.cu"
+
+namespace emulator {
+
+dim3 thread_index, block_index, grid_size;
+int multiprocessors = 4;
+
+namespace {
+
+enum State { kReady, kWaitsForWarp, kWaitsForBlock, kDone };
+
+struct Fiber {
+    ucontext_t context;
+    jmp_buf jump;
+    bool started;
+    State state;
+    int parity;
+    Lane brought[2];
+    std::vector<char> stack = std::vector<char>(64 * 1024);
+};
+
+std::vector<Fiber> fibers;
+std::vector<Lane> gathered[2];
+jmp_buf scheduler;
+int current;
+void (*entry)(void*);
+void* entry_argument;
+std::mt19937 random_order;
+
+void fiber_main() {
+    entry(entry_argument);
+    fibers[current].state = kDone;
+    _longjmp(scheduler, 1);
+}
+
+void wait(State state) {
+    const int me = current;
+    fibers[me].state = state;
+    if (_setjmp(fibers[me].jump) == 0) _longjmp(scheduler, 1);
+    current = me;
+    thread_index = dim3(me);
+}
+
+void resume(int i) {
+    current = i;
+    thread_index = dim3(i);
+    if (_setjmp(scheduler) != 0) return;
+    Fiber& fiber = fibers[i];
+    if (fiber.started) _longjmp(fiber.jump, 1);
+    fiber.started = true;
+    setcontext(&fiber.context);
+}
+
+// Whether the fibers [from, to) that are not done all wait so; then they are ready again.
+bool release(int from, int to, State state) {
+    bool any = false;
+    for (int i = from; i < to; ++i) {
+        if (fibers[i].state != state && fibers[i].state != kDone) return false;
+        any = any || fibers[i].state == state;
+    }
+    for (int i = from; any && i < to; ++i)
+        if (fibers[i].state == state) fibers[i].state = kReady;
+    return any;
+}
+
+void run_block(int threads) {
+    for (int i = 0; i < threads; ++i) {
+        Fiber& fiber = fibers[i];
+        getcontext(&fiber.context);
+        fiber.context.uc_stack.ss_sp = fiber.stack.data();
+        fiber.context.uc_stack.ss_size = fiber.stack.size();
+        fiber.context.uc_link = nullptr;
+        makecontext(&fiber.context, fiber_main, 0);
+        fiber.started = false;
+        fiber.state = kReady;
+        fiber.parity = 0;
+    }
+    std::vector<int> order(threads);
+    for (int i = 0; i < threads; ++i) order[i] = i;
+    std::shuffle(order.begin(), order.end(), random_order);
+    for (;;) {
+        bool moved = false;
+        for (int i : order)
+            if (fibers[i].state == kReady) resume(i), moved = true;
+        for (int warp = 0; warp < threads; warp += 32) moved |= release(warp, warp + 32, kWaitsForWarp);
+        if (release(0, threads, kWaitsForBlock)) moved = true;
+        if (moved) continue;
+        for (int i = 0; i < threads; ++i)
+            if (fibers[i].state != kDone) {
+                std::fprintf(stderr, "emulator: threads wait for each other\n");
+                std::abort();
+            }
+        return;
+    }
+}
+
+}  // namespace
+
+int lane() { return current % 32; }
+
+void wait_for_block() { wait(kWaitsForBlock); }
+
+const Lane* exchange(const Lane& mine) {
+    // Two sets of places in turns: nobody can be two exchanges ahead of a lane that still reads.
+    const int parity = fibers[current].parity ^= 1;
+    gathered[parity][current] = mine;
+    wait(kWaitsForWarp);
+    return &gathered[parity][current / 32 * 32];
+}
+
+void run(dim3 grid, int threads, void (*body)(void*), void* argument) {
+    if (fibers.size() < static_cast<std::size_t>(threads)) fibers = std::vector<Fiber>(threads);
+    for (auto& places : gathered) places.assign(threads, {});
+    entry = body;
+    entry_argument = argument;
+    grid_size = grid;
+    for (unsigned z = 0; z < grid.z; ++z)
+        for (unsigned y = 0; y < grid.y; ++y)
+            for (unsigned x = 0; x < grid.x; ++x) {
+                block_index = dim3(x, y, z);
+                run_block(threads);
+            }
+}
+
+}  // namespace emulator
+
+extern "C" {
+
+void emulator_setup(unsigned seed, int multiprocessors) {
+    emulator::random_order.seed(seed);
+    emulator::multiprocessors = multiprocessors;
+}
+
+const char* emulator_check(const mtu::Problem* problem) { return mtu::check(*problem); }
+
+std::size_t emulator_workspace_bytes(const mtu::Problem* problem) { return mtu::workspace_bytes(*problem); }
+
+int emulator_revision() { return mtu::kKernelRevision; }
+
+int emulator_launch(const mtu::Problem* problem, const void* motion, const void* motion_prev, const void* detail_prev,
+                    void* warped, std::int32_t* displacement, void* workspace) {
+    return mtu::launch(*problem, motion, motion_prev, detail_prev, warped, displacement, workspace, nullptr);
+}
+
+// The two kernels as cuda_op.py starts them. The arguments are those of the kernel, in order.
+int emulator_prepare(int half, unsigned x, unsigned y, unsigned z, unsigned threads, const void* a, const void* b, void* c,
+                     float2* d, unsigned long long* e, unsigned* f, int g, int h, int i, int j, int k, int l) {
+    mtu::start(half ? mtu_prepare_half : mtu_prepare_float, dim3(x, y, z), threads, nullptr, a, b, c, d, e, f, g, h, i, j, k, l);
+    return 0;
+}
+
+int emulator_match(int half, int pool, unsigned x, unsigned y, unsigned z, unsigned threads, const void* a, const float2* b,
+                   unsigned long long* c, unsigned* d, const void* e, void* f, int* g, int h, int i, int j, int k, int l,
+                   int m, int n, int o, int p, int q, int r) {
+    mtu::start(mtu::kMatchKernels[half][pool / 2], dim3(x, y, z), threads, nullptr, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r);
+    return 0;
+}
+
+}
