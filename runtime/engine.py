@@ -1,0 +1,335 @@
+"""An engine: the directory with `first.engine`, `step.engine` and `engine.json` that mtu-build-engine writes.
+
+The manifest says what was built, for what, and from what; it is checked before TensorRT sees a byte of the files, since
+TensorRT's own answer to a wrong file is a crash or a line of C++. Plain Python: no tensorrt, no numpy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from mtu.models.errors import InvalidInputError, MissingFileError
+from mtu.models.interface import GRAPHS, OP_NAME, OP_VERSION, SIZE_MULTIPLE, GraphName, Interface, NetworkConfig
+from mtu.plugins.correlation_argmax_warp.rules import KERNEL_REVISION
+from mtu.runtime.tensorrt_library import EXTRAS, LIBRARIES, LibraryName, version_numbers
+
+MANIFEST = "engine.json"
+FORMAT_VERSION = "1"
+"""Version of the manifest's layout."""
+
+HardwareCompatibility = Literal["none", "ampere-plus", "same-compute-capability"]
+Precision = Literal["fp32", "fp16"]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The size of a frame as the network sees it. In text always HEIGHTxWIDTH: 720x1280."""
+
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        sizes = (self.height, self.width)
+        if any(type(size) is not int or size < 1 for size in sizes):
+            raise InvalidInputError(f"frame size {self}: height and width are whole numbers from {SIZE_MULTIPLE}")
+        if any(size % SIZE_MULTIPLE for size in sizes):
+            padded = "x".join(str(size + -size % SIZE_MULTIPLE) for size in sizes)
+            raise InvalidInputError(
+                f"frame size {self} (HEIGHTxWIDTH) is no multiple of {SIZE_MULTIPLE}; such frames are padded before the"
+                f" engine sees them, so build it for {padded}"
+            )
+
+    def __str__(self) -> str:
+        return f"{self.height}x{self.width}"
+
+    @classmethod
+    def parse(cls, text: str) -> Sizes:
+        """ "720x1280" is 720 high and 1280 wide; raises InvalidInputError for anything else."""
+        found = re.fullmatch(r"([0-9]{1,6})x([0-9]{1,6})", text.strip())
+        if not found:
+            raise InvalidInputError(f"'{text}' is no frame size: write HEIGHTxWIDTH, 720x1280 for 720p video")
+        return cls(int(found[1]), int(found[2]))
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The sizes an engine takes: from `min` to `max`, fastest at `opt`."""
+
+    min: Sizes
+    opt: Sizes
+    max: Sizes
+
+    def __post_init__(self) -> None:
+        for axis in ("height", "width"):
+            low, middle, high = (getattr(sizes, axis) for sizes in (self.min, self.opt, self.max))
+            if not low <= middle <= high:
+                raise InvalidInputError(
+                    f"frame sizes {self.min}, {self.opt}, {self.max} (HEIGHTxWIDTH): the {axis}s have to rise from min"
+                    f" over opt to max, they are {low}, {middle}, {high}"
+                )
+
+    @classmethod
+    def fixed(cls, height: int, width: int) -> Profile:
+        """One size only."""
+        sizes = Sizes(height, width)
+        return cls(sizes, sizes, sizes)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether only one size fits."""
+        return self.min == self.max
+
+    def holds(self, height: int, width: int) -> bool:
+        """Whether a padded frame of this size can be run."""
+        return self.min.height <= height <= self.max.height and self.min.width <= width <= self.max.width
+
+    def __str__(self) -> str:
+        return str(self.opt) if self.is_fixed else f"{self.min} to {self.max}, best at {self.opt}"
+
+
+@dataclass(frozen=True)
+class EngineManifest:
+    """Everything that decides whether and how an engine can run."""
+
+    interface: Interface
+    """`state_dtype` is that of the engine."""
+    library: LibraryName
+    library_version: str
+    precision: Precision
+    plugin: bool
+    """Whether the motion compensation is the fused plugin."""
+    plugin_revision: int
+    """KERNEL_REVISION of the plugin; 0 without plugin."""
+    gpu: str
+    """Name of the GPU it was built on; "" where it was built without one."""
+    compute_capabilities: tuple[str, ...]
+    """GPUs it is for: ("8.6", "12.0")."""
+    hardware_compatibility: HardwareCompatibility
+    version_compatible: bool
+    profile: Profile
+    onnx: dict[GraphName, str]
+    """sha256 of the graphs of the bundle, hexadecimal."""
+    engines: dict[GraphName, str]
+    """sha256 of the two engine files, hexadecimal."""
+    device_memory: dict[GraphName, int]
+    """Bytes of device memory that running needs beside weights and tensors; 0 where it could not be asked."""
+    command: str
+    """Builds it again."""
+    release: str
+    """Version of mtu-trt."""
+
+    def to_json(self) -> str:
+        """The content of engine.json."""
+        return json.dumps({"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> EngineManifest:
+        """The manifest in `text`; `source` names the file in messages.
+
+        Raises InvalidInputError if it is no manifest, is of another format version, or is damaged.
+        """
+        again = "build the engine again with mtu-build-engine"
+        try:
+            fields = json.loads(text)
+            version = fields.pop("format_version")
+        except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
+            raise InvalidInputError(f"{source} is no engine manifest: {again}") from None
+        if version != FORMAT_VERSION:
+            raise InvalidInputError(
+                f"{source} has manifest version {version}, this release reads {FORMAT_VERSION}: {again}"
+            )
+        try:
+            manifest = cls(**{**fields, **_rebuilt(fields)})
+            _check(manifest)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InvalidInputError(f"{source} is damaged ({error}): {again}") from None
+        if manifest.interface.op_version != OP_VERSION:
+            raise InvalidInputError(
+                f"{source}: the engine uses version {manifest.interface.op_version} of {OP_NAME}, this release has"
+                f" {OP_VERSION}: export the model again, then {again}"
+            )
+        return manifest
+
+
+def _rebuilt(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a manifest that JSON has no type for."""
+    interface = fields["interface"]
+    return {
+        "interface": Interface(**{**interface, "config": NetworkConfig(**interface["config"])}),
+        "compute_capabilities": tuple(fields["compute_capabilities"]),
+        "profile": Profile(**{name: Sizes(**sizes) for name, sizes in fields["profile"].items()}),
+    }
+
+
+def _check(manifest: EngineManifest) -> None:
+    """Raises ValueError naming a field that has the wrong type or an impossible value."""
+    digest = re.compile("[0-9a-f]{64}")
+    capability = re.compile(r"[0-9]{1,2}\.[0-9]")
+    texts = ("library_version", "gpu", "command", "release")
+    good = {
+        "library": manifest.library in LIBRARIES,
+        "precision": manifest.precision in get_args(Precision),
+        "plugin": type(manifest.plugin) is bool,
+        "plugin_revision": type(manifest.plugin_revision) is int and (manifest.plugin_revision > 0) == manifest.plugin,
+        "compute_capabilities": bool(manifest.compute_capabilities)
+        and all(type(c) is str and capability.fullmatch(c) for c in manifest.compute_capabilities),
+        "hardware_compatibility": manifest.hardware_compatibility in get_args(HardwareCompatibility),
+        "version_compatible": type(manifest.version_compatible) is bool,
+        "device_memory": all(type(size) is int and size >= 0 for size in manifest.device_memory.values()),
+        **{name: type(getattr(manifest, name)) is str for name in texts},
+        **{
+            name: all(type(value) is str and digest.fullmatch(value) for value in getattr(manifest, name).values())
+            for name in ("onnx", "engines")
+        },
+    }
+    for name in ("onnx", "engines", "device_memory"):
+        good[name] = good[name] and set(getattr(manifest, name)) == set(GRAPHS)
+    for name, is_good in good.items():
+        if not is_good:
+            raise ValueError(f"{name} is {getattr(manifest, name)!r}")
+    if not version_numbers(manifest.library_version):
+        raise ValueError(f"library_version is {manifest.library_version!r}")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine directory; its manifest is valid and both files exist."""
+
+    directory: Path
+    manifest: EngineManifest
+
+    def file(self, graph: GraphName) -> Path:
+        """Path of the serialised engine of a graph."""
+        return self.directory / f"{graph}.engine"
+
+
+def is_engine(directory: Path | str) -> bool:
+    """Whether this is the directory of an engine rather than of a bundle."""
+    return (Path(directory) / MANIFEST).is_file()
+
+
+def open_engine(directory: Path | str) -> Engine:
+    """The engine in `directory`. Reads the manifest alone; `check_files` reads the rest.
+
+    Raises MissingFileError if there is no such directory or a file is missing, InvalidInputError if the manifest cannot
+    be used.
+    """
+    directory = Path(directory)
+    how = f"an engine is a directory with {MANIFEST}, made by: mtu-build-engine BUNDLE -o DIR"
+    if not directory.exists():
+        raise MissingFileError(f"engine {directory} does not exist; {how}")
+    if not directory.is_dir():
+        raise InvalidInputError(f"engine {directory} is a file; {how}")
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise MissingFileError(f"engine {directory} lacks {MANIFEST}; {how}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise InvalidInputError(f"{path} cannot be read; {how}") from None
+    engine = Engine(directory, EngineManifest.from_json(text, str(path)))
+    missing = [engine.file(graph).name for graph in GRAPHS if not engine.file(graph).is_file()]
+    if missing:
+        raise MissingFileError(
+            f"engine {directory} lacks {' and '.join(missing)}; build it again: {engine.manifest.command}"
+        )
+    return engine
+
+
+def check_files(engine: Engine) -> None:
+    """Raises InvalidInputError unless both engine files are what was built, bit for bit."""
+    digests = engine.manifest.engines
+    for graph in GRAPHS:
+        path = engine.file(graph)
+        found = file_digest(path)
+        if found == digests[graph]:
+            continue
+        other = next((name for name in GRAPHS if found == digests[name]), None)
+        what = f"is {other}.engine under another name" if other else "is damaged or of another build"
+        raise InvalidInputError(
+            f"{path} {what} (sha256 {found[:12]}, {MANIFEST} says {digests[graph][:12]});"
+            f" build it again: {engine.manifest.command}"
+        )
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Host:
+    """What is here to run an engine on."""
+
+    library_version: str | None
+    """Version of the library that the engine was built with, as installed here; None where it is not."""
+    gpu: str | None
+    """Name of the GPU; None where there is none."""
+    compute_capability: str | None
+    """ "8.6"; None where there is no GPU."""
+
+
+def refusals(manifest: EngineManifest, host: Host) -> list[str]:
+    """Why the engine cannot run on this host: what was built, what is here, what to do. Empty if it can."""
+    again = f"build it again: {manifest.command}"
+    return [
+        *_library_refusals(manifest, host, again),
+        *_gpu_refusals(manifest, host, again),
+        *(
+            [
+                f"the engine holds revision {manifest.plugin_revision} of the plugin {OP_NAME}, this release has"
+                f" {KERNEL_REVISION}; {again}"
+            ]
+            if manifest.plugin and manifest.plugin_revision != KERNEL_REVISION
+            else []
+        ),
+    ]
+
+
+def _library_refusals(manifest: EngineManifest, host: Host, again: str) -> list[str]:
+    built = f"the engine was built with {manifest.library} {manifest.library_version}"
+    if host.library_version is None:
+        return [f'{built}, which is not installed here: pip install "mtu-trt[{EXTRAS[manifest.library]}]"']
+    here, there = version_numbers(host.library_version), version_numbers(manifest.library_version)
+    if here == there or (manifest.version_compatible and here[:1] == there[:1] and here >= there):
+        return []
+    if manifest.version_compatible:
+        return [f"{built} or newer of the same major version, here is {host.library_version}; install that, or {again}"]
+    return [
+        f"{built}, here is {host.library_version}, and an engine fits one version only; {again}"
+        " (with --version-compatible it would run on newer versions of the same major)"
+    ]
+
+
+def _gpu_refusals(manifest: EngineManifest, host: Host, again: str) -> list[str]:
+    made_for = ", ".join(manifest.compute_capabilities)
+    built = f"the engine was built for {manifest.gpu or 'GPUs'} (compute capability {made_for})"
+    if host.gpu is None or host.compute_capability is None:
+        return [f"{built}, and no NVIDIA GPU answers here: run it where there is one, or use mtu-run with a bundle"]
+    here = f"here is {host.gpu} (compute capability {host.compute_capability})"
+    if manifest.hardware_compatibility == "ampere-plus":
+        fits = int(host.compute_capability.split(".")[0]) >= 8
+    else:
+        fits = host.compute_capability in manifest.compute_capabilities
+    if not fits:
+        if manifest.library == "tensorrt-rtx":
+            wanted = ",".join((*manifest.compute_capabilities, host.compute_capability))
+            return [f"{built}, {here}; {again} --compute-capability {wanted}"]
+        return [f"{built}, {here}; {again}"]
+    one_model = manifest.library == "tensorrt" and manifest.hardware_compatibility == "none"
+    if one_model and host.gpu != manifest.gpu:
+        return [
+            f"{built}, {here}, and an engine fits one model of GPU only; {again}"
+            " (with --hardware-compatibility-level same-compute-capability it would run on both)"
+        ]
+    return []

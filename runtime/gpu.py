@@ -1,0 +1,63 @@
+"""What the NVIDIA driver says of a GPU, asked without any package: ctypes alone."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mtu.models.errors import InvalidInputError
+
+_COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU."""
+
+    index: int
+    """Number of the device, as CUDA_VISIBLE_DEVICES leaves it."""
+    name: str
+    """As NVIDIA calls it: "NVIDIA H200"."""
+    compute_capability: str
+    """ "9.0"."""
+    memory: int
+    """Total bytes."""
+
+
+def _driver() -> ctypes.CDLL | None:
+    try:
+        return ctypes.CDLL("nvcuda.dll" if hasattr(ctypes, "WinDLL") else "libcuda.so.1")
+    except OSError:
+        return None
+
+
+@functools.cache
+def find_gpu(index: int = 0) -> Gpu | None:
+    """The GPU `index`, or None where there is no driver or no such device."""
+    driver = _driver()
+    if driver is None:
+        return None
+    device, major, minor, memory = ctypes.c_int(), ctypes.c_int(), ctypes.c_int(), ctypes.c_size_t()
+    name = ctypes.create_string_buffer(256)
+    calls: tuple[Callable[[], int], ...] = (
+        lambda: driver.cuInit(0),
+        lambda: driver.cuDeviceGet(ctypes.byref(device), index),
+        lambda: driver.cuDeviceGetName(name, len(name), device),
+        lambda: driver.cuDeviceGetAttribute(ctypes.byref(major), _COMPUTE_CAPABILITY_MAJOR, device),
+        lambda: driver.cuDeviceGetAttribute(ctypes.byref(minor), _COMPUTE_CAPABILITY_MINOR, device),
+        lambda: driver.cuDeviceTotalMem_v2(ctypes.byref(memory), device),
+    )
+    if any(call() != 0 for call in calls):
+        return None
+    return Gpu(index, name.value.decode(), f"{major.value}.{minor.value}", memory.value)
+
+
+def current_device() -> int:
+    """Number of the device whose CUDA context is current in this thread; raises InvalidInputError if there is none."""
+    driver = _driver()
+    device = ctypes.c_int()
+    if driver is None or driver.cuCtxGetDevice(ctypes.byref(device)) != 0:
+        raise InvalidInputError("no CUDA context is current in this thread: make one before running the engine")
+    return device.value
