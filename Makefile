@@ -1,12 +1,13 @@
 # make demo: a blurred clip comes out sharper. make test: everything that needs neither network nor GPU.
 # Both set up .venv by themselves. PYTHON chooses the interpreter (3.10 to 3.13).
+# make gpu-check: checks and times on a GPU, with what PYTHON has; ARGS are its options (ARGS=--quick).
 PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check -q -c constraints.txt
 OUT := demo-out
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint gpu-check clean
 
 demo: $(VENV)/.demo
 	mkdir -p $(OUT)
@@ -21,6 +22,10 @@ lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+gpu-check:
+	$(PYTHON) tools/links.py
+	PYTHONPATH="$(CURDIR)/.links$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTHON) -m mtu.benchmarks.gpu_check $(ARGS)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -2,7 +2,8 @@
 
 Method: one process for each backend, so that thread pools and memory are its own. The processes take turns of a few
 frames each, so that whatever else the machine does hits all of them alike. A frame is timed from the call of
-`Backend.run` to its return, with the outputs on the host; the first frames are warm-up.
+`Backend.submit` until its outputs are on the host; the first frames are warm-up. Nothing overlaps, so a backend that
+can upload a frame while it computes another has more throughput than shows here.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection
@@ -25,8 +27,8 @@ import numpy as np
 
 from mtu.models.errors import InvalidInputError, MtuError
 from mtu.models.interface import FRAME_NAMES
-from mtu.runtime.backends import Backend, open_backend
-from mtu.runtime.bundle import open_bundle
+from mtu.runtime import console
+from mtu.runtime.backends import Backend, open_backend, open_model
 
 WARM_UP = 3
 """Frames of each backend before its first timed one, the first of them with the `first` graph."""
@@ -56,21 +58,31 @@ class Frames:
     def __init__(self, height: int, width: int) -> None:
         base = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
         self._frames = [np.ascontiguousarray(np.roll(base, shift, axis=2)) for shift in range(5)]
+        self._window: deque[np.ndarray] = deque(maxlen=len(FRAME_NAMES))
         self._count = 0
+        for _ in range(len(FRAME_NAMES) - 1):
+            self._add()
+
+    def _add(self) -> None:
+        # A new object each time: the same one would be the same frame, and not be uploaded again.
+        self._window.append(self._frames[self._count % 5].view())
+        self._count += 1
 
     def window(self) -> dict[str, np.ndarray]:
         """The next window."""
-        self._count += 1
-        return {name: self._frames[(self._count + index) % 5] for index, name in enumerate(FRAME_NAMES)}
+        self._add()
+        return dict(zip(FRAME_NAMES, self._window, strict=True))
 
 
 def _work(pipe: Connection, model: str | None, name: str, device: str, height: int, width: int) -> None:
     """A backend's process: answers each number n with the seconds of n frames, and None with its memory."""
     try:
         baseline = _peak_mib()
-        backend = open_backend(name, open_bundle(model), device)
+        backend = open_backend(
+            name, open_model(model), device, size=(height, width), say=lambda text: console.say("mtu-bench", text)
+        )
         frames = Frames(height, width)
-        states: dict[str, Any] = {}
+        states: Mapping[str, Any] = {}
         states, _ = _run(backend, frames, states, WARM_UP)
         pipe.send((backend.name, backend.device))
         while (count := pipe.recv()) is not None:
@@ -85,13 +97,16 @@ def _work(pipe: Connection, model: str | None, name: str, device: str, height: i
         pass  # it goes to the whole group; the parent says so
 
 
-def _run(backend: Backend, frames: Frames, states: dict[str, Any], count: int) -> tuple[dict[str, Any], list[float]]:
+def _run(
+    backend: Backend, frames: Frames, states: Mapping[str, Any], count: int
+) -> tuple[Mapping[str, Any], list[float]]:
     seconds = []
     for _ in range(count):
         began = time.perf_counter()
-        outputs = backend.run({**frames.window(), **states})
+        pending = backend.submit({**frames.window(), **states})
+        pending.result()
         seconds.append(time.perf_counter() - began)
-        states = {state.input.name: outputs[state.output.name] for state in backend.interface.states}
+        states = pending.states
     return states, seconds
 
 
@@ -174,7 +189,7 @@ def environment() -> dict[str, str]:
         "system": platform.system(),
         "python": platform.python_version(),
     }
-    for package in ("mtu-trt", "onnxruntime", "onnxruntime-gpu", "torch", "numpy"):
+    for package in ("mtu-trt", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "torch", "numpy"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -6,6 +6,8 @@ other exception is a bug and keeps its traceback. Each class also inherits the b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class MtuError(Exception):
     """Base of all errors that the user can put right."""
@@ -13,6 +15,23 @@ class MtuError(Exception):
 
 class InvalidInputError(MtuError, ValueError):
     """A value, file or stream that cannot be used as it is."""
+
+
+class NonFiniteError(InvalidInputError):
+    """The model gave values that are not finite."""
+
+    def __init__(self, states: Sequence[str], frame: int | None = None) -> None:
+        """`states` are the names of the tensors that hold such values, `frame` the number of the frame if known."""
+        self.states, self.frame = list(states), frame
+        super().__init__(
+            f"the model gave non-finite values in {', '.join(self.states)}"
+            + (f" at frame {frame}" if frame is not None else "")
+            + ": its weights overflow; use an fp32 model (mtu-export onnx --precision fp32) or another checkpoint"
+        )
+
+    def __reduce__(self) -> tuple[type[NonFiniteError], tuple[list[str], int | None]]:
+        # mtu-bench hands it from one process to another.
+        return type(self), (self.states, self.frame)
 
 
 class MissingFileError(MtuError, FileNotFoundError):

@@ -8,22 +8,33 @@ for sharp in deblur(read_frames("blurred.mp4")):  # uint8 [H, W, 3], RGB, one fo
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mtu.models.errors import InvalidInputError, MissingExtraError, MissingFileError, MtuError, OutputError
-from mtu.runtime.backends import Backend, open_backend
+from mtu.models.errors import (
+    InvalidInputError,
+    MissingExtraError,
+    MissingFileError,
+    MtuError,
+    NonFiniteError,
+    OutputError,
+)
+from mtu.runtime.backends import Backend, open_backend, open_model
 from mtu.runtime.bundle import Bundle, open_bundle
+from mtu.runtime.engine import Engine, open_engine
 from mtu.runtime.session import SCENE_THRESHOLD, Picture, Restored, Session, restore
 
 __all__ = [
     "SCENE_THRESHOLD",
     "Backend",
     "Bundle",
+    "Engine",
     "InvalidInputError",
     "MissingExtraError",
     "MissingFileError",
     "MtuError",
+    "NonFiniteError",
     "OutputError",
     "Picture",
     "Restored",
@@ -31,6 +42,8 @@ __all__ = [
     "deblur",
     "open_backend",
     "open_bundle",
+    "open_engine",
+    "open_model",
     "read_frames",
     "restore",
 ]
@@ -44,15 +57,20 @@ def deblur(
     device: str = "auto",
     scene_threshold: float | None = SCENE_THRESHOLD,
 ) -> Iterator[Picture]:
-    """Restores a stream of frames: uint8 [H, W, 3], RGB, in and out, same number, same size, two frames behind.
+    """Restores a stream of frames: uint8 [H, W, 3], RGB, in and out, same number, same size, in order.
 
-    `model` is a bundle directory (None: the one inside the package); `backend` and `device` as in `open_backend`;
-    `scene_threshold` None switches scene-cut detection off. Raises MtuError for what the caller can put right. The
-    model is loaded at the first frame and freed when the generator ends.
+    `model` is the directory of a bundle or an engine (None: the bundle inside the package); `backend` and `device` as
+    in `open_backend`; `scene_threshold` None switches scene-cut detection off. Raises MtuError for what the caller can
+    put right. The model is loaded at the first frame and freed when the generator ends.
     """
-    executor = open_backend(backend, open_bundle(model), device)
+    source = iter(frames)
+    opening = list(itertools.islice(source, 1))
+    if not opening:
+        return
+    size = opening[0].shape[:2] if opening[0].ndim == 3 else None
+    executor = open_backend(backend, open_model(model), device, size=size)
     try:
-        for result in restore(frames, executor, scene_threshold=scene_threshold):
+        for result in restore(itertools.chain(opening, source), executor, scene_threshold=scene_threshold):
             yield result.rgb
     finally:
         executor.close()

@@ -35,10 +35,22 @@ def run(
     ],
     model: Annotated[
         Path | None,
-        typer.Option(metavar="BUNDLE", help="Directory made by mtu-export onnx.", show_default="bundled mtu2"),
+        typer.Option(
+            metavar="DIR",
+            help="Bundle made by mtu-export onnx, or engine made by mtu-build-engine.",
+            show_default="bundled mtu2",
+        ),
     ] = None,
     backend: Annotated[str, typer.Option(help=f"auto, {', '.join(FACTORIES)}.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    cuda_graph: Annotated[bool, typer.Option(help="Replay a frame's work as one CUDA graph (TensorRT).")] = True,
+    plugin_library: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="C++ plugin made by mtu-build-plugin (TensorRT).", show_default="in Python"),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at values that are not finite, instead of starting afresh there.")
+    ] = False,
     compare: Annotated[
         Literal["side-by-side", "split"] | None, typer.Option(help="Show the input beside the result.")
     ] = None,
@@ -88,6 +100,9 @@ def run(
         model=model,
         backend=backend,
         device=device,
+        cuda_graph=cuda_graph,
+        plugin_library=plugin_library,
+        strict=strict,
         compare=compare,
         save_motion=save_motion,
         segment=None if segment is None else Segment.parse(segment),
@@ -96,7 +111,7 @@ def run(
         overwrite=overwrite,
     )
     with Progress(PROGRAM, enabled=progress and sys.stderr is not None and sys.stderr.isatty()) as bar:
-        report = run_job(job, start=bar.start, progress=bar.advance)
+        report = run_job(job, start=bar.start, progress=bar.advance, say=lambda text: say(PROGRAM, text))
     if report_file is not None:
         write_report(report_file, {**dataclasses.asdict(report), "fps": report.fps})
     for remark in report.remarks:

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mtu.models.errors import InvalidInputError, OutputError
-from mtu.runtime.backends import Backend, open_backend
-from mtu.runtime.bundle import open_bundle
+from mtu.runtime.backends import Backend, open_backend, open_model
 from mtu.runtime.compare import Comparison, compared_size, compose
 from mtu.runtime.motion_picture import motion_picture
 from mtu.runtime.session import SCENE_THRESHOLD, Picture, Restored, Session
@@ -39,6 +38,9 @@ class Job:
     model: Path | None = None
     backend: str = "auto"
     device: str = "auto"
+    cuda_graph: bool = True
+    plugin_library: Path | None = None
+    strict: bool = False
     compare: Comparison | None = None
     save_motion: Path | None = None
     segment: Segment | None = None
@@ -62,10 +64,12 @@ class Report:
     height: int
     frames: int = 0
     scene_cuts: list[int] = field(default_factory=list)
+    redone: list[int] = field(default_factory=list)
+    """Frames restored without memory, because the model gave values that are not finite."""
     seconds: float = 0.0
     """From the first frame asked for to the finished file; loading the model is not in it."""
     inference_seconds: float = 0.0
-    """Of those, the seconds in which the model ran."""
+    """Of those, the seconds that the main thread spent on the model, or waiting for it."""
     notes: list[str] = field(default_factory=list)
     """What a user should know of the conversion; complete before frame 1."""
     remarks: list[str] = field(default_factory=list)
@@ -84,18 +88,28 @@ def run_job(
     *,
     start: Callable[[Report, int | None], None] = lambda report, frames: None,
     progress: Callable[[], None] = lambda: None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Report:
     """Restores `job.source` into `job.target`, which gets its name when it is whole.
 
     `start` is called before frame 1 with the report so far (its notes are complete) and the expected number of frames,
-    `progress` after each frame. Raises MtuError for what the user can put right; then, and for every other exception,
-    nothing stands at the target's name.
+    `progress` after each frame, `say` with what takes long before that. Raises MtuError for what the user can put
+    right; then, and for every other exception, nothing stands at the target's name.
     """
     with contextlib.ExitStack() as stack:
         reader = open_reader(job.source, segment=job.segment)
         pipeline = stack.enter_context(Pipeline(reader, into_pipe=job.target == "-"))
-        backend = stack.enter_context(contextlib.closing(open_backend(job.backend, open_bundle(job.model), job.device)))
-        session = Session(backend, scene_threshold=job.scene_threshold)
+        backend = open_backend(
+            job.backend,
+            open_model(job.model),
+            job.device,
+            size=(reader.height, reader.width),
+            cuda_graph=job.cuda_graph,
+            plugin_library=job.plugin_library,
+            say=say,
+        )
+        stack.enter_context(contextlib.closing(backend))
+        session = Session(backend, scene_threshold=job.scene_threshold, strict=job.strict)
         turn = reader.display_matrix
         height, width = compared_size(reader.height, reader.width, job.compare, turn)
         writer = stack.enter_context(
@@ -119,11 +133,8 @@ def run_job(
 
         began = time.perf_counter()
         pipeline.run(session, write, done)
-        report.damage, report.scene_cuts, report.inference_seconds = (
-            reader.damage,
-            session.cuts,
-            session.inference_seconds,
-        )
+        report.damage, report.scene_cuts, report.redone = reader.damage, session.cuts, session.redone
+        report.inference_seconds = session.inference_seconds
         if report.frames == 0:
             raise InvalidInputError(
                 f"{job.source}: no frame could be decoded" + (f": {reader.damage}" if reader.damage else "")
@@ -131,9 +142,19 @@ def run_job(
         writer.commit()
         if motion_writer:
             motion_writer.commit()
-        report.remarks = [*reader.remarks, *writer.remarks]
+        report.remarks = [*reader.remarks, *writer.remarks, *backend.remarks, *_redone_remark(session.redone)]
         report.seconds = time.perf_counter() - began
     return report
+
+
+def _redone_remark(frames: list[int]) -> list[str]:
+    if not frames:
+        return []
+    numbers = ", ".join(map(str, frames[:10])) + (", ..." if len(frames) > 10 else "")
+    return [
+        f"the model gave non-finite values at {len(frames)} frame{'s' if len(frames) != 1 else ''} ({numbers}), which"
+        " were restored without memory of the frames before"
+    ]
 
 
 def _open_motion_writer(job: Job, reader: Reader, backend: Backend) -> Writer:

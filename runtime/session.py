@@ -1,25 +1,32 @@
-"""The recurrent loop, written once above all backends: window, states, padding, scene cuts. Imports numpy.
+"""The recurrent loop, written once above all backends: window, states, padding, scene cuts, overflows. Imports numpy.
 
 Note [one stream, one session]
     A session is the memory of ONE stream: the last frames, the states, the scene-cut detector. A backend is the model
     and has no memory, so many sessions can share it, one call at a time. Frames of two streams in one session, or a
     session kept over a seek, give ghosts of the wrong pictures: call `reset()` at every discontinuity that the
     scene-cut detection cannot see, and open a second session for a second stream.
+
+Note [values that are not finite]
+    A backend finds them only when a frame's result is fetched, and by then the next frame may be under way with states
+    made of them. The memory is lost: the frame is restored once more as a first frame, from its window alone, and what
+    was under way is submitted again with the states of that. A frame which is not finite as a first frame either means
+    that the weights overflow, and is an error.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mtu.models.errors import InvalidInputError
+from mtu.models.errors import InvalidInputError, NonFiniteError
 from mtu.models.interface import DISPLACEMENT_NAME, FRAME_NAMES, LOOK_AHEAD, OUTPUT_NAME, SIZE_MULTIPLE, WINDOW
-from mtu.runtime.backends import Backend
+from mtu.runtime.backends import Backend, Pending
 
 Picture = NDArray[np.uint8]
 
@@ -73,19 +80,38 @@ class SceneDetector:
         return known and score >= self._threshold
 
 
-class Session:
-    """Restores one stream, frame by frame, two frames behind it. See Note [one stream, one session]."""
+@dataclass
+class _Submitted:
+    """A frame that the backend has, with what is needed to submit it again."""
 
-    def __init__(self, backend: Backend, *, scene_threshold: float | None = SCENE_THRESHOLD) -> None:
-        """`scene_threshold` None switches the detection off. The caller closes the backend."""
+    index: int
+    window: dict[str, Picture]
+    is_first: bool
+    pending: Pending
+
+
+class Session:
+    """Restores one stream, frame by frame, two frames behind it, or three with a backend that keeps one under way.
+
+    See Note [one stream, one session] and Note [values that are not finite].
+    """
+
+    def __init__(
+        self, backend: Backend, *, scene_threshold: float | None = SCENE_THRESHOLD, strict: bool = False
+    ) -> None:
+        """`scene_threshold` None switches the detection off; `strict` makes values that are not finite an error at
+        once. The caller closes the backend."""
         self._backend = backend
         self._scene_threshold = scene_threshold
+        self._strict = strict
         self._size: tuple[int, int] | None = None
         self._pushed = 0
         self.cuts: list[int] = []
         """Numbers of the frames that started a new scene."""
+        self.redone: list[int] = []
+        """Numbers of the frames restored as first frames because the model gave values that are not finite."""
         self.inference_seconds = 0.0
-        """Time spent in the backend."""
+        """Time spent in the backend, or waiting for it."""
         self.reset()
 
     @property
@@ -104,14 +130,16 @@ class Session:
 
     def _forget(self) -> None:
         self._window: dict[int, Picture] = {}
-        self._states: dict[str, Any] = {}
+        self._submitted: deque[_Submitted] = deque()
+        self._states: Mapping[str, Any] = {}
         self._first = self._next = self._pushed
 
     def push(self, frame: Picture) -> Iterator[Restored]:
-        """Takes the next frame and gives those that can now be restored: none, one, or at a scene cut up to two.
+        """Takes the next frame and gives those that are now restored: none, one, or at a scene cut all still waiting.
 
-        `frame` is uint8 [H, W, 3], RGB, any size from 1x1, and is not to be changed until it is restored. Raises
-        InvalidInputError for any other array, or another size than the frames before.
+        `frame` is uint8 [H, W, 3], RGB, any size from 1x1, and is not to be changed until two frames after it are
+        restored. Raises InvalidInputError for any other array, or another size than the frames before; NonFiniteError
+        (see the note).
         """
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
             raise InvalidInputError(
@@ -130,26 +158,59 @@ class Session:
         self._window[self._pushed] = pad_to_multiple(frame)[None]
         self._pushed += 1
         if self._pushed - self._next > LOOK_AHEAD:
-            yield self._restore()
+            yield from self._advance()
 
     def flush(self) -> Iterator[Restored]:
-        """Gives the frames still waiting for their successors; the next frame pushed is a first frame."""
+        """Gives the frames still waiting; the next frame pushed is a first frame."""
         while self._next < self._pushed:
-            yield self._restore()
+            yield from self._advance()
+        while self._submitted:
+            yield self._fetch()
         self._forget()
 
-    def _restore(self) -> Restored:
-        assert self._size is not None
-        height, width = self._size
+    def _advance(self) -> Iterator[Restored]:
+        """Submits the next frame, then gives what the backend has room for no longer."""
         index, last = self._next, self._pushed - 1
         window = [self._window[min(max(index + offset, self._first), last)] for offset in WINDOW]
-        began = time.perf_counter()
-        outputs = self._backend.run({**dict(zip(FRAME_NAMES, window, strict=True)), **self._states})
-        self.inference_seconds += time.perf_counter() - began
-        self._states = {state.input.name: outputs[state.output.name] for state in self._backend.interface.states}
         self._next += 1
         self._window.pop(self._next + WINDOW[0] - 1, None)
-        return Restored(index, outputs[OUTPUT_NAME][0, :height, :width], _first_or_none(outputs.get(DISPLACEMENT_NAME)))
+        inputs = dict(zip(FRAME_NAMES, window, strict=True))
+        began = time.perf_counter()
+        pending = self._backend.submit({**inputs, **self._states})
+        self.inference_seconds += time.perf_counter() - began
+        self._submitted.append(_Submitted(index, inputs, not self._states, pending))
+        self._states = pending.states
+        while len(self._submitted) > self._backend.in_flight:
+            yield self._fetch()
+
+    def _fetch(self) -> Restored:
+        """The result of the oldest frame submitted."""
+        assert self._size is not None
+        height, width = self._size
+        oldest = self._submitted.popleft()
+        began = time.perf_counter()
+        outputs = self._result(oldest)
+        self.inference_seconds += time.perf_counter() - began
+        displacement = _first_or_none(outputs.get(DISPLACEMENT_NAME))
+        return Restored(oldest.index, outputs[OUTPUT_NAME][0, :height, :width], displacement)
+
+    def _result(self, frame: _Submitted) -> dict[str, Any]:
+        """Of a frame taken from the queue. See Note [values that are not finite]."""
+        try:
+            return frame.pending.result()
+        except NonFiniteError as error:
+            if self._strict or frame.is_first:
+                raise NonFiniteError(error.states, frame.index) from None
+        self.redone.append(frame.index)
+        again = self._backend.submit(frame.window)
+        self._states = again.states
+        for later in self._submitted:
+            later.pending = self._backend.submit({**later.window, **self._states})
+            self._states = later.pending.states
+        try:
+            return again.result()
+        except NonFiniteError as error:
+            raise NonFiniteError(error.states, frame.index) from None
 
 
 def _first_or_none(batch: NDArray[np.int32] | None) -> NDArray[np.int32] | None:

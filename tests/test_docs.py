@@ -38,7 +38,7 @@ def test_every_option_in_the_documentation_exists(script):
     shown = 0
     for page in PAGES:
         for command in re.findall(rf"{script} [^`|\n]*", page.read_text().replace("\\\n", " ")):
-            for option in re.findall(r"(?<!\S)--?[a-z][a-z-]*", command):
+            for option in re.findall(r"(?<!\S)--?[a-z][a-z0-9-]*", command):
                 shown += 1
                 assert re.search(rf"{option}\b", helps), f"{page.name}: {command} uses {option}, which {script} lacks"
     assert shown or script == "mtu-bench"

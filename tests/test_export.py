@@ -236,7 +236,7 @@ def test_non_finite_values_are_refused_not_shown(small, tmp_path, name, value):
         tensor.CopyFrom(onnx.numpy_helper.from_array(np.full(tensor.dims, value, np.float32), tensor.name))
 
     backend = open_backend(name, edited(small, tmp_path / "bad", overflow), "cpu")
-    session = Session(backend, scene_threshold=None)
+    session = Session(backend, scene_threshold=None, strict=True)
     with pytest.raises(InvalidInputError, match="non-finite values in"):
         for frame in moving_frames(8, 16, 16):
             list(session.push(frame))

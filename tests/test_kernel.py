@@ -210,7 +210,8 @@ IMPOSSIBLE = [
     {"scale": 65},
     {"motion_layout": "hwc8", "motion_type": "float32"},
     {"detail_layout": "hwc8", "detail_type": "float32"},
-    {"height": 8192, "width": 8192},
+    {"height": 50000, "width": 50000},
+    {"height": 1, "width": 2**24},
     {"height": 65536, "width": 1},
     {"batch": 40000},
 ]

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtu.models.errors import InvalidInputError
+from mtu.models.errors import InvalidInputError, NonFiniteError
 from mtu.models.interface import FRAME_NAMES, PRESETS, Interface
+from mtu.runtime.backends import Finished
 from mtu.runtime.session import SceneDetector, Session, pad_to_multiple, restore
 
 
 class Recorder:
     """A backend whose output is the middle frame, and which writes down what it was given."""
 
-    name, device = "recorder", "none"
+    name, device, in_flight = "recorder", "none", 0
 
     def __init__(self, preset: str = "mtu2"):
         self.interface = Interface(PRESETS[preset])
         self.calls: list[tuple[list[int], object]] = []
 
-    def run(self, inputs):
+    def submit(self, inputs):
         window = [int(inputs[name][0, 0, 0, 0]) for name in FRAME_NAMES]
         states = {state.input.name for state in self.interface.states} & inputs.keys()
         assert not states or len(states) == len(self.interface.states)
@@ -30,9 +33,8 @@ class Recorder:
         self.calls.append((window, memory.pop() if memory else None))
         height, width = inputs["frame"].shape[1:3]
         outputs = {tensor.name: np.zeros(tensor.at(height, width), tensor.dtype) for tensor in self.interface.outputs}
-        outputs |= {state.output.name: window[2] for state in self.interface.states}
         outputs["output"] = inputs["frame"].copy()
-        return outputs
+        return Finished({state.input.name: window[2] for state in self.interface.states}, outputs, [])
 
     def close(self):
         pass
@@ -151,3 +153,90 @@ def test_sessions_share_a_backend_without_mixing():
         max(window) - min(window) < 10 and (memory is None or abs(memory - window[2]) == 1)
         for window, memory in backend.calls
     )
+
+
+class Delayed:
+    """What a Recorder with frames in flight gives, when it is asked for."""
+
+    def __init__(self, backend, frame, is_bad, finished):
+        self.states = finished.states
+        self._backend, self._frame, self._is_bad, self._finished = backend, frame, is_bad, finished
+
+    def result(self):
+        self._backend.log.append(f"result {self._frame}")
+        if self._is_bad:
+            raise NonFiniteError(["motion"])
+        return self._finished.outputs
+
+
+class InFlight(Recorder):
+    """Values from 200 on are not finite, unless the frame is a first frame; from 250 on, even then.
+
+    A memory that is not finite makes everything after it so.
+    """
+
+    in_flight = 1
+
+    def __init__(self):
+        super().__init__()
+        self.log = []
+
+    def submit(self, inputs):
+        frame = int(inputs["frame"][0, 0, 0, 0])
+        self.log.append(f"submit {frame}")
+        finished = super().submit(inputs)
+        memory = self.calls[-1][1]
+        is_bad = frame >= 250 or memory == -1 or (frame >= 200 and memory is not None)
+        if is_bad:
+            finished = Finished(dict.fromkeys(finished.states, -1), finished.outputs, [])
+        return Delayed(self, frame, is_bad, finished)
+
+
+def test_the_next_frame_is_submitted_before_the_result_of_the_last_is_asked_for():
+    backend = InFlight()
+    session = Session(backend, scene_threshold=None)
+    assert [len(list(session.push(frame))) for frame in frames(1, 2, 3, 4, 5)] == [0, 0, 0, 1, 1]
+    assert backend.log == ["submit 1", "submit 2", "result 1", "submit 3", "result 2"]
+    assert [int(r.rgb[0, 0, 0]) for r in session.flush()] == [3, 4, 5]
+    assert backend.log[5:] == ["submit 4", "result 3", "submit 5", "result 4", "result 5"]
+
+
+def test_a_frame_that_is_not_finite_is_redone_and_what_was_made_of_it_too():
+    backend = InFlight()
+    session = Session(backend, scene_threshold=None)
+    results = [r for frame in frames(1, 2, 203, 4, 5, 206, 207) for r in session.push(frame)] + list(session.flush())
+    assert [int(r.rgb[0, 0, 0]) for r in results] == [1, 2, 203, 4, 5, 206, 207]
+    assert session.redone == [2, 5, 6]
+    # 203 is not finite; 4 was made of it. 203 again as a first frame, from its window, and 4 with the memory of that.
+    assert backend.calls[2:6] == [
+        ([1, 2, 203, 4, 5], 2),
+        ([2, 203, 4, 5, 206], -1),
+        ([1, 2, 203, 4, 5], None),
+        ([2, 203, 4, 5, 206], 203),
+    ]
+    assert backend.log.count("result 4") == 1
+
+
+def test_strict_raises_at_the_first_frame_that_is_not_finite():
+    session = Session(InFlight(), scene_threshold=None, strict=True)
+    with pytest.raises(NonFiniteError, match="non-finite values in motion at frame 2: its weights overflow"):
+        list(restore_with(session, frames(1, 2, 203, 4, 5)))
+    assert session.redone == []
+
+
+@pytest.mark.parametrize("values", [(251, 2, 3, 4), (1, 252, 3, 4, 5)])
+def test_a_frame_that_is_not_finite_as_a_first_frame_either_is_an_error(values):
+    session = Session(InFlight(), scene_threshold=None)
+    with pytest.raises(NonFiniteError, match=rf"at frame {values.index(max(values))}: its weights overflow"):
+        list(restore_with(session, frames(*values)))
+
+
+def test_an_error_goes_from_one_process_to_another():
+    error = pickle.loads(pickle.dumps(NonFiniteError(["motion_out"], 7)))
+    assert (error.states, error.frame) == (["motion_out"], 7) and "at frame 7" in str(error)
+
+
+def restore_with(session, pictures):
+    for picture in pictures:
+        yield from session.push(picture)
+    yield from session.flush()

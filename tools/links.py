@@ -1,23 +1,18 @@
 """Makes the git-ignored `.links/mtu/<area>` folder that type checkers, editors and uninstalled test runs read.
 
 `mtu` is a namespace without a folder (pyproject.toml, package-dir): setuptools' import hook knows, checkers do not.
-Touches `.links/` only.
+Touches `.links/` only. Standard library only, and Python 3.10 has no TOML reader: hence the pattern.
 """
 
-import sys
+import re
 from pathlib import Path
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:
-    table = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"]
-    for package, folder in table.items():
+    table = (ROOT / "pyproject.toml").read_text().split("[tool.setuptools.package-dir]")[1].split("\n[")[0]
+    for package, folder in re.findall(r'^"([\w.]+)" = "(\w+)"$', table, re.MULTILINE):
         link = ROOT / ".links" / Path(*package.split("."))
         link.parent.mkdir(parents=True, exist_ok=True)
         if not link.is_symlink():

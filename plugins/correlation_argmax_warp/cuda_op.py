@@ -26,7 +26,7 @@ from mtu.models.interface import OP_NAME
 WARPS = 6
 MATCH_THREADS = WARPS * 32
 PREPARE_THREADS = 256
-CHUNK_BYTES = 64
+CHUNK_BYTES = 32
 POSITIONS = 32
 WINDOW = 24
 STRIP = 4
@@ -83,8 +83,8 @@ class Problem:
             self.detail_layout == "hwc8" and self.detail_type != "float16"
         ):
             return "the layout HWC8 is for half only"
-        if self.batch * self.height * self.width * CHUNK_BYTES * _plan(self).chunks > 2**31 - 1:
-            return "motion must have at most 2 GiB"
+        if self.height * self.width > 2**31 - 1 or self.width > 2**24 - 1:
+            return "motion must have at most 2147483647 positions, 16777215 in a row"
         if self.height > 65535 or 2 * self.batch > 65535 or self.batch * _plan(self).groups > 65535:
             return "height and batch exceed what a launch can have"
         return None
@@ -92,13 +92,17 @@ class Problem:
 
 class _Plan(NamedTuple):
     chunks: int
-    """Planes of 64 bytes that the channels of a motion map take."""
+    """Parts of 32 bytes that the channels of a position take."""
     columns: int
     """Blocks of `match` side by side."""
+    outputs: int
+    """Positions of a row that such a block has."""
     groups: int
     """Blocks that share the displacements of the same positions."""
-    sizes: tuple[int, int, int, int]
-    """Bytes of the packed maps, the inverse lengths, the keys and the counters."""
+    pitch: int
+    """Positions of a row of motion_prev with what is beside the map."""
+    sizes: tuple[int, ...]
+    """Bytes of the four parts of the workspace."""
 
 
 def _divide_up(a: int, b: int) -> int:
@@ -108,18 +112,20 @@ def _divide_up(a: int, b: int) -> int:
 @functools.lru_cache(maxsize=64)
 def _plan(problem: Problem) -> _Plan:
     p = problem
-    span, plane = 2 * p.max_displacement + 1, p.height * p.width
-    chunks = _divide_up(p.motion_channels, 32 if p.motion_type == "float16" else 16)
-    columns = _divide_up(p.width, (POSITIONS + 1 - p.pool_size) // STRIP * STRIP)
+    span, lines = 2 * p.max_displacement + 1, p.batch * p.height
+    windows = _divide_up(span, WINDOW)
+    outputs = (POSITIONS + 1 - p.pool_size) // STRIP * STRIP
+    chunks = _divide_up(p.motion_channels, CHUNK_BYTES // (2 if p.motion_type == "float16" else 4))
+    columns = _divide_up(p.width, outputs)
+    pitch = (columns - 1) * outputs + windows * WINDOW + POSITIONS
     sizes = (
-        2 * p.batch * chunks * plane * CHUNK_BYTES,
-        2 * p.batch * p.height * (p.width + 1) * 8,
-        p.batch * plane * 8,
+        lines * columns * POSITIONS * (chunks * CHUNK_BYTES + 4),
+        lines * _divide_up(pitch * (chunks * CHUNK_BYTES + 8), 128) * 128,
+        lines * p.width * 8,
         p.batch * columns * _divide_up(p.height, MIN_ROWS) * 4,
     )
-    groups = _divide_up(span * _divide_up(span, WINDOW), WARPS)
-    a, b, c, d = (_divide_up(size, 256) * 256 for size in sizes)
-    return _Plan(chunks, columns, groups, (a, b, c, d))
+    groups = _divide_up(span * windows, WARPS)
+    return _Plan(chunks, columns, outputs, groups, pitch, tuple(_divide_up(size, 256) * 256 for size in sizes))
 
 
 def workspace_bytes(problem: Problem) -> int:
@@ -166,28 +172,26 @@ def launches(
     p, plan = problem, _plan(problem)
     rows = rows_per_block(p, multiprocessors)
     down = _divide_up(p.height, rows)
-    packed = workspace
-    lengths = packed + plan.sizes[0]
-    keys = lengths + plan.sizes[1]
-    counters = keys + plan.sizes[2]
+    parts = [workspace + sum(plan.sizes[:i]) for i in range(len(plan.sizes))]
     prepare = Launch(
         "mtu_prepare",
-        (_divide_up(p.width, POSITIONS), p.height, 2 * p.batch),
+        (max(plan.columns, _divide_up(plan.pitch, POSITIONS)), p.height, 2 * p.batch),
         PREPARE_THREADS,
         (
-            *(motion, motion_prev, packed, lengths, keys, counters),
+            *(motion, motion_prev, *parts),
             *(p.batch * plan.columns * down, p.batch, p.motion_channels, p.height, p.width),
+            *(plan.columns, plan.outputs, p.pool_size // 2, p.max_displacement, plan.pitch),
             int(p.motion_layout == "hwc8"),
         ),
-        (_POINTER,) * 6 + (_INT,) * 6,
+        (_POINTER,) * 6 + (_INT,) * 11,
     )
     match = Launch(
         "mtu_match",
         (plan.columns, down, p.batch * plan.groups),
         MATCH_THREADS,
         (
-            *(packed, lengths, keys, counters, detail_prev, warped, displacement),
-            *(p.batch, plan.chunks, p.height, p.width, p.max_displacement, rows, plan.groups),
+            *(*parts, detail_prev, warped, displacement),
+            *(plan.chunks, p.height, p.width, plan.pitch, p.max_displacement, rows, plan.groups),
             *(p.detail_channels, p.scale, 2 if p.detail_type == "float16" else 4, int(p.detail_layout == "hwc8")),
         ),
         (_POINTER,) * 7 + (_INT,) * 11,

@@ -1,4 +1,4 @@
-"""The backends: what executes a bundle's two graphs. This file imports numpy only; a backend's module its own library.
+"""The backends: what executes a model's two graphs. This file imports numpy only; a backend's module its own library.
 
 A new backend is a module with a factory and a line in `FACTORIES`.
 """
@@ -7,14 +7,37 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from mtu.models.errors import InvalidInputError, MissingExtraError
-from mtu.models.interface import Interface
-from mtu.runtime.bundle import Bundle
+from mtu.models.errors import InvalidInputError, MissingExtraError, NonFiniteError
+from mtu.models.interface import SIZE_MULTIPLE, Interface
+from mtu.runtime.bundle import Bundle, open_bundle
+from mtu.runtime.engine import Engine, is_engine, open_engine
+from mtu.runtime.gpu import find_gpu
+from mtu.runtime.tensorrt_library import LIBRARIES
+
+Model = Bundle | Engine
+"""What can be run: ONNX graphs, or the TensorRT engines built from them."""
+
+
+class Pending(Protocol):
+    """A frame that a backend has been given."""
+
+    states: Mapping[str, Any]
+    """By name of the step graph's input. Opaque to the caller; inputs of the next frame at once, before `result`."""
+
+    def result(self) -> dict[str, Any]:
+        """Waits for the frame: `output` and, where motion is compensated, `displacement`, numpy arrays that stay valid.
+
+        Raises NonFiniteError if a state has a value that is not finite; then what was made from these states is as
+        useless as they are.
+        """
+        ...
 
 
 class Backend(Protocol):
@@ -25,40 +48,97 @@ class Backend(Protocol):
     device: str
     """What runs the model, in words: "cpu", "cuda:0 (NVIDIA ...)"."""
     interface: Interface
+    in_flight: int
+    """How many frames may be submitted before the result of the oldest is asked for: 0 where `submit` computes at once,
+    1 where the upload of a frame, the computation of the one before and its download overlap."""
+    remarks: list[str]
+    """What a user should know of the way it ran; complete after the last frame."""
 
-    def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def submit(self, inputs: Mapping[str, Any]) -> Pending:
         """One frame. The graph is `step` where `inputs` has states, `first` where it has none.
 
         Frames are uint8 arrays [1, H, W, 3], H and W multiples of 4, contiguous, and not changed while they are in the
-        window: the same array object is the same frame, and a backend may upload it once. States are what this backend
-        returned for the frame before, opaque to the caller, and used up by the call.
-
-        Returns every output of the interface. `output` and `displacement` are numpy arrays that stay valid; states
-        belong to the backend's device. Raises InvalidInputError if the model gives non-finite values.
+        window: the same array object is the same frame, and a backend may upload it once. States are the `states` of
+        the frame before; they are not changed, and their memory is used again when nobody holds them any more.
         """
         ...
 
     def close(self) -> None:
-        """Frees the model; the backend cannot be used afterwards. States and outputs stay valid."""
+        """Frees the model; the backend cannot be used afterwards. Outputs stay valid."""
         ...
 
 
-FACTORIES: Mapping[str, tuple[str, str, str]] = {
-    # name: (module with `open_backend(bundle, device)`, package it needs, extra that brings it)
-    "onnxruntime": ("mtu.runtime.backends.ort_backend", "onnxruntime", "cpu"),
-    "torch": ("mtu.runtime.backends.torch_backend", "torch", "export"),
-    "torch-compile": ("mtu.runtime.backends.torch_compile_backend", "torch", "export"),
+@dataclass(frozen=True)
+class Request:
+    """What `open_backend` was asked for. A backend's module takes what concerns it."""
+
+    name: str
+    model: Model
+    device: str
+    size: tuple[int, int] | None
+    cuda_graph: bool
+    plugin_library: Path | None
+    say: Callable[[str], None]
+
+    @property
+    def bundle(self) -> Bundle:
+        """The model, for backends that run ONNX; raises InvalidInputError for an engine."""
+        if isinstance(self.model, Engine):
+            raise InvalidInputError(
+                f"model {self.model.directory} is an engine, which backend {self.name} cannot run:"
+                f" use --backend {self.model.manifest.library}, or give the bundle it was built from"
+            )
+        return self.model
+
+
+_CUDA = {"pycuda": "gpu", "cuda.bindings": "gpu", "cuda.core": "gpu"}
+
+FACTORIES: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    # name: (module with `open_backend(request)`, the packages it needs, each with the extra that brings it)
+    "onnxruntime": ("mtu.runtime.backends.ort_backend", {"onnxruntime": "cpu"}),
+    "torch": ("mtu.runtime.backends.torch_backend", {"torch": "export"}),
+    "torch-compile": ("mtu.runtime.backends.torch_compile_backend", {"torch": "export"}),
+    "tensorrt": ("mtu.runtime.backends.tensorrt_backend", {"tensorrt": "gpu", **_CUDA}),
+    "tensorrt-rtx": ("mtu.runtime.backends.tensorrt_backend", {"tensorrt_rtx": "rtx", **_CUDA}),
 }
 
+GPU_ONLY = LIBRARIES
+"""The backends that do nothing without an NVIDIA GPU."""
 
-def open_backend(name: str, bundle: Bundle, device: str = "auto") -> Backend:
-    """The backend `name` ("auto" or a key of `FACTORIES`) with the model of `bundle` loaded on `device`.
 
-    `device` is "auto", "cpu", "cuda" or "cuda:N". Raises InvalidInputError for an unknown backend or device, or a
-    broken model; MissingExtraError if the backend's package is not installed.
+def open_model(directory: Path | str | None = None) -> Model:
+    """The engine or the bundle in `directory`, or the bundle inside the package.
+
+    Raises MissingFileError or InvalidInputError if it is neither, or not whole.
+    """
+    if directory is not None and is_engine(directory):
+        return open_engine(directory)
+    return open_bundle(directory)
+
+
+def open_backend(
+    name: str,
+    model: Model,
+    device: str = "auto",
+    *,
+    size: tuple[int, int] | None = None,
+    cuda_graph: bool = True,
+    plugin_library: Path | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Backend:
+    """The backend `name` ("auto" or a key of `FACTORIES`) with `model` loaded on `device`.
+
+    "auto" is the library that an engine was built with, and onnxruntime for a bundle. `device` is "auto", "cpu", "cuda"
+    or "cuda:N". `size` is height and width of the frames to come, where that is known; what cannot be run at that size
+    is then refused at once. The TensorRT backends need it with a bundle, of which they build an engine for that size,
+    and tell `say` so. `cuda_graph` False makes them run every layer of every frame one by one;
+    `plugin_library` is the C++ plugin, which they need on TensorRT 8.6 in place of the one in Python.
+
+    Raises InvalidInputError for an unknown backend or device, a broken model, or an engine that is not for this host;
+    MissingExtraError if a package of the backend is not installed.
     """
     if name == "auto":
-        name = "onnxruntime"
+        name = model.manifest.library if isinstance(model, Engine) else "onnxruntime"
     if name not in FACTORIES:
         raise InvalidInputError(f"unknown backend '{name}': choose one of auto, {', '.join(FACTORIES)}")
     if (
@@ -67,27 +147,71 @@ def open_backend(name: str, bundle: Bundle, device: str = "auto") -> Backend:
         and not (device == "cuda" or (device.startswith("cuda:") and device[5:].isdecimal()))
     ):
         raise InvalidInputError(f"unknown device '{device}': choose auto, cpu, cuda or cuda:N")
-    module, package, extra = FACTORIES[name]
-    if importlib.util.find_spec(package) is None:
-        raise MissingExtraError(package, extra, f"backend {name}")
-    backend: Backend = importlib.import_module(module).open_backend(bundle, device)
+    if name in GPU_ONLY:
+        # Before the packages, some of which are hard to install where there is no GPU.
+        _check_gpu(name, device)
+    for error in packages_missing(name):
+        raise error
+    padded = None if size is None else (size[0] + -size[0] % SIZE_MULTIPLE, size[1] + -size[1] % SIZE_MULTIPLE)
+    request = Request(name, model, device, padded, cuda_graph, plugin_library, say)
+    backend: Backend = importlib.import_module(FACTORIES[name][0]).open_backend(request)
     return backend
 
 
+def _check_gpu(name: str, device: str) -> None:
+    if device == "cpu":
+        raise InvalidInputError(f"backend {name} runs on an NVIDIA GPU: leave out --device cpu")
+    index = int(device.partition(":")[2] or 0)
+    if find_gpu(index) is None:
+        raise InvalidInputError(
+            f"backend {name} needs an NVIDIA GPU, and none answers as cuda:{index}: mtu-doctor says more;"
+            " --backend onnxruntime needs none"
+        )
+
+
+def packages_missing(name: str) -> list[MissingExtraError]:
+    """An error for each package that the backend `name` needs and that is not installed."""
+    return [
+        MissingExtraError(package, extra, f"backend {name}")
+        for package, extra in FACTORIES[name][1].items()
+        if not _is_installed(package)
+    ]
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # the package that it is a part of
+        return False
+
+
 def installed_backends() -> list[str]:
-    """The backends whose package is installed."""
-    return [name for name, (_, package, _) in FACTORIES.items() if importlib.util.find_spec(package) is not None]
+    """The backends whose packages are installed; those that need a GPU only where one answers."""
+    return [
+        name for name in FACTORIES if not packages_missing(name) and (name not in GPU_ONLY or find_gpu() is not None)
+    ]
 
 
-def check_finite(states: Mapping[str, np.ndarray]) -> None:
-    """Raises InvalidInputError if a state has a value that is not finite.
+@dataclass(frozen=True)
+class Finished:
+    """The `Pending` of a backend that computes in `submit`."""
+
+    states: Mapping[str, Any]
+    outputs: dict[str, Any]
+    non_finite: Sequence[str]
+    """Names of the states that hold such values."""
+
+    def result(self) -> dict[str, Any]:
+        """See `Pending.result`."""
+        if self.non_finite:
+            raise NonFiniteError(self.non_finite)
+        return self.outputs
+
+
+def non_finite(states: Mapping[str, np.ndarray]) -> list[str]:
+    """The names of the states that have a value which is not finite.
 
     The largest value is enough to see it: it is NaN if any value is, and states are never negative (facts: every map
     that becomes a state comes out of ReLUs or the clamp).
     """
-    bad = [name for name, value in states.items() if not np.isfinite(value.max())]
-    if bad:
-        raise InvalidInputError(
-            f"the model gave non-finite values in {', '.join(bad)}: its weights overflow;"
-            " use an fp32 bundle (mtu-export onnx --precision fp32) or another checkpoint"
-        )
+    return [name for name, value in states.items() if not np.isfinite(value.max())]

@@ -2,7 +2,7 @@
 
 Everything goes through IO binding, so the states are handed from frame to frame on the device they were made on.
 Tuning notes: the runtime optimises the graph at load (0.5 s); on a CPU it takes all cores; the arena grows to the
-largest frame.
+largest frame. On a GPU the check for non-finite values copies the states to the host after every frame.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import onnxruntime
 
 from mtu.models.errors import InvalidInputError, MissingExtraError
 from mtu.models.interface import FRAME_NAMES, GRAPHS, Dim, GraphName, Interface
-from mtu.runtime.backends import check_finite
+from mtu.runtime.backends import Finished, Request, non_finite
 from mtu.runtime.bundle import Bundle
+from mtu.runtime.gpu import find_gpu
 
 ORT_TYPES = {
     "uint8": "tensor(uint8)",
@@ -29,20 +30,20 @@ ORT_TYPES = {
     "float32": "tensor(float)",
     "float16": "tensor(float16)",
 }
-CUDA_CHECK_EVERY = 32
-"""On a GPU the states are copied back and checked for non-finite values once in so many frames."""
 
 
 class OrtBackend:
     """See `mtu.runtime.backends.Backend`; states are OrtValues on the session's device."""
 
     name = "onnxruntime"
+    in_flight = 0
 
     def __init__(self, bundle: Bundle, device: str) -> None:
         """`device` is "cpu", "cuda" or "cuda:N"."""
         self._kind, _, number = device.partition(":")
         self._index = int(number or 0)
         self.device = device
+        self.remarks: list[str] = []
         self._sessions: dict[GraphName, onnxruntime.InferenceSession] = {}
         interfaces = []
         for graph in GRAPHS:
@@ -54,7 +55,6 @@ class OrtBackend:
                 f"model {bundle.directory}: first.onnx and step.onnx are of different models; export it again"
             )
         self.interface = interfaces[0]
-        self._frames_run = 0
 
     def _open(self, path: str) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
@@ -88,8 +88,8 @@ class OrtBackend:
                 )
         return interface
 
-    def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """See `Backend.run`."""
+    def submit(self, inputs: Mapping[str, Any]) -> Finished:
+        """See `Backend.submit`."""
         graph: GraphName = "step" if any(state.input.name in inputs for state in self.interface.states) else "first"
         session = self._sessions[graph]
         binding = session.io_binding()
@@ -112,10 +112,11 @@ class OrtBackend:
                 " with too little memory, use smaller frames; with a broken model, export it again"
             ) from None
         values = dict(zip((spec.name for spec in self.interface.outputs), binding.get_outputs(), strict=True))
-        if self._kind == "cpu" or self._frames_run % CUDA_CHECK_EVERY == 0:
-            check_finite({name: values[name].numpy() for name in states})
-        self._frames_run += 1
-        return {name: value if name in states else value.numpy() for name, value in values.items()}
+        return Finished(
+            states={state.input.name: values[state.output.name] for state in self.interface.states},
+            outputs={name: value.numpy() for name, value in values.items() if name not in states},
+            non_finite=non_finite({name: values[name].numpy() for name in states}),
+        )
 
     def close(self) -> None:
         """See `Backend.close`."""
@@ -132,23 +133,12 @@ def _reason(error: Exception) -> str:
     return lines[0][:300]
 
 
-def open_backend(bundle: Bundle, device: str) -> OrtBackend:
+def open_backend(request: Request) -> OrtBackend:
     """`device` "auto" is CUDA where this onnxruntime was built with it and a device answers, else the CPU."""
+    bundle, device = request.bundle, request.device
     has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     if device.startswith("cuda") and not has_cuda:
         raise MissingExtraError("onnxruntime-gpu", "gpu", f"--device {device}")
     if device != "auto":
         return OrtBackend(bundle, device)
-    return OrtBackend(bundle, "cuda:0" if has_cuda and _cuda_answers() else "cpu")
-
-
-def _cuda_answers() -> bool:
-    """Whether the driver reports a device; asked directly, because onnxruntime itself only falls back."""
-    import ctypes
-
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if hasattr(ctypes, "WinDLL") else "libcuda.so.1")
-    except OSError:
-        return False
-    count = ctypes.c_int(0)
-    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+    return OrtBackend(bundle, "cuda:0" if has_cuda and find_gpu() is not None else "cpu")

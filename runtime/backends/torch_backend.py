@@ -27,37 +27,43 @@ from mtu.models.interface import (
     Interface,
 )
 from mtu.models.network import Network
-from mtu.runtime.backends import check_finite
+from mtu.runtime.backends import Finished, Request, non_finite
 from mtu.runtime.bundle import Bundle
 
 
 class TorchBackend:
     """See `mtu.runtime.backends.Backend`; states are torch tensors on the device."""
 
+    in_flight = 0
+
     def __init__(self, interface: Interface, network: Network, device: str, name: str = "torch") -> None:
         """`device` as torch names it."""
         self.name = name
         self.interface = interface
         self.device = device
+        self.remarks: list[str] = []
         self._dtype = torch.float16 if interface.state_dtype == "float16" else torch.float32
         self._network = network.to(device, self._dtype).eval()
 
     @torch.inference_mode()
-    def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """See `Backend.run`."""
+    def submit(self, inputs: Mapping[str, Any]) -> Finished:
+        """See `Backend.submit`."""
         frames = [self._to_float(inputs[name]) for name in FRAME_NAMES]
         names = self.interface.states
         if any(state.input.name in inputs for state in names):
             restored, states, displacement = self._network.step(frames, [inputs[state.input.name] for state in names])
         else:
             restored, states, displacement = self._network.first(frames)
-        outputs: dict[str, Any] = {state.output.name: value for state, value in zip(names, states, strict=True)}
-        check_finite({name: value.amax().cpu().numpy() for name, value in outputs.items()})
         picture = (restored.float() * 255).round().to(torch.uint8)
-        outputs[OUTPUT_NAME] = picture.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        outputs = {OUTPUT_NAME: picture.permute(0, 2, 3, 1).contiguous().cpu().numpy()}
         if displacement is not None:
             outputs[DISPLACEMENT_NAME] = displacement.cpu().numpy()
-        return outputs
+        largest = {state.output.name: value.amax().cpu().numpy() for state, value in zip(names, states, strict=True)}
+        return Finished(
+            states={state.input.name: value for state, value in zip(names, states, strict=True)},
+            outputs=outputs,
+            non_finite=non_finite(largest),
+        )
 
     def _to_float(self, frame: np.ndarray) -> torch.Tensor:
         # torch warns about arrays that are not writable, though it only reads this one.
@@ -116,8 +122,9 @@ def _values(tensor: TensorProto, path: Path) -> np.ndarray:
         raise InvalidInputError(f"{path} holds a broken {tensor.name} ({error}); export the model again") from None
 
 
-def open_backend(bundle: Bundle, device: str, name: str = "torch") -> TorchBackend:
+def open_backend(request: Request) -> TorchBackend:
     """`device` "auto" is CUDA where torch finds it, else the CPU."""
+    bundle, device = request.bundle, request.device
     available = torch.cuda.is_available()
     if device.startswith("cuda") and not available:
         raise InvalidInputError(f"torch finds no CUDA device for --device {device}; use --device cpu")
@@ -128,4 +135,4 @@ def open_backend(bundle: Bundle, device: str, name: str = "torch") -> TorchBacke
             f" the torch network {MAX_DISPLACEMENT} and {POOL_SIZE}: use --backend onnxruntime"
         )
     chosen = ("cuda" if available else "cpu") if device == "auto" else device
-    return TorchBackend(interface, checkpoint.network(), chosen, name)
+    return TorchBackend(interface, checkpoint.network(), chosen, request.name)

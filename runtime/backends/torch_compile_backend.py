@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from mtu.runtime.backends import torch_backend
-from mtu.runtime.bundle import Bundle
+from mtu.runtime.backends import Request, torch_backend
 
 
-def open_backend(bundle: Bundle, device: str) -> torch_backend.TorchBackend:
+def open_backend(request: Request) -> torch_backend.TorchBackend:
     """As `torch_backend.open_backend`."""
-    backend = torch_backend.open_backend(bundle, device, "torch-compile")
+    backend = torch_backend.open_backend(request)
     backend.compile()
     return backend

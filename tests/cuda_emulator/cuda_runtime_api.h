@@ -1,8 +1,8 @@
 // As much of CUDA as kernel.cu and launch.cu use, on the CPU: a test double, found before CUDA's own header.
 //
-// A block's threads are fibers. They run one after the other, in an order shuffled by a seed, each until it has to wait;
-// so a missing barrier shows as a wrong result. Blocks run one after the other and find in shared memory, which is static,
-// what the last one left there.
+// A block's threads are fibers. They run one after the other, in an order shuffled by a seed, each until it has to
+// wait; so a missing barrier shows as a wrong result. Blocks run one after the other and find in shared memory, which
+// is static, what the last one left there.
 #pragma once
 
 #include <algorithm>
@@ -19,9 +19,15 @@
 #define __shared__ static
 #define __restrict__
 
-struct uint2 { unsigned x, y; };
-struct alignas(16) uint4 { unsigned x, y, z, w; };
-struct alignas(8) float2 { float x, y; };
+struct uint2 {
+    unsigned x, y;
+};
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
+};
+struct alignas(8) float2 {
+    float x, y;
+};
 struct dim3 {
     unsigned x, y, z;
     dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
@@ -33,7 +39,9 @@ enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount };
 
 namespace emulator {
 
-struct Lane { unsigned words[6]; };
+struct Lane {
+    unsigned words[6];
+};
 
 extern dim3 thread_index, block_index, grid_size;
 extern int multiprocessors;
@@ -82,9 +90,17 @@ inline float __shfl_xor_sync(unsigned, float value, int mask) {
     return __uint_as_float(emulator::exchange({{__float_as_uint(value)}})[emulator::lane() ^ mask].words[0]);
 }
 template <typename T>
-T atomicMax(T* place, T value) { const T old = *place; *place = std::max(old, value); return old; }
+T atomicMax(T* place, T value) {
+    const T old = *place;
+    *place = std::max(old, value);
+    return old;
+}
 template <typename T>
-T atomicAdd(T* place, T value) { const T old = *place; *place += value; return old; }
+T atomicAdd(T* place, T value) {
+    const T old = *place;
+    *place += value;
+    return old;
+}
 
 namespace mtu {
 namespace {
@@ -93,7 +109,7 @@ typedef unsigned short Half;
 
 inline float to_float(Half x) { return static_cast<float>(bit_cast<_Float16>(x)); }
 inline float infinity() { return INFINITY; }
-inline void forget(unsigned&) {}
+inline int this_thread() { return static_cast<int>(threadIdx.x); }
 
 inline void multiply_add(float (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
     const emulator::Lane* lanes = emulator::exchange({{a0, a1, a2, a3, b0, b1}});

@@ -1,6 +1,6 @@
 // The fibers behind cuda_runtime_api.h, and what the tests call through ctypes. One translation unit with launch.cu.
 
-#include "cuda_runtime_api.h"
+#include <ucontext.h>
 
 #include <csetjmp>
 #include <cstdio>
@@ -8,8 +8,7 @@
 #include <random>
 #include <vector>
 
-#include <ucontext.h>
-
+#include "cuda_runtime_api.h"
 #include "launch.cu"
 
 namespace emulator {
@@ -154,18 +153,20 @@ int emulator_launch(const mtu::Problem* problem, const void* motion, const void*
     return mtu::launch(*problem, motion, motion_prev, detail_prev, warped, displacement, workspace, nullptr);
 }
 
-// The two kernels as cuda_op.py starts them. The arguments are those of the kernel, in order.
-int emulator_prepare(int half, unsigned x, unsigned y, unsigned z, unsigned threads, const void* a, const void* b, void* c,
-                     float2* d, unsigned long long* e, unsigned* f, int g, int h, int i, int j, int k, int l) {
-    mtu::start(half ? mtu_prepare_half : mtu_prepare_float, dim3(x, y, z), threads, nullptr, a, b, c, d, e, f, g, h, i, j, k, l);
+// The two kernels as cuda_op.py starts them, by their arguments in order.
+int emulator_prepare(int half, unsigned x, unsigned y, unsigned z, unsigned threads, const void* p0, const void* p1,
+                     void* p2, void* p3, unsigned long long* p4, unsigned* p5, int p6, int p7, int p8, int p9, int p10,
+                     int p11, int p12, int p13, int p14, int p15, int p16) {
+    mtu::start(half ? mtu_prepare_half : mtu_prepare_float, dim3(x, y, z), threads, nullptr, p0, p1, p2, p3, p4, p5, p6,
+               p7, p8, p9, p10, p11, p12, p13, p14, p15, p16);
     return 0;
 }
 
-int emulator_match(int half, int pool, unsigned x, unsigned y, unsigned z, unsigned threads, const void* a, const float2* b,
-                   unsigned long long* c, unsigned* d, const void* e, void* f, int* g, int h, int i, int j, int k, int l,
-                   int m, int n, int o, int p, int q, int r) {
-    mtu::start(mtu::kMatchKernels[half][pool / 2], dim3(x, y, z), threads, nullptr, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r);
+int emulator_match(int half, int pool, unsigned x, unsigned y, unsigned z, unsigned threads, const void* p0,
+                   const void* p1, unsigned long long* p2, unsigned* p3, const void* p4, void* p5, int* p6, int p7,
+                   int p8, int p9, int p10, int p11, int p12, int p13, int p14, int p15, int p16, int p17) {
+    mtu::start(mtu::kMatchKernels[half][pool / 2], dim3(x, y, z), threads, nullptr, p0, p1, p2, p3, p4, p5, p6, p7, p8,
+               p9, p10, p11, p12, p13, p14, p15, p16, p17);
     return 0;
 }
-
 }

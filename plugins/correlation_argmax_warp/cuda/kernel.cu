@@ -25,27 +25,32 @@ constexpr int kWarpSize = 32;
 constexpr int kWarps = 6;
 constexpr int kMatchThreads = kWarps * kWarpSize;
 constexpr int kPrepareThreads = 256;
-constexpr int kChunkBytes = 64;       // of the channels of a position; each chunk of all positions is a plane
-constexpr int kPositions = 32;        // of a row, per step: rows of the banded product
-constexpr int kWindow = 24;           // displacements of a warp, so it reaches 32 + 24 positions
+constexpr int kChunkBytes = 32;  // of the channels of a position: 16 of half, 8 of float
+constexpr int kPositions = 32;   // of a row, per step: rows of the banded product
+constexpr int kWindow = 24;      // displacements of a warp, so it reaches 32 + 24 positions
 constexpr int kColumns = kPositions + kWindow;
 constexpr int kGroups = kPositions / 8;
-// Products lie in shared memory as 8 rows of 32 a group; the first 8 positions reach columns 0 to 31, the next 8 to 39 ...
-// Rows are 40 floats apart and groups 8 * 41, so that displacement d of position p is at 41 p + d, and neither the
+// Products lie in shared memory as 8 rows of 32 a group; the first 8 positions reach columns 0 to 31, the next 8 to 39
+// ... Rows are 40 floats apart and groups 8 * 41, so that displacement d of position p is at 41 p + d, and neither the
 // writes of a warp (8 rows by 4 pairs) nor its reads (8 strips by 4 displacements) meet in a bank.
 constexpr int kRowPitch = 40;
 constexpr int kPlacePitch = kRowPitch + 1;
 constexpr int kGroupSize = 8 * kPlacePitch;
-constexpr int kStrip = 4;             // neighbouring outputs of a lane
+constexpr int kProducts = kGroups * kGroupSize;
+constexpr int kStrip = 4;  // neighbouring outputs of a lane
 constexpr int kLaneDisplacements = kWindow / 4;
-constexpr int kMaxRows = 32;          // of a block
+constexpr int kMaxRows = 32;  // of a block
 constexpr float kTiny = 1e-12f;
+
+// Blocks of `match` on a multiprocessor: two leave 168 registers to a thread, and the largest square needs more.
+template <int POOL>
+constexpr int kBlocksAtOnce = POOL <= 5 ? 2 : 1;
 
 // Outputs per step for a pooling square: those of the 32 positions with a full margin, in whole strips.
 template <int POOL>
 constexpr int kStrips = (kPositions + 1 - POOL) / kStrip;
 
-#ifndef MTU_EMULATED  // tests/cuda_emulator.h has these four for the CPU
+#ifndef MTU_EMULATED  // tests/cuda_emulator has these four for the CPU
 
 [[maybe_unused]] __device__ __forceinline__ float to_float(Half x) {
     float y;
@@ -53,8 +58,12 @@ constexpr int kStrips = (kPositions + 1 - POOL) / kStrip;
     return y;
 }
 
-// Makes the compiler believe that x has changed.
-__device__ __forceinline__ void forget(unsigned& x) { asm volatile("" : "+r"(x)); }
+// threadIdx.x, but read anew each time, so that what is made of it takes no register meanwhile.
+__device__ __forceinline__ int this_thread() {
+    int x;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
+    return x;
+}
 
 __device__ __forceinline__ float infinity() { return __int_as_float(0x7f800000); }
 
@@ -87,52 +96,68 @@ __device__ __forceinline__ Key make_key(float cost, unsigned index) {
     return static_cast<Key>(ordered) << 32 | (~index & 0xffffffffu);
 }
 
+// Words of a row of a and of b, whole lines of 128 bytes, as are its chunks; see `prepare`.
+__device__ __forceinline__ int row_words_a(int chunks) { return kPositions * (chunks * kChunkBytes / 4 + 1); }
+__device__ __forceinline__ int row_words_b(int chunks, int pitch) {
+    return (pitch * (chunks * kChunkBytes / 4 + 2) + 31) / 32 * 32;
+}
+
 __device__ __forceinline__ unsigned index_of(Key key) { return ~static_cast<unsigned>(key); }
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-// Copies both maps into planes [map][batch][chunk][height][width] of 64 bytes, zeros where there are no more channels.
-// float: each vector divided by its length. half: as it is, because rounding a normalised vector would cost the matching
-// its precision, with 1 / length beside it in pairs: [map][batch][height][width + 1], entry x has those of x - 1 and x, or
-// 0 where that is outside. Clears the keys and the counters of `match`.
-// Grid: (ceil(width / 32), height, 2 * batch), kPrepareThreads.
+// Copies both maps into chunks of 32 bytes a position, in the order in which `match` reads them, with zeros for
+// positions outside the map and channels that do not exist:
+//   motion       a [batch][column of blocks][height], each [chunk][32 positions], those of the column and its pooling
+//                margin; of half, the 1024 bytes of a chunk are two operands of multiply_add, 16 bytes a lane
+//   motion_prev  b [batch][height], each [chunk][pitch positions], position x at reach + margin + x.
+// float: each vector divided by its length. half: as it is, because rounding a normalised vector would cost the
+// matching its precision; 1 / length follows the chunks of a row, for b in pairs: each with the next one's. Clears the
+// keys and the counters of `match`. Grid: (max(columns, ceil(pitch / 32)), height, 2 * batch), kPrepareThreads.
 template <typename T>
-__device__ __forceinline__ void prepare(const T* motion, const T* motion_prev, void* packed, float2* inverse_lengths,
-                                        Key* keys, unsigned* counters, int counter_count, int batch, int channels,
-                                        int height, int width, int channels_last) {
-    constexpr int kElements = kChunkBytes / sizeof(T);
-    constexpr int kPitch = kElements + 4 / sizeof(T);
+__device__ __forceinline__ void prepare(const T* motion, const T* motion_prev, unsigned* a, unsigned* b, Key* keys,
+                                        unsigned* counters, int counter_count, int batch, int channels, int height,
+                                        int width, int columns, int outputs, int margin, int reach, int pitch,
+                                        int channels_last) {
+    // Two chunks at a time go through shared memory.
+    constexpr int kWords = kChunkBytes / 4, kElements = 2 * kChunkBytes / sizeof(T);
     constexpr int kParts = kPrepareThreads / kPositions;
-    constexpr int kWords = kChunkBytes / 4;
-    __shared__ T tile[kPositions][kPitch];
+    __shared__ T tile[kPositions][kElements + 4 / sizeof(T)];
     __shared__ float partial[kPositions][kParts + 1];
 
-    const int thread = threadIdx.x, x0 = blockIdx.x * kPositions, y = blockIdx.y;
-    const int which = blockIdx.z / batch, entry = blockIdx.z % batch;
-    const long long plane = static_cast<long long>(height) * width;
-    const int chunks = (channels + kElements - 1) / kElements;
-    const int pixel = channels_last ? (channels + 7) / 8 * 8 : 1;  // elements from a position to the next
-    const T* row = (which ? motion_prev : motion) +
-                   (channels_last ? (entry * plane + static_cast<long long>(y) * width) * pixel
-                                  : entry * plane * channels + static_cast<long long>(y) * width);
-    unsigned* out = static_cast<unsigned*>(packed) + static_cast<long long>(which * batch + entry) * chunks * plane * kWords;
-
-    if (blockIdx.x == 0 && blockIdx.y == 0 && blockIdx.z == 0)
+    const int thread = threadIdx.x, block = blockIdx.x, y = blockIdx.y, entry = blockIdx.z % batch;
+    const bool is_a = static_cast<int>(blockIdx.z) < batch;
+    if (block == 0 && y == 0 && blockIdx.z == 0)
         for (int i = thread; i < counter_count; i += kPrepareThreads) counters[i] = 0;
-    if (which == 0 && thread < kPositions && x0 + thread < width)
-        keys[entry * plane + static_cast<long long>(y) * width + x0 + thread] = 0;
+    if (is_a ? block >= columns : block * kPositions >= pitch) return;
 
+    const int x0 = is_a ? block * outputs - margin : block * kPositions - margin - reach;
+    const auto in_row = [&](int x) { return x0 + x >= 0 && x0 + x < width; };
+    const int kept = is_a ? kPositions : min(kPositions, pitch - block * kPositions);
+    const int chunks = (2 * channels + kElements - 1) / kElements;
+    const int pixel = channels_last ? (channels + 7) / 8 * 8 : 1;  // elements from a position to the next
+    const long long plane = static_cast<long long>(height) * width, line = static_cast<long long>(entry) * height + y;
+    const T* row =
+        (is_a ? motion : motion_prev) +
+        (channels_last ? line * width * pixel : entry * plane * channels + static_cast<long long>(y) * width);
+    const int out_pitch = (is_a ? kPositions : pitch) * kWords;
+    unsigned* out = is_a ? a + ((static_cast<long long>(entry) * columns + block) * height + y) * row_words_a(chunks)
+                         : b + line * row_words_b(chunks, pitch);
+    unsigned* inverse_lengths = out + chunks * out_pitch;
+    if (!is_a) out += block * kPositions * kWords;
+
+    if (!is_a && thread < kPositions && in_row(thread)) keys[line * width + x0 + thread] = 0;
     const int position = thread / kParts, part = thread % kParts;
-    float sum = 0, length = 0;
+    float sum = 0;
     // float needs the length before it can write: the first round only sums.
     for (int round = sizeof(T) == 4 ? 0 : 1; round < 2; ++round) {
-        for (int chunk = 0; chunk < chunks; ++chunk) {
+        for (int chunk = 0; chunk < chunks; chunk += 2) {
             for (int i = thread; i < kPositions * kElements; i += kPrepareThreads) {
                 const int x = channels_last ? i / kElements : i % kPositions;
                 const int e = channels_last ? i % kElements : i / kPositions;
-                const int c = chunk * kElements + e;
+                const int c = chunk * kElements / 2 + e;
                 T value = 0;
-                if (x0 + x < width && c < channels)
+                if (in_row(x) && c < channels)
                     value = channels_last ? row[static_cast<long long>(x0 + x) * pixel + c] : row[c * plane + x0 + x];
                 tile[x][e] = value;
             }
@@ -143,28 +168,38 @@ __device__ __forceinline__ void prepare(const T* motion, const T* motion_prev, v
                     sum += value * value;
                 }
             if (round == 1)
-                for (int i = thread; i < kPositions * kWords; i += kPrepareThreads) {
-                    const int x = i / kWords, word = i % kWords;
-                    if (x0 + x >= width) continue;
-                    unsigned value = *reinterpret_cast<const unsigned*>(&tile[x][word * 4 / sizeof(T)]);
+                for (int i = thread; i < 2 * kPositions * kWords; i += kPrepareThreads) {
+                    const int second = i / (kPositions * kWords), at = i % (kPositions * kWords);
+                    int x = at / kWords, word = at % kWords;
+                    if (chunk + second >= chunks || x >= kept) continue;
+                    if (is_a && sizeof(T) == 2) {
+                        // Word at % 4 of lane 4 g + t, for the first or the last 16 positions: those g and g + 8.
+                        const int lane = at / 4 % kWarpSize;
+                        x = at / 128 * 16 + lane / 4 + at % 2 * 8;
+                        word = lane % 4 * 2 + at / 2 % 2;
+                    }
+                    unsigned value =
+                        *reinterpret_cast<const unsigned*>(&tile[x][(second * kWords + word) * 4 / sizeof(T)]);
                     if (sizeof(T) == 4) value = __float_as_uint(__uint_as_float(value) / partial[x][kParts]);
-                    out[(chunk * plane + static_cast<long long>(y) * width + x0 + x) * kWords + word] = value;
+                    out[(chunk + second) * out_pitch + at] = value;
                 }
             __syncthreads();
         }
         if (round == 0 || sizeof(T) == 2) {
             partial[position][part] = sum;
             __syncthreads();
-            if (thread < kPositions) {
+            if (thread < kept) {
+                float length = 0;
                 for (int i = 0; i < kParts; ++i) length += partial[thread][i];
                 length = fmaxf(sqrtf(length), kTiny);
                 partial[thread][kParts] = length;
-                const int x = x0 + thread;
-                if (sizeof(T) == 2 && x < width) {
-                    float2* pair = inverse_lengths + (static_cast<long long>(which * batch + entry) * height + y) * (width + 1) + x;
-                    pair[0].y = pair[1].x = 1.0f / length;
-                    if (x == 0) pair[0].x = 0;
-                    if (x == width - 1) pair[1].y = 0;
+                const float inverse = in_row(thread) ? 1.0f / length : 0;
+                if (is_a) reinterpret_cast<float*>(inverse_lengths)[thread] = inverse;
+                if (!is_a) {
+                    float2* pair = reinterpret_cast<float2*>(inverse_lengths) + block * kPositions + thread;
+                    pair->x = inverse;
+                    if (block + thread > 0) pair[-1].y = inverse;
+                    if (block * kPositions + thread == pitch - 1) pair->y = 0;
                 }
             }
             __syncthreads();
@@ -174,114 +209,90 @@ __device__ __forceinline__ void prepare(const T* motion, const T* motion_prev, v
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-// What a lane of a warp multiplies: it loads vectors of the positions 8 i + g of a row of `a`, and of those 8 i + g of
-// `b` from the first displacement on, its columns; it scales the columns 8 i + 2 t and 8 i + 2 t + 1.
+// Where a lane of a warp finds what it multiplies, in the rows to come: vectors of 32 positions of `a`, and of 56
+// columns, those of `b` from the first displacement on.
 struct Operands {
-    const char* a;            // position g of the row to come, with the 16 t bytes of the lane
-    int to_b;                 // bytes from there to column g of `b`
-    const float2* inverse_a;  // the pair that ends with position g
-    int to_inverse_b;         // pairs from there to that of columns 2 t and 2 t + 1
-    int chunk_size;           // bytes of a chunk's plane
-    unsigned inside;  // bits: whether position 8 i + g, column 8 i + g, and 8 i + 2 t or the next are in the map, and
-                      // whether displacement 4 i + t is within the search
-
-    static constexpr int kColumnBits = 4, kPairBits = 11, kAllowedBits = 18;
-
-    __device__ __forceinline__ bool has(int bit) const { return inside >> bit & 1; }
-    // By positions.
-    __device__ __forceinline__ void move(int positions) {
-        a += positions * kChunkBytes;
-        inverse_a += positions;
-    }
-    __device__ __forceinline__ void next_row(int width) {
-        move(width);
-        ++inverse_a;
-    }
+    const char* a;   // the row; of half, with the lane's 16 bytes
+    const char* b;   // column g; of half, with the lane's 8 bytes
+    int chunk_size;  // bytes of b's
+    int column;      // the first one, counted from the start of the row
 };
 
-__device__ __forceinline__ unsigned in_map(int x, int width) { return x >= 0 && x < width; }
+__device__ __forceinline__ uint4 load(const char* from) { return *reinterpret_cast<const uint4*>(from); }
 
-// Bits of Operands::inside for position `first` of the map and `allowed` displacements from `shift` on.
-__device__ __forceinline__ unsigned bits_inside(int lane, int first, int shift, int allowed, int width) {
-    const int g = first + (lane >> 2), column = g + shift, pair = first + shift + 2 * (lane & 3);
-    unsigned bits = 0;
-    for (int i = 0; i < kGroups; ++i) bits |= in_map(g + 8 * i, width) << i;
-    for (int i = 0; i < kColumns / 8; ++i) {
-        bits |= in_map(column + 8 * i, width) << (Operands::kColumnBits + i);
-        bits |= in_map(pair + 8 * i + 1, width + 1) << (Operands::kPairBits + i);
-    }
-    for (int i = 0; i < kLaneDisplacements; ++i)
-        bits |= static_cast<unsigned>(4 * i + (lane & 3) < allowed) << (Operands::kAllowedBits + i);
-    return bits;
-}
-
-__device__ __forceinline__ uint4 load(const char* from, bool inside) {
-    if (inside) return *reinterpret_cast<const uint4*>(from);
-    return make_uint4(0, 0, 0, 0);
-}
-
-__device__ __forceinline__ float2 load(const float2* from, bool inside) { return inside ? *from : make_float2(0, 0); }
-
+// Keeps the products of columns 8 tile + 2 t and the next with position g of a group, in tiles from the group's first
+// on.
 __device__ __forceinline__ void store(float* products, int group, int tile, int lane, float left, float right) {
-    float2* place = reinterpret_cast<float2*>(products + group * kGroupSize + (lane >> 2) * kRowPitch +
-                                              tile * 8 + (lane & 3) * 2);
+    float2* place =
+        reinterpret_cast<float2*>(products + group * kGroupSize + (lane >> 2) * kRowPitch + tile * 8 + (lane & 3) * 2);
     *place = make_float2(left, right);
 }
 
-// The products of 32 positions of a row of `a` with those of a row of `b` that are `shift` to `shift` + 23 further on.
-__device__ __forceinline__ void multiply(Half, Operands& from, int chunks, int lane, int, int, float* products) {
-    constexpr int kTile = 8 * kChunkBytes;
-    // 16 rows at a time: their two groups reach the column tiles 0 to 3 and 1 to 4 from the first group's on.
+// The products of the 32 positions with the columns that are up to 23 further on.
+[[maybe_unused]] __device__ __forceinline__ void multiply(Half, Operands& from, int chunks,
+                                                          float (*warps_products)[kProducts]) {
+    constexpr int kTile = 8 * kChunkBytes, kHalf = 16 * kChunkBytes;
+    // 16 positions at a time: their two groups reach tiles 0 to 3 and 1 to 4.
 #pragma unroll 1
     for (int upper = 0; upper < kGroups; upper += 2) {
         float c[5][4] = {};
 #pragma unroll 1
         for (int chunk = 0; chunk < chunks; ++chunk) {
-            forget(from.inside);  // or the compiler keeps each of its bits in a register, and spills
-            const uint4 u = load(from.a, from.has(upper)), v = load(from.a + kTile, from.has(upper + 1));
+            const uint4 u = load(from.a);
 #pragma unroll
             for (int tile = 0; tile < 5; ++tile) {
-                const uint4 w = load(from.a + from.to_b + tile * kTile, from.has(Operands::kColumnBits + upper + tile));
-                multiply_add(c[tile], u.x, v.x, u.y, v.y, w.x, w.y);
-                multiply_add(c[tile], u.z, v.z, u.w, v.w, w.z, w.w);
+                const uint2 w = *reinterpret_cast<const uint2*>(from.b + tile * kTile);
+                multiply_add(c[tile], u.x, u.y, u.z, u.w, w.x, w.y);
             }
-            from.a += from.chunk_size;
+            from.a += 2 * kHalf;
+            from.b += from.chunk_size;
         }
-        from.a -= chunks * from.chunk_size;
-        const float scale[2] = {load(from.inverse_a, from.has(upper)).y, load(from.inverse_a + 8, from.has(upper + 1)).y};
+        const int lane = this_thread() % kWarpSize;
+        float* products = warps_products[this_thread() / kWarpSize];
+        // Behind the chunks are the lengths: 4 bytes a position where a has 16 for a lane, 8 bytes a column where b has
+        // 32, and 8 t more.
+        const float* lengths =
+            reinterpret_cast<const float*>(from.a + (lane >> 2) * 4 - lane * 16 - upper * (kHalf / 2 - 32));
+        const float2* pairs =
+            reinterpret_cast<const float2*>(from.b - from.column * (kChunkBytes - 8) - (lane >> 2) * kChunkBytes +
+                                            (lane & 3) * 8 - upper * (kTile - 64));
+        const float scale[2] = {lengths[0], lengths[8]};
+        from.a += kHalf - chunks * 2 * kHalf;
+        from.b += 2 * kTile - chunks * from.chunk_size;
 #pragma unroll
         for (int tile = 0; tile < 5; ++tile) {
-            const float2 pair = load(from.inverse_a + from.to_inverse_b + 8 * tile, from.has(Operands::kPairBits + upper + tile));
-            if (tile < 4) store(products, upper, tile, lane, c[tile][0] * scale[0] * pair.x, c[tile][1] * scale[0] * pair.y);
+            const float2 pair = pairs[8 * tile];
+            if (tile < 4)
+                store(products, upper, tile, lane, c[tile][0] * scale[0] * pair.x, c[tile][1] * scale[0] * pair.y);
             if (tile > 0)
-                store(products, upper + 1, tile - 1, lane, c[tile][2] * scale[1] * pair.x, c[tile][3] * scale[1] * pair.y);
+                store(products, upper + 1, tile - 1, lane, c[tile][2] * scale[1] * pair.x,
+                      c[tile][3] * scale[1] * pair.y);
         }
-        from.move(16);
     }
-    from.move(-kPositions);
+    from.a -= 2 * kHalf;
+    from.b -= 4 * kTile;
 }
 
 // The same for float, whose vectors are normalised already.
-__device__ __forceinline__ void multiply(float, Operands& from, int chunks, int lane, int pair, int width, float* products) {
-    constexpr int kTile = 8 * kChunkBytes;
-    const int t = lane & 3;
-    // From the bytes of the lane to the first, and from column g to column 2 t.
-    const char *first_row = from.a - t * 16, *first_column = first_row + from.to_b + (2 * t - (lane >> 2)) * kChunkBytes;
+[[maybe_unused]] __device__ __forceinline__ void multiply(float, Operands& from, int chunks,
+                                                          float (*warps_products)[kProducts]) {
+    const int lane = this_thread() % kWarpSize;
+    float* products = warps_products[this_thread() / kWarpSize];
+    const char *rows = from.a + (lane >> 2) * kChunkBytes,
+               *columns = from.b + (2 * (lane & 3) - (lane >> 2)) * kChunkBytes;
 #pragma unroll
     for (int tile = 0; tile < kColumns / 8; ++tile) {
         float c[kGroups][2] = {};
-        const bool has_left = in_map(pair + 8 * tile, width), has_right = in_map(pair + 8 * tile + 1, width);
 #pragma unroll 1
         for (int chunk = 0; chunk < chunks; ++chunk) {
 #pragma unroll 1
             for (int byte = 0; byte < kChunkBytes; byte += 16) {
-                const char* a = first_row + static_cast<long long>(chunk) * from.chunk_size + byte;
-                const char* b = first_column + static_cast<long long>(chunk) * from.chunk_size + byte + tile * kTile;
-                const uint4 left = load(b, has_left), right = load(b + kChunkBytes, has_right);
+                const char* place = columns + chunk * from.chunk_size + byte + tile * 8 * kChunkBytes;
+                const uint4 left = load(place), right = load(place + kChunkBytes);
 #pragma unroll
                 for (int group = 0; group < kGroups; ++group) {
                     if (tile < group || tile > group + 3) continue;
-                    const uint4 row = load(a + group * kTile, from.has(group));
+                    const uint4 row = load(rows + (chunk * kPositions + group * 8) * kChunkBytes + byte);
                     c[group][0] += __uint_as_float(row.x) * __uint_as_float(left.x);
                     c[group][1] += __uint_as_float(row.x) * __uint_as_float(right.x);
                     c[group][0] += __uint_as_float(row.y) * __uint_as_float(left.y);
@@ -295,7 +306,8 @@ __device__ __forceinline__ void multiply(float, Operands& from, int chunks, int 
         }
 #pragma unroll
         for (int group = 0; group < kGroups; ++group)
-            if (tile >= group && tile <= group + 3) store(products, group, tile - group, lane, c[group][0], c[group][1]);
+            if (tile >= group && tile <= group + 3)
+                store(products, group, tile - group, lane, c[group][0], c[group][1]);
     }
 }
 
@@ -352,8 +364,8 @@ struct Detail {
 
 // Copies rows of `scale` elements for positions side by side, as vectors V. sources: source position in the map or -1.
 template <typename V>
-__device__ __forceinline__ void move_planes(const Detail& detail, const int* sources, int entry, int y0, int rows, int x0,
-                                            int count, int height, int width) {
+__device__ __forceinline__ void move_planes(const Detail& detail, const int* sources, int entry, int y0, int rows,
+                                            int x0, int count, int height, int width) {
     const int lane = threadIdx.x % kWarpSize, per_block = detail.scale * detail.element / static_cast<int>(sizeof(V));
     if (lane >= count) return;
     const long long pitch = static_cast<long long>(width) * per_block;  // vectors of a row of detail
@@ -365,7 +377,8 @@ __device__ __forceinline__ void move_planes(const Detail& detail, const int* sou
             V* to = reinterpret_cast<V*>(detail.to) + start + static_cast<long long>(y0 + r) * detail.scale * pitch +
                     (x0 + lane) * per_block + v;
             const V* from = reinterpret_cast<const V*>(detail.from) + start +
-                            static_cast<long long>(source / width) * detail.scale * pitch + source % width * per_block + v;
+                            static_cast<long long>(source / width) * detail.scale * pitch + source % width * per_block +
+                            v;
 #pragma unroll 8
             for (int c = 0; c < detail.channels; ++c) {
                 V value = {};
@@ -378,8 +391,8 @@ __device__ __forceinline__ void move_planes(const Detail& detail, const int* sou
 
 // The same for channels last, V of `per_vector` halves; pad channels become zero.
 template <typename V>
-__device__ __forceinline__ void move_pixels(const Detail& detail, const int* sources, int entry, int y0, int rows, int x0,
-                                            int count, int height, int width) {
+__device__ __forceinline__ void move_pixels(const Detail& detail, const int* sources, int entry, int y0, int rows,
+                                            int x0, int count, int height, int width) {
     constexpr int kPerVector = sizeof(V) / sizeof(Half);
     const int per_pixel = (detail.channels + 7) / 8 * 8 / kPerVector;
     const int per_block = detail.scale * per_pixel, per_line = count * per_block;
@@ -389,21 +402,31 @@ __device__ __forceinline__ void move_pixels(const Detail& detail, const int* sou
             const int block = i / per_block, v = i % per_block, channel = v % per_pixel * kPerVector;
             const int source = sources[r * kPositions + block];
             const long long row = static_cast<long long>(entry) * height * detail.scale + j;
-            union { V vector; Half halves[kPerVector]; } value = {};
+            union {
+                V vector;
+                Half halves[kPerVector];
+            } value = {};
             if (source >= 0)
-                value.vector = reinterpret_cast<const V*>(detail.from)[((row + static_cast<long long>(source / width) * detail.scale) * width + source % width) * per_block + v];
+                value.vector = reinterpret_cast<const V*>(
+                    detail.from)[((row + static_cast<long long>(source / width) * detail.scale) * width +
+                                  source % width) *
+                                     per_block +
+                                 v];
 #pragma unroll
             for (int h = 0; h < kPerVector; ++h)
                 if (channel + h >= detail.channels) value.halves[h] = 0;
-            reinterpret_cast<V*>(detail.to)[((row + static_cast<long long>(y0 + r) * detail.scale) * width + x0 + block) * per_block + v] = value.vector;
+            reinterpret_cast<V*>(
+                detail
+                    .to)[((row + static_cast<long long>(y0 + r) * detail.scale) * width + x0 + block) * per_block + v] =
+                value.vector;
         }
     }
 }
 
 // Writes displacement and warped for the block's positions from the keys of their best matches.
 template <typename = void>
-__device__ __forceinline__ void move_blocks(const Detail& detail, const Key* keys, int* sources, int entry, int y0, int rows,
-                                            int x0, int count, int height, int width, int reach) {
+__device__ __forceinline__ void move_blocks(const Detail& detail, const Key* keys, int* sources, int entry, int y0,
+                                            int rows, int x0, int count, int height, int width, int reach) {
     const int span = 2 * reach + 1;
     for (int i = threadIdx.x; i < rows * kPositions; i += kMatchThreads) {
         const int r = i / kPositions, column = i % kPositions;
@@ -415,7 +438,8 @@ __device__ __forceinline__ void move_blocks(const Detail& detail, const Key* key
         sources[i] = inside ? from_y * width + from_x : -1;
     }
     __syncthreads();
-    const unsigned long long ends = reinterpret_cast<unsigned long long>(detail.from) | reinterpret_cast<unsigned long long>(detail.to);
+    const unsigned long long ends =
+        reinterpret_cast<unsigned long long>(detail.from) | reinterpret_cast<unsigned long long>(detail.to);
     if (detail.channels_last) {
         if (ends % 16 == 0)
             move_pixels<uint4>(detail, sources, entry, y0, rows, x0, count, height, width);
@@ -437,12 +461,12 @@ __device__ __forceinline__ void move_blocks(const Detail& detail, const Key* key
 // Finds the best displacement of every position and moves the detail.
 // Grid: (ceil(width / (4 * kStrips<POOL>)), ceil(height / rows_per_block), batch * groups), kMatchThreads.
 template <typename T, int POOL>
-__device__ __forceinline__ void match(const void* packed, const float2* inverse_lengths, Key* keys, unsigned* counters,
-                                      const Detail& detail, int batch, int chunks, int height, int width, int reach,
-                                      int rows_per_block, int groups) {
+__device__ __forceinline__ void match(const char* a, const char* b, Key* keys, unsigned* counters, const Detail& detail,
+                                      int chunks, int height, int width, int pitch, int reach, int rows_per_block,
+                                      int groups) {
     static_assert(POOL % 2 == 1 && POOL <= 7, "");
     constexpr int kOut = kStrips<POOL> * kStrip, kMargin = POOL / 2;
-    __shared__ __align__(16) float products[kWarps][kGroups * kGroupSize];
+    __shared__ __align__(16) float products[kWarps][kProducts];
     __shared__ Key best[kMaxRows * kPositions];
     __shared__ int last;
 
@@ -459,22 +483,17 @@ __device__ __forceinline__ void match(const void* packed, const float2* inverse_
 
     if (task < span * windows) {
         const int dy = task / windows - reach, window = task % windows * kWindow;
-        const int strip = lane >> 2, quarter = lane & 3, read_strip = min(strip, kStrips<POOL> - 1);
-        // Row y0 - kMargin of a and that row + dy of b: outside the map at first, perhaps, and then not read. A map has
-        // less than 2 GiB.
-        const int first = x0 - kMargin, shift = window - reach, row_a = y0 - kMargin, g = lane >> 2, t = lane & 3;
-        const long long from_a = static_cast<long long>(row_a) * width + first;
+        // Row y0 - kMargin of a and that row + dy of b: outside the map at first, perhaps, and then not read.
+        const int g = lane >> 2, t = lane & 3;
+        const long long row_a = (static_cast<long long>(entry) * gridDim.x + blockIdx.x) * height + y0 - kMargin;
+        const long long row_b = static_cast<long long>(entry) * height + y0 - kMargin + dy;
         Operands from;
-        from.chunk_size = height * width * kChunkBytes;
-        from.a = static_cast<const char*>(packed) + static_cast<long long>(entry * chunks) * from.chunk_size +
-                 (from_a + g) * kChunkBytes + t * 16;
-        from.to_b = batch * chunks * from.chunk_size + (dy * width + shift) * kChunkBytes;
-        const long long lengths = static_cast<long long>(height) * (width + 1);
-        from.inverse_a = inverse_lengths + entry * lengths + from_a + row_a + g;
-        from.to_inverse_b = batch * static_cast<int>(lengths) + dy * (width + 1) + shift + 2 * t + 1 - g;
-        from.inside = bits_inside(lane, first, shift, span - window, width);
+        from.column = x0 + window;
+        from.chunk_size = pitch * kChunkBytes;
+        from.a = a + row_a * row_words_a(chunks) * 4 + (sizeof(T) == 2 ? lane * 16 : 0);
+        from.b =
+            b + row_b * row_words_b(chunks, pitch) * 4 + (from.column + g) * kChunkBytes + (sizeof(T) == 2 ? t * 8 : 0);
 
-        const float* place = products[warp] + read_strip * kStrip * kPlacePitch + quarter;
         float chain[kStrip][kLaneDisplacements][POOL] = {};  // the last entry stays 0 and takes no register
         for (int row = y0 - kMargin; row < y0 + rows + kMargin; ++row) {
             const int other = row + dy;
@@ -485,29 +504,40 @@ __device__ __forceinline__ void match(const void* packed, const float2* inverse_
                 cost[k] = -infinity();
                 displacement[k] = 0;
             }
-            const bool inside = row >= 0 && row < height && other >= 0 && other < height;
-            if (inside) multiply(T(), from, chunks, lane, first + shift + 2 * t, width, products[warp]);
-            from.next_row(width);
-            __syncwarp();
+            const auto pool = [&](auto read) {
+                const int allowed = span - window - this_thread() % 4;  // displacements of this lane
 #pragma unroll
-            for (int m = 0; m < kLaneDisplacements; ++m) {
-                float sums[kStrip] = {};
-                if (inside) pool_row<POOL>(place + 4 * m, sums);
+                for (int m = 0; m < kLaneDisplacements; ++m) {
+                    float sums[kStrip] = {};
+                    read(m, sums);
 #pragma unroll
-                for (int k = 0; k < kStrip; ++k) {
-                    const float total = pool_column<POOL>(chain[k][m], sums[k]);
-                    if (total > cost[k] && from.has(Operands::kAllowedBits + m)) {
-                        cost[k] = total;
-                        displacement[k] = 4 * m;
+                    for (int k = 0; k < kStrip; ++k) {
+                        const float total = pool_column<POOL>(chain[k][m], sums[k]);
+                        if (total > cost[k] && 4 * m < allowed) {
+                            cost[k] = total;
+                            displacement[k] = 4 * m;
+                        }
                     }
                 }
+            };
+            if (row >= 0 && row < height && other >= 0 && other < height) {
+                multiply(T(), from, chunks, products);
+                __syncwarp();
+                const int thread = this_thread(), first = min(thread % kWarpSize / 4, kStrips<POOL> - 1) * kStrip;
+                const float* place = products[thread / kWarpSize] + first * kPlacePitch + thread % 4;
+                pool([&](int m, float (&sums)[kStrip]) { pool_row<POOL>(place + 4 * m, sums); });
+                __syncwarp();
+            } else {
+                pool([](int, float (&)[kStrip]) {});
             }
-            __syncwarp();
+            from.a += row_words_a(chunks) * 4;
+            from.b += row_words_b(chunks, pitch) * 4;
             if (row - kMargin < y0) continue;
+            // The four lanes of a strip have its displacements by quarters: each ends with one output's best.
+            const int quarter = this_thread() % 4;
 #pragma unroll
             for (int k = 0; k < kStrip; ++k) displacement[k] += quarter;
-            // The four lanes of a strip have its displacements by quarters: each ends with one output's best.
-            const bool odd = lane & 1, high = lane & 2;
+            const bool odd = quarter & 1, high = quarter & 2;
 #pragma unroll
             for (int k = 0; k < 2; ++k) {
                 const float sent = odd ? cost[k] : cost[k + 2];
@@ -527,7 +557,7 @@ __device__ __forceinline__ void match(const void* packed, const float2* inverse_
             }
             keep_better(cost[0], displacement[0], __shfl_xor_sync(0xffffffffu, sent, 2),
                         __shfl_xor_sync(0xffffffffu, sent_displacement, 2));
-            const int column = strip * kStrip + (odd ? 2 : 0) + (high ? 1 : 0);
+            const int column = this_thread() % kWarpSize / 4 * kStrip + (odd ? 2 : 0) + (high ? 1 : 0);
             if (column < count)
                 atomicMax(&best[(row - kMargin - y0) * kPositions + column],
                           make_key(cost[0], (dy + reach) * span + window + displacement[0]));
@@ -538,17 +568,20 @@ __device__ __forceinline__ void match(const void* packed, const float2* inverse_
     if (groups > 1) {
         Key* meeting = keys + entry * plane + static_cast<long long>(y0) * width + x0;
         for (int i = threadIdx.x; i < rows * kPositions; i += kMatchThreads)
-            if (i % kPositions < count) atomicMax(&meeting[static_cast<long long>(i / kPositions) * width + i % kPositions], best[i]);
+            if (i % kPositions < count)
+                atomicMax(&meeting[static_cast<long long>(i / kPositions) * width + i % kPositions], best[i]);
         __threadfence();
         __syncthreads();
         if (threadIdx.x == 0)
-            last = atomicAdd(&counters[(entry * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x], 1u) + 1 == static_cast<unsigned>(groups);
+            last = atomicAdd(&counters[(entry * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x], 1u) + 1 ==
+                   static_cast<unsigned>(groups);
         __syncthreads();
         if (!last) return;
         __threadfence();
         for (int i = threadIdx.x; i < rows * kPositions; i += kMatchThreads)
             if (i % kPositions < count)
-                best[i] = *const_cast<volatile Key*>(&meeting[static_cast<long long>(i / kPositions) * width + i % kPositions]);
+                best[i] = *const_cast<volatile Key*>(
+                    &meeting[static_cast<long long>(i / kPositions) * width + i % kPositions]);
         __syncthreads();
     }
     move_blocks(detail, best, reinterpret_cast<int*>(products), entry, y0, rows, x0, count, height, width, reach);
@@ -558,24 +591,29 @@ __device__ __forceinline__ void match(const void* packed, const float2* inverse_
 }  // namespace mtu
 
 // The kernels by names that C++ and Python can find: one for float and half each, `match` also by pool.
-#define MTU_PREPARE(name, T)                                                                                           \
-    extern "C" __global__ void __launch_bounds__(mtu::kPrepareThreads, 4)                                              \
-        name(const void* motion, const void* motion_prev, void* packed, float2* inverse_lengths,                       \
-             unsigned long long* keys, unsigned* counters, int counter_count, int batch, int channels, int height,     \
-             int width, int channels_last) {                                                                           \
-        mtu::prepare(static_cast<const T*>(motion), static_cast<const T*>(motion_prev), packed, inverse_lengths, keys, \
-                     counters, counter_count, batch, channels, height, width, channels_last);                          \
+#define MTU_PREPARE(name, T)                                                                                       \
+    extern "C" __global__ void __launch_bounds__(mtu::kPrepareThreads, 4)                                          \
+        name(const void* motion, const void* motion_prev, void* a, void* b, unsigned long long* keys,              \
+             unsigned* counters, int counter_count, int batch, int channels, int height, int width, int columns,   \
+             int outputs, int margin, int reach, int pitch, int channels_last) {                                   \
+        mtu::prepare(static_cast<const T*>(motion), static_cast<const T*>(motion_prev), static_cast<unsigned*>(a), \
+                     static_cast<unsigned*>(b), keys, counters, counter_count, batch, channels, height, width,     \
+                     columns, outputs, margin, reach, pitch, channels_last);                                       \
     }
-#define MTU_MATCH(name, T, POOL)                                                                                       \
-    extern "C" __global__ void __launch_bounds__(mtu::kMatchThreads, POOL > 5 ? 1 : 2)                                                \
-        name(const void* packed, const float2* inverse_lengths,unsigned long long* keys, unsigned* counters,           \
-             const void* detail_prev, void* warped, int* displacement, int batch, int chunks, int height, int width,   \
-             int reach, int rows_per_block, int groups, int detail_channels, int scale, int element,                   \
-             int channels_last) {                                                                                      \
-        const mtu::Detail detail = {static_cast<const char*>(detail_prev), static_cast<char*>(warped), displacement,   \
-                                    detail_channels, scale, element, channels_last};                                   \
-        mtu::match<T, POOL>(packed, inverse_lengths, keys, counters, detail, batch, chunks, height, width,     \
-                                    reach, rows_per_block, groups);                                                    \
+#define MTU_MATCH(name, T, POOL)                                                                                      \
+    extern "C" __global__ void __launch_bounds__(mtu::kMatchThreads, mtu::kBlocksAtOnce<POOL>)                        \
+        name(const void* a, const void* b, unsigned long long* keys, unsigned* counters, const void* detail_prev,     \
+             void* warped, int* displacement, int chunks, int height, int width, int pitch, int reach,                \
+             int rows_per_block, int groups, int detail_channels, int scale, int element, int channels_last) {        \
+        const mtu::Detail detail = {static_cast<const char*>(detail_prev),                                            \
+                                    static_cast<char*>(warped),                                                       \
+                                    displacement,                                                                     \
+                                    detail_channels,                                                                  \
+                                    scale,                                                                            \
+                                    element,                                                                          \
+                                    channels_last};                                                                   \
+        mtu::match<T, POOL>(static_cast<const char*>(a), static_cast<const char*>(b), keys, counters, detail, chunks, \
+                            height, width, pitch, reach, rows_per_block, groups);                                     \
     }
 
 #ifdef MTU_POOL  // a build for one problem, by NVRTC; launch.cu makes them all

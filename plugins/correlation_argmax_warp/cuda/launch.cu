@@ -1,13 +1,12 @@
 // The host side of kernel.cu for C++: checks, workspace, launches. cuda_op.py is the same in Python; a test holds both
 // together.
 
-#include "launch.h"
-
 #include <cuda_runtime_api.h>
 
 #include <atomic>
 
 #include "kernel.cu"
+#include "launch.h"
 
 MTU_PREPARE(mtu_prepare_float, float)
 MTU_PREPARE(mtu_prepare_half, mtu::Half)
@@ -42,21 +41,23 @@ std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b;
 std::size_t aligned(std::int64_t bytes) { return static_cast<std::size_t>(divide_up(bytes, 256) * 256); }
 
 struct Plan {
-    std::int64_t plane, chunks, columns, groups;  // positions, planes of 64 bytes, blocks in a row, blocks of an output
-    std::size_t packed, lengths, keys, counters;  // bytes, each a multiple of 256
+    std::int64_t chunks, columns, groups, pitch;  // of a position's channels; blocks side by side; blocks that share
+                                                  // positions; positions of a row of b
+    std::size_t sizes[4];                         // bytes of a, b, keys and counters; multiples of 256
 };
 
 Plan plan(const Problem& p) {
     Plan result;
-    const std::int64_t span = 2 * p.max_displacement + 1;
-    result.plane = static_cast<std::int64_t>(p.height) * p.width;
-    result.chunks = divide_up(p.motion_channels, p.motion_type == Type::kHalf ? 32 : 16);
-    result.columns = divide_up(p.width, kOutputs[p.pool_size / 2]);
-    result.groups = divide_up(span * divide_up(span, kWindow), kWarps);
-    result.packed = aligned(2 * p.batch * result.chunks * result.plane * kChunkBytes);
-    result.lengths = aligned(2 * p.batch * p.height * (p.width + std::int64_t{1}) * 8);
-    result.keys = aligned(p.batch * result.plane * 8);
-    result.counters = aligned(p.batch * result.columns * divide_up(p.height, kMinRows) * 4);
+    const std::int64_t span = 2 * p.max_displacement + 1, windows = divide_up(span, kWindow);
+    const std::int64_t outputs = kOutputs[p.pool_size / 2], lines = std::int64_t{p.batch} * p.height;
+    result.chunks = divide_up(p.motion_channels, kChunkBytes / (p.motion_type == Type::kHalf ? 2 : 4));
+    result.columns = divide_up(p.width, outputs);
+    result.groups = divide_up(span * windows, kWarps);
+    result.pitch = (result.columns - 1) * outputs + windows * kWindow + kPositions;
+    result.sizes[0] = aligned(lines * result.columns * kPositions * (result.chunks * kChunkBytes + 4));
+    result.sizes[1] = aligned(lines * divide_up(result.pitch * (result.chunks * kChunkBytes + 8), 128) * 128);
+    result.sizes[2] = aligned(lines * p.width * 8);
+    result.sizes[3] = aligned(p.batch * result.columns * divide_up(p.height, kMinRows) * 4);
     return result;
 }
 
@@ -100,16 +101,17 @@ const char* check(const Problem& p) noexcept {
     if ((p.motion_layout == Layout::kHwc8 && p.motion_type != Type::kHalf) ||
         (p.detail_layout == Layout::kHwc8 && p.detail_type != Type::kHalf))
         return "the layout HWC8 is for half only";
-    if (static_cast<double>(p.batch) * p.height * p.width * kChunkBytes * plan(p).chunks > 0x7fffffff)
-        return "motion must have at most 2 GiB";
+    if (static_cast<std::int64_t>(p.height) * p.width > 0x7fffffff || p.width > 0xffffff)
+        return "motion must have at most 2147483647 positions, 16777215 in a row";
     if (p.height > 65535 || 2 * static_cast<std::int64_t>(p.batch) > 65535 || p.batch * plan(p).groups > 65535)
         return "height and batch exceed what a launch can have";
     return nullptr;
 }
 
 std::size_t workspace_bytes(const Problem& p) noexcept {
-    const Plan sizes = plan(p);
-    return sizes.packed + sizes.lengths + sizes.keys + sizes.counters;
+    std::size_t sum = 0;
+    for (std::size_t size : plan(p).sizes) sum += size;
+    return sum;
 }
 
 int launch(const Problem& p, const void* motion, const void* motion_prev, const void* detail_prev, void* warped,
@@ -119,22 +121,24 @@ int launch(const Problem& p, const void* motion, const void* motion_prev, const 
     const unsigned blocks_down = static_cast<unsigned>(divide_up(p.height, rows));
     const int counters = static_cast<int>(p.batch * sizes.columns * blocks_down);
     const bool half = p.motion_type == Type::kHalf;
-    char* memory = static_cast<char*>(workspace);
-    void* packed = memory;
-    float2* lengths = reinterpret_cast<float2*>(memory += sizes.packed);
-    unsigned long long* keys = reinterpret_cast<unsigned long long*>(memory += sizes.lengths);
-    unsigned* counter = reinterpret_cast<unsigned*>(memory += sizes.keys);
+    const int outputs = kOutputs[p.pool_size / 2], columns = static_cast<int>(sizes.columns);
+    const int chunks = static_cast<int>(sizes.chunks), pitch = static_cast<int>(sizes.pitch);
     const cudaStream_t queue = static_cast<cudaStream_t>(stream);
+    void* parts[4] = {workspace};
+    for (int i = 1; i < 4; ++i) parts[i] = static_cast<char*>(parts[i - 1]) + sizes.sizes[i - 1];
+    unsigned long long* const keys = static_cast<unsigned long long*>(parts[2]);
+    unsigned* const counter = static_cast<unsigned*>(parts[3]);
 
-    const dim3 prepare_grid(static_cast<unsigned>(divide_up(p.width, kPositions)), p.height, 2 * p.batch);
-    start(half ? mtu_prepare_half : mtu_prepare_float, prepare_grid, kPrepareThreads, queue,
-        motion, motion_prev, packed, lengths, keys, counter, counters, p.batch, p.motion_channels, p.height, p.width,
-        p.motion_layout == Layout::kHwc8);
-    const dim3 match_grid(static_cast<unsigned>(sizes.columns), blocks_down, static_cast<unsigned>(p.batch * sizes.groups));
-    start(kMatchKernels[half][p.pool_size / 2], match_grid, kMatchThreads, queue,
-        packed, lengths, keys, counter, detail_prev, warped, displacement, p.batch, static_cast<int>(sizes.chunks),
-        p.height, p.width, p.max_displacement, rows, static_cast<int>(sizes.groups), p.detail_channels, p.scale,
-        p.detail_type == Type::kHalf ? 2 : 4, p.detail_layout == Layout::kHwc8);
+    const std::int64_t across = divide_up(pitch, kPositions);
+    const dim3 prepare_grid(static_cast<unsigned>(columns > across ? columns : across), p.height, 2 * p.batch);
+    start(half ? mtu_prepare_half : mtu_prepare_float, prepare_grid, kPrepareThreads, queue, motion, motion_prev,
+          parts[0], parts[1], keys, counter, counters, p.batch, p.motion_channels, p.height, p.width, columns, outputs,
+          p.pool_size / 2, p.max_displacement, pitch, p.motion_layout == Layout::kHwc8);
+    const dim3 match_grid(columns, blocks_down, static_cast<unsigned>(p.batch * sizes.groups));
+    start(kMatchKernels[half][p.pool_size / 2], match_grid, kMatchThreads, queue, parts[0], parts[1], keys, counter,
+          detail_prev, warped, displacement, chunks, p.height, p.width, pitch, p.max_displacement, rows,
+          static_cast<int>(sizes.groups), p.detail_channels, p.scale, p.detail_type == Type::kHalf ? 2 : 4,
+          p.detail_layout == Layout::kHwc8);
     return cudaPeekAtLastError();
 }
 

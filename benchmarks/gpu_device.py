@@ -1,0 +1,128 @@
+"""How tensors are placed and time is taken on a GPU. Imports torch; the kernel's launcher needs cuda-core.
+
+The sections take a `Device` as an argument and name CUDA nowhere, so that the tests can run them on a CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, Protocol
+
+import torch
+
+from mtu.benchmarks.gpu_report import Skip
+from mtu.plugins.correlation_argmax_warp import cuda_op
+
+cuda: Any = torch.cuda  # parts of it have no types
+Call = Callable[[], Any]
+
+
+class Device(Protocol):
+    """What the sections need of a device."""
+
+    name: str
+    """As torch calls it."""
+
+    def launch(self, problem: cuda_op.Problem, *pointers: int) -> None:
+        """Puts the fused kernel on the current stream; the pointers are those of `cuda_op.Launcher.launch`."""
+        ...
+
+    def launch_prepare(self, problem: cuda_op.Problem, *pointers: int) -> None:
+        """As `launch`, but the first of its two kernels only."""
+        ...
+
+    def synchronize(self) -> None:
+        """Waits for everything; raises RuntimeError if something went wrong on the device."""
+        ...
+
+    def graph(self, call: Call) -> Call:
+        """What `call` puts on the device, as one thing to start; `call` runs twice before."""
+        ...
+
+    def intervals(self, call: Call, count: int) -> list[float]:
+        """Milliseconds from the end of each call to the end of the next on the device, nothing between them."""
+        ...
+
+    def peak_memory(self, call: Call) -> float:
+        """The most MiB that torch holds at once during the call."""
+        ...
+
+
+class Cuda:
+    """torch's current CUDA device; see `Device`."""
+
+    name = "cuda"
+
+    def __init__(self) -> None:
+        if not torch.cuda.is_available():
+            raise Skip("this torch finds no CUDA device: install one built with CUDA")
+        torch.zeros(1, device="cuda")  # makes the primary context current, which the launcher needs
+        self._index = torch.cuda.current_device()
+
+    def launch(self, problem: cuda_op.Problem, *pointers: int) -> None:
+        """See `Device`."""
+        stream = torch.cuda.current_stream().cuda_stream
+        cuda_op.launcher(self._index).launch(problem, *pointers, stream)  # type: ignore[call-arg]
+
+    def launch_prepare(self, problem: cuda_op.Problem, *pointers: int) -> None:
+        """See `Device`."""
+        from cuda.bindings import driver
+
+        launcher = cuda_op.launcher(self._index)
+        launcher.prepare(problem)
+        functions = launcher._functions[tuple(cuda_op.defines(problem).items())]
+        start, _ = cuda_op.launches(problem, *pointers, launcher.multiprocessors)  # type: ignore[call-arg]
+        stream = torch.cuda.current_stream().cuda_stream
+        arguments = (start.arguments, start.types)
+        kernel = functions[start.kernel]
+        cuda_op._check(driver.cuLaunchKernel(kernel, *start.grid, start.threads, 1, 1, 0, stream, arguments, 0))
+
+    def synchronize(self) -> None:
+        """See `Device`."""
+        torch.cuda.synchronize()
+
+    def graph(self, call: Call) -> Call:
+        """See `Device`."""
+        side = cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            call()
+            call()
+        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            call()
+        return graph.replay
+
+    def intervals(self, call: Call, count: int) -> list[float]:
+        """See `Device`."""
+        events = [cuda.Event(enable_timing=True) for _ in range(count + 1)]
+        torch.cuda.synchronize()
+        events[0].record()
+        for event in events[1:]:
+            call()
+            event.record()
+        torch.cuda.synchronize()
+        return [before.elapsed_time(after) for before, after in pairwise(events)]
+
+    def peak_memory(self, call: Call) -> float:
+        """See `Device`."""
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() / 2**20
+
+
+def interleaved(device: Device, calls: dict[str, tuple[Call, int]], rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of each call over the number beside it, `rounds` samples each, taken in turns."""
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    for call, _ in calls.values():
+        device.intervals(call, 2)  # warm-up
+    for _ in range(rounds):
+        for name, (call, count) in calls.items():
+            # The first starts on a device that has nothing to do: it shows the host's time, not the device's.
+            samples[name].append(device.intervals(call, 2)[1] / count)
+    return samples

@@ -1,0 +1,407 @@
+"""The fused kernel on a GPU: against the truth, then its time against torch and against its floors. Imports torch."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mtu.benchmarks.gpu_device import Call, Device, interleaved
+from mtu.benchmarks.gpu_report import Report
+from mtu.plugins.correlation_argmax_warp import cuda_op, torch_op
+from mtu.plugins.correlation_argmax_warp.cases import CASES, MIN_GAP, Case
+
+SIZES: Mapping[str, tuple[int, int]] = {"1280x720": (180, 320), "1920x1080": (270, 480)}
+"""Frame sizes, and height and width of their motion maps."""
+CHANNELS, DETAIL_CHANNELS = 52, 26
+"""Of the published networks but the largest."""
+LAYOUTS: Mapping[torch.dtype, tuple[cuda_op.Layout, ...]] = {
+    torch.float16: ("linear", "hwc8"),
+    torch.float32: ("linear",),
+}
+SETS = 3
+"""Sets of inputs and outputs that the timings go round. One is 108 MB at 1280x720 in fp16, more than any L2 cache."""
+LEAST_EQUAL = 0.9999
+"""Share of the displacements that must be those of torch in fp32, ties left aside."""
+CHECKED_TIES = 20000
+
+PREDICTED_US: Mapping[str, float] = {}
+"""What docs/kernel.md predicts for an H200, in microseconds, by the name of the timing."""
+
+
+def random_maps(device: Device, sizes: Sequence[int], dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """motion and motion_prev [B, C, h, w], never negative: the upper half has moved and is noisy, the lower is new."""
+    generator = torch.Generator(device.name).manual_seed(seed)
+    motion_prev, noise = (torch.randn(*sizes, generator=generator, device=device.name) for _ in range(2))
+    motion = motion_prev.relu().roll((3, -5), (2, 3)) + 0.5 * noise
+    motion[:, :, sizes[2] // 2 :] = noise[:, :, sizes[2] // 2 :]
+    return motion.relu().to(dtype), motion_prev.relu().to(dtype)
+
+
+def random_inputs(
+    device: Device, h: int, w: int, dtype: torch.dtype, *, batch: int = 1, channels: int = CHANNELS, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """motion, motion_prev and detail_prev."""
+    generator = torch.Generator(device.name).manual_seed(seed + 1)
+    shape = (batch, channels // 2, 4 * h, 4 * w)
+    detail = torch.randn(shape, generator=generator, device=device.name).to(dtype)
+    return *random_maps(device, (batch, channels, h, w), dtype, seed), detail
+
+
+class Op:
+    """The kernel with memory for one set of inputs. Outputs and workspace are full of garbage at first."""
+
+    def __init__(
+        self,
+        device: Device,
+        inputs: Sequence[Tensor],
+        attributes: Mapping[str, int] | None = None,
+        *,
+        layout: cuda_op.Layout = "linear",
+        unaligned: bool = False,
+    ) -> None:
+        """`inputs` are motion, motion_prev, detail_prev on the device; `unaligned` shifts all by one element."""
+        self._device, self._offset = device, int(unaligned)
+        (batch, channels, h, w), self._detail_shape = inputs[0].shape, inputs[2].shape
+        kinds: list[Any] = [str(tensor.dtype).removeprefix("torch.") for tensor in inputs]
+        self.problem = cuda_op.Problem(
+            *(batch, channels, h, w, self._detail_shape[1]),
+            **(attributes or {}),
+            motion_type=kinds[0],
+            detail_type=kinds[2],
+            motion_layout=layout,
+            detail_layout=layout,
+        )
+        self._inputs = [self._laid_out(tensor, layout == "hwc8") for tensor in inputs]
+        self._warped = self._memory(self._inputs[2].shape, self._inputs[2].dtype)
+        self.displacement = self._memory((batch, h, w), torch.int32)
+        workspace = torch.empty(cuda_op.workspace_bytes(self.problem), dtype=torch.uint8, device=device.name)
+        self._outputs = self._warped, self.displacement, workspace
+        self.pointers = [tensor.data_ptr() for tensor in (*self._inputs, *self._outputs)]
+        self.poison()
+
+    def _memory(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        start = self._offset * dtype.itemsize
+        size = math.prod(shape) * dtype.itemsize
+        memory = torch.empty(size + 64, dtype=torch.uint8, device=self._device.name)
+        return memory[start : start + size].view(dtype).view(*shape)
+
+    def _laid_out(self, tensor: Tensor, channels_last: bool) -> Tensor:
+        batch, channels, h, w = tensor.shape
+        shape = (batch, h, w, -(-channels // 8) * 8) if channels_last else tensor.shape
+        out = self._memory(shape, tensor.dtype)
+        if channels_last:
+            out[:] = math.nan  # the padding must not be read
+            out[..., :channels] = tensor.permute(0, 2, 3, 1)
+        else:
+            out[:] = tensor
+        return out
+
+    def poison(self) -> None:
+        """Fills everything that the kernel writes with garbage."""
+        for tensor in self._outputs:
+            tensor.view(torch.uint8)[:] = 0xA5
+
+    def launch(self) -> None:
+        """Puts the kernel on the current stream."""
+        self._device.launch(self.problem, *self.pointers)
+
+    def launch_prepare(self) -> None:
+        """The first of its two kernels only."""
+        self._device.launch_prepare(self.problem, *self.pointers)
+
+    def run(self) -> tuple[Tensor, Tensor]:
+        """Runs it on poisoned memory: copies of warped, as [B, c, H, W], and displacement."""
+        self.poison()
+        self._device.synchronize()
+        self.launch()
+        return self.results()
+
+    def results(self) -> tuple[Tensor, Tensor]:
+        """What the last launch wrote."""
+        self._device.synchronize()
+        warped, channels = self._warped, self._detail_shape[1]
+        if self.problem.detail_layout == "hwc8":
+            if warped[..., channels:].any():
+                raise AssertionError("the padding of HWC8 was not written as zeros")
+            warped = warped[..., :channels].permute(0, 3, 1, 2)
+        return warped.clone(memory_format=torch.contiguous_format), self.displacement.clone()
+
+
+# --- against the truth ----------------------------------------------------------------------------------------------
+
+
+def check_kernel(
+    report: Report, device: Device, *, sizes: Mapping[str, tuple[int, int]] = SIZES, cases: Sequence[Case] = CASES
+) -> None:
+    """All cases against the truth, random maps against torch in fp32, the same twice, and in a CUDA graph."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    for layout in LAYOUTS[torch.float16]:
+        for unaligned in (False, True):
+            name = f"cases, {layout}{', unaligned' if unaligned else ''}"
+            report.run(name, partial(_check_cases, report, device, name, cases, layout, unaligned))
+    for size, (h, w) in sizes.items():
+        for dtype in (torch.float16, torch.float32):
+            for layout in LAYOUTS[dtype]:
+                name = f"random maps {size} {_short(dtype)} {layout}"
+                inputs = partial(random_inputs, device, h, w, dtype)
+                report.run(name, partial(_check_random, report, device, name, inputs, layout))
+    h, w = (size // 4 for size in next(iter(sizes.values())))
+    for dtype in (torch.float16, torch.float32):
+        name = f"batch of 2, D = 20, 96 channels, {_short(dtype)}"
+        inputs = partial(random_inputs, device, h, w, dtype, batch=2, channels=96)
+        report.run(name, partial(_check_random, report, device, name, inputs, "linear", max_displacement=20))
+    report.run("repeated and captured", lambda: _check_repeated(report, device, *next(iter(sizes.values()))))
+
+
+def _short(dtype: torch.dtype) -> str:
+    return {torch.float16: "fp16", torch.float32: "fp32"}[dtype]
+
+
+def _check_cases(
+    report: Report, device: Device, name: str, cases: Sequence[Case], layout: cuda_op.Layout, unaligned: bool
+) -> None:
+    chosen = [case for case in cases if layout == "linear" or case.dtype == "float16"]
+    wrong = []
+    for case in chosen:
+        inputs = [torch.from_numpy(array).to(device.name) for array in case.inputs.values()]
+        results = Op(device, inputs, case.attributes, layout=layout, unaligned=unaligned).run()
+        if not all(
+            np.array_equal(result.cpu().numpy(), truth, equal_nan=truth.dtype.kind == "f")
+            for result, truth in zip(results, case.expected, strict=True)
+        ):
+            wrong.append(case.name)
+    report.check(name, not wrong, f"{len(chosen)} cases" + (f", wrong: {', '.join(wrong)}" if wrong else ""))
+
+
+def _check_random(
+    report: Report,
+    device: Device,
+    name: str,
+    make_inputs: Callable[[], tuple[Tensor, Tensor, Tensor]],
+    layout: cuda_op.Layout,
+    max_displacement: int = 10,
+) -> None:
+    inputs = motion, motion_prev, detail = make_inputs()
+    warped, displacement = Op(device, inputs, {"max_displacement": max_displacement}, layout=layout).run()
+    expected = torch_op.correlation_argmax_warp(*inputs, max_displacement=max_displacement)[1]
+    differ, wrong = disagreement(motion, motion_prev, displacement, expected, max_displacement)
+    total = displacement.numel()
+    detail_text = f"{differ} of {total} displacements differ from torch in fp32, {wrong} of them by no tie"
+    report.check(name, 1 - wrong / total >= LEAST_EQUAL, detail_text)
+    same = torch.equal(warped, gather(detail, displacement, max_displacement))
+    report.check(f"{name}: warped as displaced", same)
+
+
+def gather(detail: Tensor, displacement: Tensor, max_displacement: int, scale: int = 4) -> Tensor:
+    """detail_prev moved by a displacement index."""
+    span = 2 * max_displacement + 1
+    dy, dx = displacement.long() // span - max_displacement, displacement.long() % span - max_displacement
+    source = torch_op._source_elements(dy, dx, scale).expand(-1, detail.shape[1], -1)
+    return F.pad(detail.flatten(2), (0, 1)).gather(2, source).reshape(detail.shape)
+
+
+def disagreement(
+    motion: Tensor, motion_prev: Tensor, ours: Tensor, theirs: Tensor, max_displacement: int = 10, pool_size: int = 5
+) -> tuple[int, int]:
+    """At how many positions two displacement indices differ, and at how many of these it is no tie.
+
+    It is a tie where the two displacements' pooled costs, in double precision, are less than MIN_GAP apart. Where more
+    than CHECKED_TIES differ, only so many are looked at, and the rest counts as no ties.
+    """
+    where = (ours != theirs).nonzero()
+    looked_at = where[:CHECKED_TIES]
+    if not len(looked_at):
+        return 0, 0
+    n, y, x = looked_at.unbind(1)
+    span = 2 * max_displacement + 1
+    inside = (ours >= 0) & (ours < span**2)
+    a, b = (F.normalize(tensor.double(), dim=1, eps=1e-12) for tensor in (motion, motion_prev))
+    costs = [
+        pooled_cost(a, b, (n, y, x), index[n, y, x].long().clamp(0, span**2 - 1), max_displacement, pool_size)
+        for index in (ours, theirs)
+    ]
+    ties = ((costs[0] - costs[1]).abs() < MIN_GAP) & inside[n, y, x]
+    return len(where), len(where) - int(ties.sum())
+
+
+def pooled_cost(
+    a: Tensor, b: Tensor, where: tuple[Tensor, Tensor, Tensor], index: Tensor, max_displacement: int, pool_size: int
+) -> Tensor:
+    """The pooled cost of displacement `index` at positions `where` (batch, y, x), all [K]; a, b of unit length."""
+    (_, _, h, w), (n, y, x) = a.shape, where
+    span, r = 2 * max_displacement + 1, pool_size // 2
+    dy, dx = index // span - max_displacement, index % span - max_displacement
+    total = torch.zeros(len(index), dtype=a.dtype, device=a.device)
+    for j in range(-r, r + 1):
+        for i in range(-r, r + 1):
+            ya, xa, yb, xb = y + j, x + i, y + j + dy, x + i + dx
+            inside = (ya >= 0) & (ya < h) & (xa >= 0) & (xa < w) & (yb >= 0) & (yb < h) & (xb >= 0) & (xb < w)
+            first = a[n, :, ya.clamp(0, h - 1), xa.clamp(0, w - 1)]
+            second = b[n, :, yb.clamp(0, h - 1), xb.clamp(0, w - 1)]
+            total += (first * second).sum(1) * inside
+    return total / pool_size**2
+
+
+def _check_repeated(report: Report, device: Device, h: int, w: int) -> None:
+    op = Op(device, random_inputs(device, h, w, torch.float16))
+    once, again = op.run(), op.run()
+    report.check("the same twice", all(map(torch.equal, once, again)))
+    replay = device.graph(op.launch)
+    op.poison()
+    replay()
+    report.check("the same in a CUDA graph", all(map(torch.equal, once, op.results())))
+
+
+# --- time -----------------------------------------------------------------------------------------------------------
+
+
+def unfused(motion: Tensor, motion_prev: Tensor, detail_prev: Tensor, max_displacement: int = 10) -> tuple[Tensor, ...]:
+    """The op as published: the whole cost volume [B, 441, h, w] in memory, then pooling, argmax and gather.
+
+    In the type of `motion`, with pool_size 5 and scale 4. The correlation takes one row of displacements at a time,
+    which is the fastest that was found with torch alone.
+    """
+    d, span, h = max_displacement, 2 * max_displacement + 1, motion.shape[2]
+    a, b = (F.normalize(m.float(), dim=1, eps=1e-12).to(m.dtype) for m in (motion, motion_prev))
+    # [B, C, 2D + 1, h + 2D, w]: every column displacement of every row, a view
+    b = F.pad(b, (d, d, d, d)).unfold(3, motion.shape[3], 1).transpose(2, 3)
+    cost = torch.cat([(a[:, :, None] * b[:, :, :, row : row + h]).sum(1) for row in range(span)], 1)
+    index = F.avg_pool2d(cost, 5, 1, 2).argmax(1)
+    return gather(detail_prev, index, d), index.int()
+
+
+def least_bytes(problem: cuda_op.Problem) -> int:
+    """Bytes that the two kernels must move at least: maps, workspace twice (the packed maps), detail twice, index."""
+    p = problem
+    sizes = {"float16": 2, "float32": 4}
+    positions = p.batch * p.height * p.width
+    maps = 2 * positions * p.motion_channels * sizes[p.motion_type]
+    detail = positions * p.scale**2 * p.detail_channels * sizes[p.detail_type]
+    return maps + 2 * cuda_op.workspace_bytes(p) + 2 * detail + 4 * positions
+
+
+def useful_operations(problem: cuda_op.Problem) -> int:
+    """Multiplications and additions of the correlation."""
+    p = problem
+    return 2 * (2 * p.max_displacement + 1) ** 2 * p.batch * p.height * p.width * p.motion_channels
+
+
+def measure_rates(report: Report, device: Device, copied: int = 2**30, side: int = 8192) -> dict[str, float]:
+    """Bytes a second of a copy of `copied` bytes, read and written, and operations a second of square products."""
+    source, target = (torch.empty(copied // 4, device=device.name).normal_() for _ in range(2))
+    rates = {"copy": 2 * copied / _seconds(device, lambda: target.copy_(source))}
+    for dtype in (torch.float16, torch.float32):
+        a, b = (torch.randn(side, side, device=device.name).to(dtype) for _ in range(2))
+        rates[_short(dtype)] = 2 * side**3 / _seconds(device, partial(torch.mm, a, b))
+    report.fact("copy, TB/s read and written", rates["copy"] / 1e12)
+    report.fact("matrix product fp16, TFLOP/s", rates["fp16"] / 1e12)
+    report.fact("matrix product fp32 without TF32, TFLOP/s", rates["fp32"] / 1e12)
+    return rates
+
+
+def _seconds(device: Device, call: Call) -> float:
+    device.intervals(call, 3)
+    return statistics.median(device.intervals(call, 11)[1:]) / 1000
+
+
+def time_kernel(
+    report: Report,
+    device: Device,
+    rates: Mapping[str, float],
+    *,
+    sizes: Mapping[str, tuple[int, int]] = SIZES,
+    compiler: Callable[..., Callable[..., Any]] | None = torch.compile,
+    rounds: int = 50,
+    launches: int = 10,
+) -> None:
+    """Times the kernel, the op unfused in torch (also compiled), and the project's torch op, in turns at each size.
+
+    A sample of the kernel is a CUDA graph that goes `launches` times round SETS sets of memory, over its launches.
+    `rates` are those of `measure_rates`; `compiler` None leaves the compiled version out.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = False
+    for size, (h, w) in sizes.items():
+        report.run(f"times {size}", partial(_time_size, report, device, rates, size, h, w, compiler, rounds, launches))
+    size, (h, w) = next(iter(sizes.items()))
+    name = f"kernel {size} fp16 linear"
+
+    def repeat() -> None:
+        ops = _ops(device, [random_inputs(device, h, w, torch.float16, seed=seed) for seed in range(SETS)], "linear")
+        call = _rounds(device, [op.launch for op in ops], launches)
+        report.time(f"{name}, again at the end", "repeat", interleaved(device, {name: call}, rounds)[name])
+
+    report.run(f"{name}, again", repeat)
+
+
+def _ops(device: Device, sets: Sequence[Sequence[Tensor]], layout: cuda_op.Layout) -> list[Op]:
+    return [Op(device, inputs, layout=layout) for inputs in sets]
+
+
+def _rounds(device: Device, calls: Sequence[Call], rounds: int) -> tuple[Call, int]:
+    """One thing to start that does all calls so many times, and how many that makes."""
+    return device.graph(lambda: [call() for _ in range(rounds) for call in calls]), rounds * len(calls)
+
+
+def _cycle(function: Callable[..., Any], sets: Sequence[Sequence[Tensor]]) -> tuple[Call, int]:
+    """One call of a torch function, with the next set each time."""
+    turns = itertools.cycle(sets)
+    return lambda: function(*next(turns)), 1
+
+
+def _time_size(
+    report: Report,
+    device: Device,
+    rates: Mapping[str, float],
+    size: str,
+    h: int,
+    w: int,
+    compiler: Callable[..., Callable[..., Any]] | None,
+    rounds: int,
+    launches: int,
+) -> None:
+    calls: dict[str, tuple[Call, int]] = {}
+    problems: dict[str, cuda_op.Problem] = {}
+    for dtype in (torch.float16, torch.float32):
+        kind = _short(dtype)
+        sets = [random_inputs(device, h, w, dtype, seed=seed) for seed in range(SETS)]
+        for layout in LAYOUTS[dtype]:
+            ops = _ops(device, sets, layout)
+            name = f"{size} {kind} {layout}"
+            problems[name] = ops[0].problem
+            calls[f"kernel {name}"] = _rounds(device, [op.launch for op in ops], launches)
+            calls[f"prepare {name}"] = _rounds(device, [op.launch_prepare for op in ops], launches)
+        calls[f"unfused {size} {kind}"] = _cycle(unfused, sets)
+        calls[f"torch op {size} {kind}"] = _cycle(torch_op.correlation_argmax_warp, sets)
+        if kind == "fp32":
+            same = (unfused(*sets[0])[1] == ops[0].run()[1]).double().mean().item()
+            report.check(f"unfused {size} does what the kernel does", same > 0.99, f"{same:.2%} equal displacements")
+        if compiler is not None:
+            compiled = compiler(unfused, dynamic=False)
+            if report.run(f"unfused compiled {size} {kind}", partial(compiled, *sets[0]), seconds=30) is not None:
+                calls[f"unfused compiled {size} {kind}"] = _cycle(compiled, sets)
+    samples = interleaved(device, calls, rounds)
+    for name, problem in problems.items():
+        kind = name.split()[1]
+        prepare = statistics.median(samples[f"prepare {name}"])
+        report.time(
+            f"kernel {name}",
+            f"kernel {size} {kind}",
+            samples[f"kernel {name}"],
+            prepare_us=1000 * prepare,
+            match_us=1000 * (statistics.median(samples[f"kernel {name}"]) - prepare),
+            floor_bytes_us=1e6 * least_bytes(problem) / rates["copy"],
+            floor_operations_us=1e6 * useful_operations(problem) / rates[kind],
+            **({"predicted_us": PREDICTED_US[f"kernel {name}"]} if f"kernel {name}" in PREDICTED_US else {}),
+        )
+    for name, values in samples.items():
+        if not name.startswith(("kernel ", "prepare ")):
+            report.time(name, name, values)

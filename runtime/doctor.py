@@ -1,0 +1,340 @@
+"""What of all that is optional is here, works, and can run a model. Every library is tried in a process of its own.
+
+A library that is broken can end the process that imports it, and one that is imported changes what a later one finds;
+so `python -m mtu.runtime.doctor NAME` tries one thing and says how it went. This file imports none of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.util
+import io
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mtu.models.errors import MtuError
+from mtu.runtime.backends import FACTORIES, GPU_ONLY, Model, packages_missing
+from mtu.runtime.bundle import open_bundle
+from mtu.runtime.engine import Engine, Host, check_files, refusals
+from mtu.runtime.gpu import Gpu, find_gpu
+from mtu.runtime.tensorrt_library import LIBRARIES, LibraryName, load_library
+
+PATIENCE = 120.0
+"""Seconds that a library may take to load."""
+
+Status = Literal["found", "missing", "broken"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked for."""
+
+    name: str
+    status: Status
+    detail: str
+    """Its version, or what is wrong with it."""
+    fix: str = ""
+    """What puts it right, or what it is needed for; empty where it was found."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether something can run a model here."""
+
+    name: str
+    """A backend."""
+    reasons: tuple[str, ...]
+    """Why not, each with what puts it right; empty if it can."""
+
+
+# What is tried in a process of its own. Each returns a version or raises.
+
+
+def _tensorrt() -> str:
+    return load_library("tensorrt").version
+
+
+def _tensorrt_rtx() -> str:
+    return load_library("tensorrt-rtx").version
+
+
+def _onnxruntime() -> str:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    providers = ", ".join(name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())
+    return f"{onnxruntime.__version__} ({providers})"
+
+
+def _pycuda() -> str:
+    import pycuda
+    import pycuda.driver as driver
+
+    cuda = ".".join(map(str, driver.get_version()[:2]))
+    return f"{pycuda.VERSION_TEXT}, built with CUDA {cuda}"
+
+
+def _cuda_bindings() -> str:
+    import cuda.bindings
+
+    return str(cuda.bindings.__version__)
+
+
+def _nvrtc() -> str:
+    from mtu.plugins.correlation_argmax_warp.cuda_op import compile_source
+
+    gpu = find_gpu()
+    arch = f"sm_{(gpu.compute_capability if gpu is not None else '9.0').replace('.', '')}"
+    compile_source("__global__ void nothing() {}", arch, {})
+    import cuda.core
+
+    return f"cuda-core {cuda.core.__version__}; compiles for {arch}"
+
+
+def _onnx() -> str:
+    import onnx
+
+    return str(onnx.__version__)
+
+
+def _torch() -> str:
+    import torch
+
+    return f"{torch.__version__} ({'CUDA' if torch.cuda.is_available() else 'no CUDA device'})"
+
+
+def _av() -> str:
+    import av
+
+    return f"{av.__version__}, FFmpeg {av.ffmpeg_version_info}"
+
+
+def _plugin(library: LibraryName, path: str | None = None) -> str:
+    from mtu.plugins.correlation_argmax_warp.rules import KERNEL_REVISION
+    from mtu.runtime.plugin import register_plugin
+
+    register_plugin(load_library(library), None if path is None else Path(path))
+    return f"revision {KERNEL_REVISION}, registers with {library}"
+
+
+def _model(directory: str) -> str:
+    from mtu.runtime.backends import open_backend
+
+    interface = open_backend("onnxruntime", open_bundle(directory), "cpu").interface
+    c = interface.config
+    return (
+        f"{interface.preset} ({c.units} units, {c.channels} channels, {c.blocks} blocks), {interface.state_dtype},"
+        f" weights {interface.checkpoint[:12]}"
+    )
+
+
+TRIALS: dict[str, tuple[Callable[..., str], str, str]] = {
+    # name: (what is tried, the module it needs, what puts it right)
+    "TensorRT": (_tensorrt, "tensorrt", 'pip install "mtu-trt[gpu]"'),
+    "TensorRT-RTX": (_tensorrt_rtx, "tensorrt_rtx", 'pip install "mtu-trt[rtx]"'),
+    "pycuda": (_pycuda, "pycuda", 'pip install "mtu-trt[gpu]" (built from source: needs the CUDA toolkit)'),
+    "cuda-bindings": (_cuda_bindings, "cuda.bindings", 'pip install "mtu-trt[gpu]"'),
+    "NVRTC": (_nvrtc, "cuda.core", 'pip install "mtu-trt[gpu]" nvidia-cuda-nvrtc'),
+    "onnxruntime": (_onnxruntime, "onnxruntime", 'pip install "mtu-trt[cpu]", or [gpu] for its CUDA provider'),
+    "onnx": (_onnx, "onnx", 'pip install "mtu-trt[export]" (to export and to build engines)'),
+    "torch": (_torch, "torch", 'pip install "mtu-trt[export]" (to export; backends torch and torch-compile)'),
+    "PyAV": (_av, "av", "pip install av"),
+}
+PLUGIN, MODEL = "plugin", "model"
+
+
+class Trial:
+    """One thing that is being tried in a process of its own."""
+
+    def __init__(self, name: str, arguments: Sequence[str] = ()) -> None:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        command = [sys.executable, "-m", "mtu.runtime.doctor", name, *arguments]
+        self._process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+
+    def outcome(self) -> tuple[bool, str]:
+        """Whether it works, and its version or what is wrong."""
+        try:
+            output, _ = self._process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
+            return False, f"does not load within {PATIENCE:.0f} s"
+        with contextlib.suppress(ValueError, KeyError, IndexError, TypeError):
+            answer = json.loads(output.decode(errors="replace").splitlines()[-1])
+            return bool(answer["works"]), str(answer["text"])
+        code = self._process.returncode
+        return False, f"loading it ends the process ({f'signal {-code}' if code < 0 else f'exit code {code}'})"
+
+
+def examine_host(plugin_library: Path | None = None) -> list[Finding]:
+    """Everything that this project can make use of, in the order it is needed in; `plugin_library` is a C++ plugin."""
+    trials = {name: Trial(name) for name, (_, module, _) in TRIALS.items() if _is_there(module)}
+    libraries = [name for name in LIBRARIES if _is_there(name.replace("-", "_"))]
+    plugins = {name: Trial(PLUGIN, [name, *([str(plugin_library)] if plugin_library else [])]) for name in libraries}
+    findings = [
+        Finding("system", "found", f"{platform.system()} {platform.machine()}, Python {platform.python_version()}")
+    ]
+    findings += _driver()
+    for name, (_, _, fix) in TRIALS.items():
+        if name not in trials:
+            findings.append(Finding(name, "missing", "not installed", fix))
+            continue
+        works, text = trials[name].outcome()
+        findings.append(Finding(name, "found" if works else "broken", text, "" if works else fix))
+    kind = "C++" if plugin_library else "Python"
+    for library, trial in plugins.items():
+        works, text = trial.outcome()
+        findings.append(Finding(f"plugin ({kind}, {library})", "found" if works else "broken", text))
+    if not plugins:
+        findings.append(Finding(f"plugin ({kind})", "missing", "no TensorRT to register it with", "see TensorRT"))
+    findings.append(_nvcc())
+    return findings
+
+
+def _driver() -> list[Finding]:
+    gpus: list[Gpu] = []
+    while (gpu := find_gpu(len(gpus))) is not None:
+        gpus.append(gpu)
+    found = [
+        Finding(
+            f"GPU {gpu.index}",
+            "found",
+            f"{gpu.name}, compute capability {gpu.compute_capability}, {gpu.memory / 2**30:.1f} GiB",
+        )
+        for gpu in gpus
+    ]
+    version = _driver_version()
+    if version is None:
+        fix = "install NVIDIA's driver; in a container, start it with access to the GPU (docker run --gpus all)"
+        return [
+            Finding("driver", "missing", "libcuda is not there or finds no GPU", fix),
+            *(found or [Finding("GPU", "missing", "none answers", "see driver")]),
+        ]
+    if not gpus:
+        fix = "nvidia-smi should list it; CUDA_VISIBLE_DEVICES may hide it"
+        found = [Finding("GPU", "missing", "the driver answers, and finds none", fix)]
+    return [Finding("driver", "found", version), *found]
+
+
+def _driver_version() -> str | None:
+    """NVIDIA's version of the driver and the CUDA version it brings, asked through ctypes."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if hasattr(ctypes, "WinDLL") else "libcuda.so.1")
+    except OSError:
+        return None
+    number = ctypes.c_int()
+    if driver.cuDriverGetVersion(ctypes.byref(number)) != 0:
+        return None
+    cuda = f"for CUDA up to {number.value // 1000}.{number.value % 1000 // 10}"
+    with contextlib.suppress(OSError, AttributeError):
+        management = ctypes.CDLL("nvml.dll" if hasattr(ctypes, "WinDLL") else "libnvidia-ml.so.1")
+        name = ctypes.create_string_buffer(96)
+        if management.nvmlInit_v2() == 0 and management.nvmlSystemGetDriverVersion(name, len(name)) == 0:
+            return f"{name.value.decode()}, {cuda}"
+    return cuda
+
+
+def _nvcc() -> Finding:
+    program = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+    fix = "install the CUDA toolkit; only mtu-build-plugin needs it, and pip to build pycuda"
+    if program is None:
+        return Finding("nvcc", "missing", "not in PATH or /usr/local/cuda/bin", fix)
+    try:
+        said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=PATIENCE).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Finding("nvcc", "broken", f"{program}: {error}", fix)
+    release = re.search(r"release ([\d.]+)", said)
+    return Finding("nvcc", "found" if release else "broken", f"{release[1] if release else 'no version'}, {program}")
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def examine_model(model: Model, findings: Sequence[Finding]) -> tuple[str, list[Verdict]]:
+    """What the model is, in words, and what can run it here; `findings` are of `examine_host`.
+
+    Reads the files of an engine whole. Raises InvalidInputError for a bundle that is broken.
+    """
+    broken = {finding.name.lower(): finding for finding in findings if finding.status == "broken"}
+    if isinstance(model, Engine):
+        return _describe(model), [_engine_verdict(model, findings)]
+    words = f"bundle {model.directory}"
+    if _is_there("onnxruntime") and "onnxruntime" not in broken:
+        works, text = Trial(MODEL, [str(model.directory)]).outcome()
+        words += f": {text}"
+        if not works:
+            return words, [Verdict(name, (text,)) for name in FACTORIES]
+    return words, [Verdict(name, tuple(_obstacles(name, broken))) for name in FACTORIES]
+
+
+def _obstacles(name: str, broken: dict[str, Finding]) -> list[str]:
+    """Why a backend cannot run here at all."""
+    reasons = [str(error) for error in packages_missing(name)]
+    for package in FACTORIES[name][1]:
+        finding = broken.get({"tensorrt_rtx": "tensorrt-rtx", "cuda.core": "nvrtc"}.get(package, package))
+        if finding is not None:
+            reasons.append(f"{finding.name} does not work ({finding.detail}): {finding.fix}")
+    if name in GPU_ONLY and find_gpu() is None:
+        reasons.append("no NVIDIA GPU answers: run it where there is one, or use --backend onnxruntime")
+    return reasons
+
+
+def _engine_verdict(engine: Engine, findings: Sequence[Finding]) -> Verdict:
+    library = engine.manifest.library
+    versions = {finding.name.lower(): finding.detail for finding in findings if finding.status == "found"}
+    gpu = find_gpu()
+    host = Host(versions.get(library), gpu.name if gpu else None, gpu.compute_capability if gpu else None)
+    reasons = refusals(engine.manifest, host)
+    try:
+        check_files(engine)
+    except MtuError as error:
+        reasons.append(str(error))
+    broken = {finding.name.lower(): finding for finding in findings if finding.status == "broken"}
+    # The library and the GPU have been named by `refusals` if they are not there.
+    known = (f"'{library.replace('-', '_')}'", "no NVIDIA GPU answers")
+    reasons += [reason for reason in _obstacles(library, broken) if not any(word in reason for word in known)]
+    return Verdict(library, tuple(dict.fromkeys(reasons)))
+
+
+def _describe(engine: Engine) -> str:
+    m = engine.manifest
+    plugin = f"plugin revision {m.plugin_revision}" if m.plugin else "no plugin"
+    return (
+        f"engine {engine.directory}: {m.interface.preset} {m.precision}, frames {m.profile} (HEIGHTxWIDTH), {m.library}"
+        f" {m.library_version}, compute capability {', '.join(m.compute_capabilities)}"
+        + (f" ({m.gpu})" if m.gpu else "")
+        + f", {plugin}, weights {m.interface.checkpoint[:12]}"
+    )
+
+
+def _try(name: str, arguments: Sequence[str]) -> dict[str, object]:
+    """What the process of a `Trial` says."""
+    others: dict[str, Callable[..., str]] = {PLUGIN: _plugin, MODEL: _model}
+    work = others[name] if name in others else TRIALS[name][0]
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return {"works": True, "text": work(*arguments)}
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        text = lines[0] if isinstance(error, MtuError) else f"{type(error).__name__}: {lines[0]}"
+        return {"works": False, "text": text}
+
+
+if __name__ == "__main__":
+    print(json.dumps(_try(sys.argv[1], sys.argv[2:])))

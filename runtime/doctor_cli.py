@@ -1,0 +1,91 @@
+"""`mtu-doctor`: parses, calls `mtu.runtime.doctor`, prints. Imports rich."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mtu.runtime.backends import open_model
+from mtu.runtime.console import USER_ERROR, Version, new_app, run_app
+from mtu.runtime.doctor import Finding, Verdict, examine_host, examine_model
+from mtu.runtime.report import check_report, write_report
+
+PROGRAM = "mtu-doctor"
+COLOURS = {"found": "green", "missing": "yellow", "broken": "red"}
+app = new_app()
+
+
+@app.command()
+def doctor(
+    model: Annotated[
+        Path | None,
+        typer.Argument(metavar="[ENGINE|BUNDLE]", help="Say also what can run this model here.", show_default=False),
+    ] = None,
+    plugin_library: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Try this C++ plugin in place of the Python one.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the findings as JSON.")
+    ] = None,
+    version: Version = False,
+) -> None:
+    """Looks for everything that this project can make use of: found, missing, broken, and the line that fixes it.
+
+    Exit code 2 if a model is given that nothing here can run.
+    """
+    if json_file is not None:
+        check_report(json_file, *([str(model)] if model is not None else []))
+    subject = open_model(model) if model is not None else None
+    findings = examine_host(plugin_library)
+    words, verdicts = examine_model(subject, findings) if subject is not None else ("", [])
+    _print(findings, words, verdicts)
+    if json_file is not None:
+        report = {"host": [dataclasses.asdict(f) for f in findings], "model": words}
+        write_report(json_file, {**report, "backends": [dataclasses.asdict(v) for v in verdicts]})
+    if verdicts and all(verdict.reasons for verdict in verdicts):
+        raise typer.Exit(USER_ERROR)
+
+
+def _print(findings: list[Finding], words: str, verdicts: list[Verdict]) -> None:
+    """A table on a terminal, a line for each finding in a pipe."""
+    if not sys.stdout.isatty():
+        for f in findings:
+            print(f"{f.name}: {f.status}: {f.detail}" + (f" -> {f.fix}" if f.fix else ""))
+        if words:
+            print(words)
+        for v in verdicts:
+            print(f"{v.name}: {'cannot run it' if v.reasons else 'can run it'}")
+            for reason in v.reasons:
+                print(f"  {reason}")
+        return
+    console = Console()
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for f in findings:
+        text = Text(f.detail)
+        if f.fix:
+            text.append(f"\n{f.fix}", style="dim")
+        table.add_row(f.name, Text(f.status, style=COLOURS[f.status]), text)
+    console.print(table)
+    if words:
+        console.print(f"\n{words}", markup=False, highlight=False)
+    for v in verdicts:
+        line = Text.assemble(v.name, " ", ("cannot run it", "red") if v.reasons else ("can run it", "green"))
+        console.print(line)
+        for reason in v.reasons:
+            console.print(Text(f"  {reason}"))
+
+
+def main() -> NoReturn:
+    """Entry point."""
+    run_app(app, PROGRAM)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,737 @@
+"""The TensorRT backends on a GPU that is not there (tests/fake_cuda.py).
+
+What they give is what onnxruntime gives, bit for bit; every wait is needed; what cannot run is refused before the
+library sees it.
+
+The tests at the end need a GPU and the library.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import gc
+import importlib.util
+import itertools
+import json
+import sys
+import types
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from mtu.export.engine import BuildOptions, build_engine
+from mtu.export.to_onnx import export_bundle
+from mtu.models.checkpoint import random_checkpoint
+from mtu.models.errors import InvalidInputError, MissingExtraError, MissingFileError, NonFiniteError
+from mtu.models.interface import FRAME_NAMES, PRESETS, WINDOW, Interface, NetworkConfig
+from mtu.runtime import Session, deblur, open_backend, open_bundle, open_model, read_frames
+from mtu.runtime.backends import FACTORIES
+from mtu.runtime.engine import Profile, Sizes
+from mtu.runtime.gpu import find_gpu
+from mtu.runtime.tensorrt_library import load_library
+from mtu.runtime.video import write_png
+from tests import cli, fake_cuda
+from tests.conftest import ROOT
+from tests.frames import moving_frames
+
+ANY_SIZE = Profile(Sizes(4, 4), Sizes(32, 48), Sizes(128, 128))
+
+
+@pytest.fixture
+def make_gpu(monkeypatch):
+    """Makes a GPU with a library; at the end, whatever the backends held has to be free again."""
+    made = []
+
+    def make(**options):
+        gpu = fake_cuda.Gpu(**options)
+        fake_cuda.install(monkeypatch, gpu)
+        made.append(gpu)
+        return gpu
+
+    yield make
+    fake_cuda.uninstall()
+    gc.collect()
+    for gpu in made:
+        assert gpu.contexts == []
+
+
+@pytest.fixture
+def gpu(make_gpu):
+    return make_gpu()
+
+
+@pytest.fixture(scope="module")
+def overflowing(small, tmp_path_factory):
+    """The small model, whose `step` gives an infinity in `motion` where the frame has a pixel of 255."""
+    directory = tmp_path_factory.mktemp("overflowing")
+    (directory / "first.onnx").write_bytes(small.graph("first").read_bytes())
+    model = onnx.load(small.graph("step"))
+    for node in model.graph.node:
+        for number, name in enumerate(node.output):
+            if name == "motion_out":
+                node.output[number] = "motion_finite"
+    values = {"top": np.float32(255), "zero": np.float32(0), "infinity": np.float32(np.inf)}
+    model.graph.initializer.extend(numpy_helper.from_array(np.array(value), name) for name, value in values.items())
+    model.graph.node.extend(
+        [
+            helper.make_node("Cast", ["frame"], ["frame_float"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceMax", ["frame_float"], ["brightest"], keepdims=0),
+            helper.make_node("Equal", ["brightest", "top"], ["is_top"]),
+            helper.make_node("Where", ["is_top", "infinity", "zero"], ["added"]),
+            helper.make_node("Add", ["motion_finite", "added"], ["motion_out"]),
+        ]
+    )
+    onnx.save(model, directory / "step.onnx")
+    return open_bundle(directory)
+
+
+def dim_frames(count, height=32, width=48, seed=0):
+    """Frames without a pixel of 255."""
+    return [np.minimum(frame, 254) for frame in moving_frames(count, height, width, seed)]
+
+
+def flashing(count, *flashes):
+    frames = dim_frames(count)
+    for flash in flashes:
+        frames[flash][3, 5] = 255
+    return frames
+
+
+def truth(bundle, frames, **options):
+    return collect(Session(opened(bundle), **options), frames)
+
+
+@functools.cache
+def opened(bundle):
+    return open_backend("onnxruntime", bundle, "cpu")
+
+
+def collect(session, frames):
+    results = [r for frame in frames for r in session.push(frame)] + list(session.flush())
+    return results, session
+
+
+def assert_same(got, expected):
+    assert [r.index for r in got] == [r.index for r in expected]
+    for ours, theirs in zip(got, expected, strict=True):
+        assert np.array_equal(ours.rgb, theirs.rgb), ours.index
+        if theirs.displacement is None:
+            assert ours.displacement is None
+        else:
+            assert np.array_equal(ours.displacement, theirs.displacement), ours.index
+
+
+@pytest.fixture
+def engine(small, tmp_path):
+    return fake_cuda.write_engine(small, tmp_path / "engine", ANY_SIZE)
+
+
+# What it gives
+
+
+@pytest.mark.parametrize("seed", [None, 0, 1, 2])
+@pytest.mark.parametrize("cuda_graph", [True, False])
+def test_what_comes_out_is_what_onnxruntime_gives(make_gpu, small, engine, seed, cuda_graph):
+    gpu = make_gpu(seed=seed)
+    frames = dim_frames(24)
+    expected, _ = truth(small, frames, scene_threshold=None)
+    backend = open_backend("tensorrt", engine, cuda_graph=cuda_graph)
+    got, _ = collect(Session(backend, scene_threshold=None), frames)
+    assert_same(got, expected)
+    assert gpu.uploads == 24  # each frame once
+    if cuda_graph:
+        # Two buffers in turn: each way once plainly and once into a graph, everything else replayed.
+        assert gpu.executions == ["first", "step", "capture step", "step", "capture step"]
+        assert gpu.replays == 24 - 3
+    else:
+        assert gpu.executions == ["first"] + ["step"] * 23 and gpu.replays == 0
+    assert backend.remarks == []
+    backend.close()
+    del backend, got
+    gc.collect()
+    assert gpu.used == gpu.freed_outside == 0
+
+
+def test_a_backend_may_go_before_its_sessions(gpu, small, engine):
+    backend = open_backend("tensorrt", engine)
+    sessions = [Session(backend, scene_threshold=None) for _ in range(2)]
+    for session in sessions:
+        for frame in dim_frames(8):
+            list(session.push(frame))
+    backend.close()
+    del backend
+    assert gpu.used > 0
+    sessions[0].reset()
+    del session, sessions
+    gc.collect()
+    assert gpu.used == gpu.freed_outside == 0
+
+
+@pytest.mark.parametrize("flavour", ["tensorrt-8", "tensorrt-rtx"])
+def test_the_other_libraries(make_gpu, small, tmp_path, flavour):
+    make_gpu(flavour=flavour)
+    name = flavour if flavour == "tensorrt-rtx" else "tensorrt"
+    version = fake_cuda.VERSIONS[flavour]
+    engine = fake_cuda.write_engine(small, tmp_path / "e", ANY_SIZE, library=name, library_version=version)
+    frames = dim_frames(8)
+    backend = open_backend("auto", engine)
+    assert backend.name == name and backend.device == "cuda:0 (Fake GPU)"
+    got, _ = collect(Session(backend), frames)
+    assert_same(got, truth(small, frames)[0])
+
+
+def test_one_unit(gpu, tmp_path):
+    bundle = export_bundle(random_checkpoint(NetworkConfig(1, 4, 1)), tmp_path / "one")
+    engine = fake_cuda.write_engine(bundle, tmp_path / "e", ANY_SIZE, plugin=False, plugin_revision=0)
+    gpu.registered = True
+    frames = dim_frames(7)
+    got, _ = collect(Session(open_backend("tensorrt", engine)), frames)
+    assert_same(got, truth(bundle, frames)[0])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_short_clips(gpu, small, engine, count):
+    frames = dim_frames(count)
+    got, _ = collect(Session(open_backend("tensorrt", engine)), frames)
+    assert_same(got, truth(small, frames)[0])
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_scene_cuts_and_odd_sizes(make_gpu, small, engine, seed):
+    make_gpu(seed=seed)
+    dark = [frame // 4 for frame in dim_frames(9, 33, 46)]
+    frames = [*dark, *dim_frames(9, 33, 46, seed=1), *dark]
+    expected, reference = truth(small, frames)
+    got, session = collect(Session(open_backend("tensorrt", engine)), frames)
+    assert session.cuts == reference.cuts == [9, 10, 18]  # 9 is a scene of its own
+    assert_same(got, expected)
+
+
+def test_a_frame_comes_three_frames_late_and_all_of_a_scene_at_its_end(gpu, engine):
+    session = Session(open_backend("tensorrt", engine), scene_threshold=None)
+    assert [len(list(session.push(frame))) for frame in dim_frames(6)] == [0, 0, 0, 1, 1, 1]
+    assert [r.index for r in session.flush()] == [3, 4, 5]
+
+
+def test_a_reset_drops_what_is_under_way_and_allows_another_size(gpu, small, engine):
+    backend = open_backend("tensorrt", engine)
+    session = Session(backend, scene_threshold=None)
+    for height, width in ((32, 48), (16, 24), (32, 48)):
+        frames = dim_frames(6, height, width)
+        for frame in frames[:4]:
+            list(session.push(frame))
+        session.reset()
+        start = session._pushed
+        got, _ = collect(session, frames)
+        expected = [replace(r, index=r.index + start) for r in truth(small, frames, scene_threshold=None)[0]]
+        assert_same(got, expected)
+        session.reset()
+    backend.close()
+    del backend, session
+    gc.collect()
+    assert gpu.used == gpu.freed_outside == 0
+
+
+@pytest.mark.parametrize("seed", [None, 4])
+def test_sessions_share_a_backend(make_gpu, small, engine, seed):
+    gpu = make_gpu(seed=seed)
+    backend = open_backend("tensorrt", engine)
+    streams = [dim_frames(20, seed=number) for number in range(3)]
+    sessions = [Session(backend, scene_threshold=None) for _ in streams]
+    got = [[] for _ in streams]
+    for number in range(20):
+        for session, frames, results in zip(sessions, streams, got, strict=True):
+            results += session.push(frames[number])
+    used = gpu.used
+    for session, frames, results in zip(sessions, streams, got, strict=True):
+        results += session.flush()
+        assert_same(results, truth(small, frames, scene_threshold=None)[0])
+    assert gpu.uploads == 60  # none is pushed out by another session's
+    assert used < 40 * small_frame_memory()
+
+
+def small_frame_memory():
+    """Bytes of a frame and of what a step writes, at 32x48."""
+    return 32 * 48 * 3 + 32 * 48 * (3 + 3 * 4 + 4 * 4) + 8 * 12 * (8 * 4 + 4)
+
+
+def test_memory_does_not_grow(gpu, engine):
+    session = Session(open_backend("tensorrt", engine), scene_threshold=None)
+    used = []
+    for frame in moving_frames(60, 16, 16):
+        list(session.push(frame.copy()))
+        used.append(gpu.used)
+    assert len(set(used[10:])) == 1
+
+
+def test_a_held_result_does_not_change(gpu, engine):
+    session = Session(open_backend("tensorrt", engine), scene_threshold=None)
+    held = []
+    for frame in dim_frames(12):
+        held += [(r, r.rgb.copy(), r.displacement.copy()) for r in session.push(frame)]
+    assert all(np.array_equal(r.rgb, rgb) and np.array_equal(r.displacement, d) for r, rgb, d in held)
+
+
+def test_states_are_not_changed_while_somebody_holds_them(gpu, engine):
+    backend = open_backend("tensorrt", engine)
+    frames = [frame[None] for frame in dim_frames(9)]
+
+    def window(number):
+        return dict(zip(FRAME_NAMES, frames[number : number + 5], strict=True))
+
+    first = backend.submit(window(0))
+    once = backend.submit({**window(1), **first.states}).result()
+    later = first
+    for number in range(1, 5):
+        later = backend.submit({**window(number), **later.states})
+    again = backend.submit({**window(1), **first.states}).result()
+    assert np.array_equal(once["output"], again["output"])
+    assert np.array_equal(once["displacement"], again["displacement"])
+
+
+def test_a_library_that_cannot_be_captured_runs_and_says_so(make_gpu, small, tmp_path):
+    gpu = make_gpu(flavour="tensorrt-rtx", capturable=False)
+    version = fake_cuda.VERSIONS["tensorrt-rtx"]
+    engine = fake_cuda.write_engine(small, tmp_path / "e", ANY_SIZE, library="tensorrt-rtx", library_version=version)
+    backend = open_backend("tensorrt-rtx", engine)
+    frames = dim_frames(8)
+    got, _ = collect(Session(backend), frames)
+    assert_same(got, truth(small, frames)[0])
+    assert gpu.executions.count("step") == 7
+    assert backend.remarks == [
+        "without CUDA graphs, so each step cost more time of the host: tensorrt-rtx says that step.engine cannot be"
+        " captured"
+    ]
+
+
+def test_a_capture_that_fails_leaves_a_stream_that_works(make_gpu, small, engine):
+    make_gpu(capturable=False)
+    backend = open_backend("tensorrt", engine)
+    backend_frames = dim_frames(8)
+    # This library has no `is_stream_capturable` to ask: it fails in the middle of the capture.
+    fake_context = fake_cuda.OldExecutionContext
+    original = fake_cuda.ExecutionContext
+    fake_cuda.ExecutionContext = type("Blind", (fake_context,), {"set_device_memory": original.set_device_memory})
+    try:
+        got, _ = collect(Session(backend), backend_frames)
+    finally:
+        fake_cuda.ExecutionContext = original
+    assert_same(got, truth(small, backend_frames)[0])
+    assert "not permitted when stream is capturing" in backend.remarks[0]
+
+
+# Every wait is needed
+
+
+STREAMS = {"upload": 0, "compute": 1, "download": 2}
+
+
+def forget(gpu, backend, recorded, waiting):
+    """Leaves out the waits of one kind."""
+    handles = {name: getattr(backend, name).handle for name in STREAMS} | {"host": None}
+    gpu.forget = lambda *kind: kind == (handles[recorded], handles[waiting])
+
+
+@pytest.mark.parametrize("cuda_graph", [True, False])
+@pytest.mark.parametrize(
+    ("recorded", "waiting"),
+    [("upload", "compute"), ("compute", "upload"), ("compute", "download"), ("download", "compute")],
+)
+def test_without_one_of_the_four_waits_there_is_a_race(gpu, engine, recorded, waiting, cuda_graph):
+    backend = open_backend("tensorrt", engine, cuda_graph=cuda_graph)
+
+    def run():
+        states = {}
+        frames = [frame[None] for frame in dim_frames(5)]
+        for number in range(12):
+            # Nobody asks for a result, so nothing but events keeps the order; every frame is a new one.
+            states = backend.submit({**dict(zip(FRAME_NAMES, frames, strict=True)), **states}).states
+            frames = [*frames[1:], dim_frames(1, seed=number)[0][None]]
+
+    run()
+    forget(gpu, backend, recorded, waiting)
+    with pytest.raises(fake_cuda.Race):
+        run()
+    assert gpu.forgotten
+
+
+@pytest.mark.parametrize("recorded", ["upload", "download"])
+def test_without_a_wait_of_the_host_the_pixels_are_wrong(gpu, engine, recorded):
+    backend = open_backend("tensorrt", engine)
+    windows = [[frame[None] for frame in dim_frames(5, seed=number)] for number in range(6)]
+
+    def run(windows):
+        # With arrays of its own, each window pushes the one before off the device, and takes its pinned memory.
+        pending = [
+            backend.submit(dict(zip(FRAME_NAMES, [frame.view() for frame in window], strict=True)))
+            for window in windows
+        ]
+        return [each.result()["output"] for each in pending]
+
+    right = run(windows)
+    assert all(np.array_equal(a, b) for a, b in zip(run(windows[::-1])[::-1], right, strict=True))
+    forget(gpu, backend, recorded, "host")
+    wrong = run(windows)
+    assert gpu.forgotten
+    assert not all(np.array_equal(a, b) for a, b in zip(wrong, right, strict=True))
+
+
+# Values that are not finite
+
+
+@pytest.mark.parametrize("cuda_graph", [True, False])
+@pytest.mark.parametrize(
+    "flashes",
+    [[4], [1], [19], [18], [5, 6], [5, 7], [3, 4, 5, 6], [2, 19]],
+    ids=lambda value: "-".join(map(str, value)),
+)
+def test_a_frame_that_is_not_finite_is_redone_without_memory(gpu, overflowing, tmp_path, flashes, cuda_graph):
+    engine = fake_cuda.write_engine(overflowing, tmp_path / "e", ANY_SIZE)
+    frames = flashing(20, *flashes)
+    expected, reference = truth(overflowing, frames, scene_threshold=None)
+    got, session = collect(
+        Session(open_backend("tensorrt", engine, cuda_graph=cuda_graph), scene_threshold=None), frames
+    )
+    assert session.redone == reference.redone == flashes
+    assert_same(got, expected)
+    # It has no memory of what came before: what `first` makes of its window alone.
+    for flash in flashes:
+        window = [frames[min(max(flash + offset, 0), 19)][None] for offset in WINDOW]
+        alone = opened(overflowing).submit(dict(zip(FRAME_NAMES, window, strict=True))).result()
+        assert np.array_equal(got[flash].rgb, alone["output"][0])
+
+
+def test_strict_stops_instead(gpu, overflowing, tmp_path):
+    engine = fake_cuda.write_engine(overflowing, tmp_path / "e", ANY_SIZE)
+    session = Session(open_backend("tensorrt", engine), scene_threshold=None, strict=True)
+    with pytest.raises(NonFiniteError, match=r"non-finite values in motion_out at frame 6: its weights overflow"):
+        collect(session, flashing(20, 6))
+
+
+def test_weights_that_overflow_in_the_first_frame_too_are_an_error(gpu, overflowing, tmp_path):
+    bundle = tmp_path / "b"
+    bundle.mkdir()
+    for graph in ("first", "step"):
+        model = onnx.load(overflowing.graph(graph))
+        tensor = next(t for t in model.graph.initializer if t.name == "HGs.1.enc1.0.weight")
+        tensor.CopyFrom(numpy_helper.from_array(np.full(tensor.dims, np.nan, np.float32), tensor.name))
+        onnx.save(model, bundle / f"{graph}.onnx")
+    engine = fake_cuda.write_engine(open_bundle(bundle), tmp_path / "e", ANY_SIZE)
+    session = Session(open_backend("tensorrt", engine), scene_threshold=None)
+    with pytest.raises(NonFiniteError, match=r"non-finite values in .*restored_out.* at frame 0"):
+        collect(session, dim_frames(5))
+    assert session.redone == []
+
+
+# Through the command line
+
+
+@pytest.fixture
+def clip(tmp_path):
+    directory = tmp_path / "clip"
+    directory.mkdir()
+    for number, frame in enumerate(flashing(9, 4)):
+        write_png(directory / f"{number}.png", frame)
+    return directory
+
+
+def test_mtu_run_reports_what_was_redone_and_strict_stops(gpu, overflowing, tmp_path, clip, capsys):
+    engine = fake_cuda.write_engine(overflowing, tmp_path / "e", ANY_SIZE)
+    report = tmp_path / "report.json"
+    arguments = (clip, "--model", engine.directory)
+    ended = cli.run(capsys, "mtu-run", *arguments, "-o", tmp_path / "out", "--json", report)
+    assert ended.code == 0, ended.err
+    assert "mtu-run: note: the model gave non-finite values at 1 frame (4), which were restored" in ended.err
+    assert "on tensorrt cuda:0 (Fake GPU)" in ended.err
+    assert json.loads(report.read_text())["redone"] == [4]
+    assert len(list((tmp_path / "out").iterdir())) == 9
+    ended = cli.run(capsys, "mtu-run", *arguments, "-o", tmp_path / "strict", "--strict")
+    assert ended.code == 2 and "motion_out at frame 4" in ended.err
+    assert not (tmp_path / "strict").exists()
+
+
+def test_mtu_run_without_graphs(gpu, small, tmp_path, clip, capsys, engine):
+    ended = cli.run(capsys, "mtu-run", clip, "-o", tmp_path / "o", "--model", engine.directory, "--no-cuda-graph")
+    assert ended.code == 0, ended.err
+    assert gpu.replays == 0 and gpu.executions.count("step") == 8
+
+
+def test_deblur_takes_an_engine(gpu, small, engine):
+    frames = dim_frames(6)
+    expected = [r.rgb for r in truth(small, frames)[0]]
+    got = list(deblur(frames, model=engine.directory))
+    assert all(np.array_equal(a, b) for a, b in zip(got, expected, strict=True))
+    assert list(deblur([], model="nowhere")) == []
+
+
+# What cannot run
+
+
+def refused(match, *arguments, **options):
+    with pytest.raises(InvalidInputError, match=match) as caught:
+        open_backend(*arguments, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_engine_that_is_not_what_was_built_is_refused_before_the_library_sees_it(gpu, engine, monkeypatch):
+    monkeypatch.setattr(sys.modules["tensorrt"], "Runtime", None)
+    for graph, damage in (
+        ("step", lambda content: content[:-1]),
+        ("first", lambda content: content[:100] + bytes([content[100] ^ 1]) + content[101:]),
+        ("step", lambda content: b""),
+    ):
+        path = engine.file(graph)
+        whole = path.read_bytes()
+        path.write_bytes(damage(whole))
+        refused(rf"{graph}.engine is damaged or of another build .*: mtu-build-engine", "tensorrt", engine)
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"gpu": "NVIDIA A10"}, "built for NVIDIA A10 .* here is Fake GPU .*: mtu-build-engine"),
+        ({"compute_capabilities": ("8.6",)}, r"compute capability 8.6\), here is Fake GPU"),
+        ({"library_version": "10.3.0"}, "built with tensorrt 10.3.0, here is 10.16.1.11"),
+        ({"plugin_revision": 99}, "revision 99 of the plugin"),
+        ({"library": "tensorrt-rtx"}, "was built with tensorrt-rtx: use --backend tensorrt-rtx"),
+    ],
+)
+def test_an_engine_for_something_else_is_refused(gpu, small, tmp_path, monkeypatch, changes, match):
+    monkeypatch.setattr(sys.modules["tensorrt"], "Runtime", None)
+    refused(match, "tensorrt", fake_cuda.write_engine(small, tmp_path / "e", ANY_SIZE, **changes))
+
+
+def test_a_size_outside_the_profile(gpu, small, tmp_path):
+    engine = fake_cuda.write_engine(small, tmp_path / "e", Profile.fixed(32, 48))
+    command = "mtu-build-engine BUNDLE -o DIR --height 32 --width 64 --runtime tensorrt"
+    match = rf"32x64 \(HEIGHTxWIDTH\) do not fit engine .* which is for 32x48: build one with {command}"
+    refused(match, "tensorrt", engine, size=(30, 62))
+    session = Session(open_backend("tensorrt", engine), scene_threshold=None)
+    with pytest.raises(InvalidInputError, match=match):
+        collect(session, dim_frames(5, 30, 62))
+    assert open_backend("tensorrt", engine, size=(29, 46))
+
+
+def test_an_engine_the_library_cannot_load(gpu, small, tmp_path):
+    engine = fake_cuda.write_engine(small, tmp_path / "e", ANY_SIZE, plugin=False, plugin_revision=0)
+    refused("cannot load .*first.engine: Cannot find plugin: .*; build it again", "tensorrt", engine)
+
+
+def test_an_engine_of_another_model_than_its_manifest_says(gpu, small, tmp_path):
+    interface = Interface(PRESETS["mtu1"])
+    engine = fake_cuda.write_engine(small, tmp_path / "e", ANY_SIZE, interface=interface)
+    refused("its tensors are .*, its manifest says", "tensorrt", engine)
+
+
+def test_not_enough_memory_is_said_before_anything_is_loaded(make_gpu, engine):
+    gpu = make_gpu(total=100_000)
+    match = r"not enough memory on Fake GPU: \d+ MiB are needed, 0 MiB are free; .*use smaller frames"
+    refused(match, "tensorrt", engine, size=(128, 128))
+    assert gpu.used == 0
+    # An allocation that fails although the estimate did not.
+    gpu = make_gpu(total=400_000)
+    backend = open_backend("tensorrt", engine)
+    with pytest.raises(InvalidInputError, match="not enough memory on Fake GPU"):
+        collect(Session(backend), dim_frames(5, 128, 128))
+
+
+def test_there_has_to_be_a_gpu(monkeypatch, gpu, engine):
+    refused("leave out --device cpu", "tensorrt", engine, "cpu")
+    refused("none answers as cuda:1", "tensorrt", engine, "cuda:1")
+    monkeypatch.setattr("mtu.runtime.gpu._driver", lambda: None)
+    find_gpu.cache_clear()
+    refused("needs an NVIDIA GPU, and none answers as cuda:0: mtu-doctor", "tensorrt", engine)
+
+
+def test_an_engine_is_not_for_the_other_backends(engine):
+    for name in ("onnxruntime", "torch"):
+        refused(f"is an engine, which backend {name} cannot run: use --backend tensorrt", name, engine, "cpu")
+
+
+@pytest.mark.parametrize("package", ["tensorrt", "pycuda", "cuda.core"])
+def test_a_missing_package_names_the_extra(gpu, engine, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find_spec(name))
+    with pytest.raises(MissingExtraError, match=rf"'{package}', which is not installed: pip install \"mtu-trt\[gpu\]"):
+        open_backend("tensorrt", engine)
+
+
+def test_pycuda_without_a_driver(gpu, engine, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+    monkeypatch.delattr(sys.modules["pycuda"], "driver")
+    refused("pycuda cannot be loaded .* mtu-doctor says which is missing", "tensorrt", engine)
+
+
+def test_a_plugin_library_that_is_none(gpu, engine, tmp_path, monkeypatch):
+    registry = types.SimpleNamespace(get_creator=lambda *identity: None, load_library=lambda path: None)
+    monkeypatch.setattr(sys.modules["tensorrt"], "get_plugin_registry", lambda: registry, raising=False)
+    with pytest.raises(MissingFileError, match="does not exist: build it with mtu-build-plugin"):
+        open_backend("tensorrt", engine, plugin_library=tmp_path / "none.so")
+    (tmp_path / "some.so").write_bytes(b"")
+    refused(
+        r"some.so is no CorrelationArgmaxWarp plugin for tensorrt 10",
+        "tensorrt",
+        engine,
+        plugin_library=tmp_path / "some.so",
+    )
+
+
+def test_a_bundle_needs_a_size(gpu, small):
+    refused(r"give open_backend\(..., size=\(height, width\)\), or an engine", "tensorrt", small)
+
+
+def test_what_a_directory_holds(small, engine):
+    assert open_model(small.directory) == small
+    assert open_model(engine.directory) == engine
+
+
+def test_the_guard_compiles():
+    pytest.importorskip("cuda.core")
+    pytest.importorskip("mtu.plugins.correlation_argmax_warp.cuda_op")
+    source = next(
+        node.value.value
+        for node in ast.parse((ROOT / "runtime/backends/tensorrt_backend.py").read_text()).body
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "GUARD"
+    )
+    from cuda.core import Program, ProgramOptions
+
+    for arch in ("sm_75", "sm_90", "sm_120"):
+        assert Program(source, "c++", ProgramOptions(arch=arch, std="c++17")).compile("cubin").code
+
+
+# On a GPU
+
+
+@pytest.fixture(scope="module", params=["tensorrt", "tensorrt-rtx"])
+def build(request, tmp_path_factory):
+    """Builds an engine with a library, if that and what the backend needs is installed."""
+    for package in FACTORIES[request.param][1]:
+        pytest.importorskip(package)
+    library = load_library(request.param)
+
+    def make(bundle, size, *, fp16):
+        has_plugin = hasattr(library.module, "IPluginV3")
+        options = BuildOptions(Profile.fixed(*size), fp16=fp16, runtime=library.name, plugin=has_plugin)
+        try:
+            return build_engine(bundle, tmp_path_factory.mktemp("engine") / "e", options)
+        except InvalidInputError as error:
+            if "does not support" in str(error):  # RTX and a GPU that is no RTX
+                pytest.skip(str(error))
+            raise
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def demo_engine(build):
+    return build(open_bundle(), (216, 384), fp16=True)
+
+
+@pytest.fixture(scope="module")
+def demo_frames():
+    return list(itertools.islice(read_frames(ROOT / "calib" / "demo" / "blurred.mp4"), 30))
+
+
+def run_on_gpu(engine, frames, **options):
+    backend = open_backend("auto", engine, size=frames[0].shape[:2], **options)
+    results, session = collect(Session(backend, scene_threshold=None), frames)
+    remarks = backend.remarks
+    backend.close()
+    return results, session, remarks
+
+
+@pytest.mark.needs_cuda
+def test_fp16_on_a_gpu_is_close_to_fp32_on_a_cpu(demo_engine, demo_frames):
+    got, session, _ = run_on_gpu(demo_engine, demo_frames)
+    expected, _ = truth(open_bundle(), demo_frames, scene_threshold=None)
+    assert session.redone == []
+    error = np.mean([np.mean((a.rgb.astype(float) - b.rgb) ** 2) for a, b in zip(got, expected, strict=True)])
+    assert 10 * np.log10(255**2 / error) >= 50
+    same = np.mean([np.mean(a.displacement == b.displacement) for a, b in zip(got, expected, strict=True)])
+    assert same >= 0.995
+
+
+@pytest.mark.needs_cuda
+def test_graphs_on_a_gpu_change_nothing(demo_engine, demo_frames):
+    with_graphs, _, remarks = run_on_gpu(demo_engine, demo_frames)
+    assert remarks == []
+    assert_same(run_on_gpu(demo_engine, demo_frames, cuda_graph=False)[0], with_graphs)
+    assert_same(run_on_gpu(demo_engine, demo_frames)[0], with_graphs)
+
+
+@pytest.mark.needs_cuda
+def test_sessions_share_a_gpu(demo_engine, demo_frames):
+    backend = open_backend("auto", demo_engine)
+    streams = [demo_frames[:20], demo_frames[10:]]
+    sessions = [Session(backend, scene_threshold=None) for _ in streams]
+    got = [[], []]
+    for number in range(20):
+        for session, frames, results in zip(sessions, streams, got, strict=True):
+            results += session.push(frames[number])
+    for session, frames, results in zip(sessions, streams, got, strict=True):
+        results += session.flush()
+        assert_same(results, run_on_gpu(demo_engine, frames)[0])
+    backend.close()
+
+
+@pytest.mark.needs_cuda
+def test_memory_on_a_gpu_does_not_grow(demo_engine, demo_frames):
+    backend = open_backend("auto", demo_engine)
+    session = Session(backend, scene_threshold=None)
+    free = []
+    for number in range(300):
+        list(session.push(demo_frames[number % 30].copy()))
+        with backend.gpu:
+            free.append(backend.gpu.free_memory())
+    backend.close()
+    assert free[-1] == free[20]
+
+
+@pytest.mark.needs_cuda
+def test_a_frame_that_is_not_finite_on_a_gpu_is_redone(build, overflowing):
+    engine = build(overflowing, (32, 48), fp16=False)
+    frames = flashing(20, 5, 6, 19)
+    got, session, _ = run_on_gpu(engine, frames)
+    expected, reference = truth(overflowing, frames, scene_threshold=None)
+    assert session.redone == reference.redone == [5, 6, 19]
+    assert max(np.abs(a.rgb.astype(int) - b.rgb).max() for a, b in zip(got, expected, strict=True)) <= 2
+
+
+@pytest.mark.needs_cuda
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_guard_on_a_gpu_finds_one_bad_value_anywhere(dtype):
+    for package in ("pycuda", "cuda.bindings", "cuda.core"):
+        pytest.importorskip(package)
+    from mtu.plugins.correlation_argmax_warp.cuda_op import compiled
+    from mtu.runtime.backends import cuda_device as cuda
+    from mtu.runtime.backends.tensorrt_backend import EXPONENTS, GUARD
+
+    device = cuda.open_device(0)
+    with device:
+        stream = cuda.new_stream()
+        arch = f"sm_{device.compute_capability.replace('.', '')}"
+        kernel = cuda.load_kernel(compiled(GUARD, arch), "non_finite", "PQIIP")
+        values, flag = device.pinned((1 << 20,), dtype), device.pinned((1,), "int32")
+        memory, flag_memory = device.memory(values.nbytes), device.memory(4)
+        largest = np.finfo(dtype).max
+        for place, bad, expected in [
+            (0, largest, 0),
+            *((place, bad, 1) for place in (0, 1, 7, 12345, values.size - 1) for bad in (np.inf, -np.inf, np.nan)),
+        ]:
+            values[:] = largest
+            values[place] = bad
+            cuda.upload(memory, values, stream)
+            cuda.clear(flag_memory, 1, stream)
+            kernel.prepared_async_call(
+                (64, 1), (256, 1, 1), stream, int(memory), values.nbytes // 16, *EXPONENTS[dtype], int(flag_memory)
+            )
+            cuda.download(flag, flag_memory, stream)
+            stream.synchronize()
+            assert flag[0] == expected, (place, bad)
+        del kernel, memory, flag_memory, stream
