@@ -51,9 +51,9 @@ class MissingExtraError(MtuError, ImportError):
     """A Python package that an optional part needs is not installed."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(
-            f"{purpose} needs the package '{package}', which is not installed: pip install \"mtu-trt[{extra}]\""
-        )
+        """`extra` is the one that brings the package, or empty if it is to be installed by itself."""
+        what = f'"mtu-trt[{extra}]"' if extra else package
+        super().__init__(f"{purpose} needs the package '{package}', which is not installed: pip install {what}")
         self._arguments = package, extra, purpose
 
     def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str, str]]:

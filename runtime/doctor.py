@@ -142,7 +142,7 @@ TRIALS: dict[str, tuple[Callable[..., str], str, str]] = {
     # name: (what is tried, the module it needs, what puts it right)
     "TensorRT": (_tensorrt, "tensorrt", 'pip install "mtu-trt[gpu]"'),
     "TensorRT-RTX": (_tensorrt_rtx, "tensorrt_rtx", 'pip install "mtu-trt[rtx]"'),
-    "pycuda": (_pycuda, "pycuda", 'pip install "mtu-trt[gpu]" (built from source: needs the CUDA toolkit)'),
+    "pycuda": (_pycuda, "pycuda", "pip install pycuda (built from source: needs the CUDA toolkit)"),
     "cuda-bindings": (_cuda_bindings, "cuda.bindings", 'pip install "mtu-trt[gpu]"'),
     "NVRTC": (_nvrtc, "cuda.core", 'pip install "mtu-trt[gpu]" nvidia-cuda-nvrtc'),
     "onnxruntime": (_onnxruntime, "onnxruntime", 'pip install "mtu-trt[cpu]", or [gpu] for its CUDA provider'),

@@ -9,6 +9,7 @@ if importlib.util.find_spec("tensorrt_rtx") is None:
 onnx = pytest.importorskip("onnx")
 
 import tensorrt_rtx as trt  # noqa: E402
+from onnx import inliner  # noqa: E402
 
 from mtu.plugins.correlation_argmax_warp import onnx_function  # noqa: E402
 
@@ -30,6 +31,8 @@ def test_builds_from_the_function(shapes, kind, trt_kind, max_displacement, pool
         motion_type=kind,
         detail_type=kind,
     )
+    # Inlined, because another test may have registered the plugin in this process, and then the parser prefers it.
+    model = inliner.inline_local_functions(model)
     builder = trt.Builder(LOGGER)
     network = builder.create_network(0)
     parser = trt.OnnxParser(network, LOGGER)

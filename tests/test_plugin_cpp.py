@@ -6,6 +6,7 @@ everything is covered. Without it only the errors are tested.
 
 from __future__ import annotations
 
+import ctypes.util
 import importlib.util
 import json
 import os
@@ -68,7 +69,7 @@ def headers(
 
 FAKE_CMAKE = """case "$1" in
 -S) echo "-- TensorRT 10.3, IPluginV3, GPUs 86-real 86-virtual" ;;
---build) echo library > libmtu_plugin_trt10.so ;;
+--build) echo library > libmtu_plugin_trt10.so; echo second > libmtu_plugin_trt10_register.so ;;
 esac
 """
 
@@ -159,20 +160,23 @@ def test_says_what_it_built(toolchain, capsys):
     assert ended.out.splitlines() == [
         "a/b/libmtu_plugin_trt10.so: for TensorRT 10, headers 10.3, GPUs 86-real 86-virtual",
         "use it with: trtexec --dynamicPlugins=a/b/libmtu_plugin_trt10.so ...",
+        "programs that only open a file (Triton, DeepStream, Polygraphy): a/b/libmtu_plugin_trt10_register.so",
     ]
-    assert [path.name for path in Path("a/b").iterdir()] == ["libmtu_plugin_trt10.so"]
+    built = {path.name: path.read_text() for path in Path("a/b").iterdir()}
+    assert built == {"libmtu_plugin_trt10.so": "library\n", "libmtu_plugin_trt10_register.so": "second\n"}
     assert not list(Path().glob("mtu-build-plugin-*"))
 
 
-def test_an_existing_library_stays_without_overwrite(toolchain, capsys):
+@pytest.mark.parametrize(("name", "new"), [("", "library\n"), ("_register", "second\n")])
+def test_an_existing_library_stays_without_overwrite(toolchain, capsys, name, new):
     Path("a").mkdir()
-    library = Path("a/libmtu_plugin_trt10.so")
+    library = Path(f"a/libmtu_plugin_trt10{name}.so")
     library.write_text("old")
     ended = run(capsys, "mtu-build-plugin", "-o", "a", *toolchain)
     assert (ended.code, library.read_text()) == (2, "old")
-    assert "--overwrite" in ended.err
+    assert "--overwrite" in ended.err and list(Path("a").iterdir()) == [library]
     assert run(capsys, "mtu-build-plugin", "-o", "a", "--overwrite", *toolchain).code == 0
-    assert library.read_text() == "library\n"
+    assert library.read_text() == new
 
 
 def test_a_file_as_output(toolchain, capsys):
@@ -251,6 +255,14 @@ def library(include, tmp_path_factory) -> PluginLibrary:
 
 
 @pytest.fixture(scope="module")
+def registers(library) -> Path:
+    """The library that registers the plugin when it is opened."""
+    if library.registers is None:
+        pytest.skip("there is none for TensorRT 8.6")
+    return library.registers
+
+
+@pytest.fixture(scope="module")
 def host(include, tmp_path_factory) -> Path:
     program = tmp_path_factory.mktemp("host") / "plugin_host"
     # nvcc knows where CUDA's headers are; the compiler is g++.
@@ -262,23 +274,26 @@ def host(include, tmp_path_factory) -> Path:
     return program
 
 
-def test_the_library_is_named_for_its_tensorrt(library):
-    assert library.path.name == f"libmtu_plugin_trt{library.tensorrt[0]}.so"
+def test_the_libraries_are_named_for_their_tensorrt(library):
+    major = library.tensorrt[0]
+    assert library.path.name == f"libmtu_plugin_trt{major}.so"
     assert library.architectures == ARCHITECTURE
-    assert [path.name for path in library.path.parent.iterdir()] == [library.path.name]
+    beside = None if major == 8 else library.path.parent / f"libmtu_plugin_trt{major}_register.so"
+    assert library.registers == beside
+    assert set(library.path.parent.iterdir()) == {library.path, beside} - {None}
 
 
-def test_it_exports_the_two_entry_points_and_needs_no_tensorrt(library):
-    listed = subprocess.run(["nm", "-D", library.path], capture_output=True, text=True, check=True).stdout
+def check_symbols(path: Path, expected: set[str]) -> None:
+    """The library exports `expected` and needs nothing but what every system has."""
+    listed = subprocess.run(["nm", "-D", path], capture_output=True, text=True, check=True).stdout
     symbols = [line.split() for line in listed.splitlines()]
-    exported = {words[-1] for words in symbols if words[-2] not in "Uw"}
-    assert exported == {"getPluginCreators" if library.tensorrt[0] == 8 else "getCreators", "setLoggerFinder"}
+    assert {words[-1] for words in symbols if words[-2] not in "Uw"} == expected
     undefined = {words[-1] for words in symbols if words[-2] == "U"}
     # Each comes from a system library, which gives its symbols versions.
     assert undefined and not [
         name for name in undefined if not ("@GLIBC" in name or "@CXXABI" in name or "@GCC" in name)
     ]
-    dynamic = subprocess.run(["readelf", "-d", library.path], capture_output=True, text=True, check=True).stdout
+    dynamic = subprocess.run(["readelf", "-d", path], capture_output=True, text=True, check=True).stdout
     needed = {line.split("[")[1].rstrip("]").split(".so")[0] for line in dynamic.splitlines() if "(NEEDED)" in line}
     system = {
         "libstdc++",
@@ -292,6 +307,15 @@ def test_it_exports_the_two_entry_points_and_needs_no_tensorrt(library):
         "ld-linux-aarch64",
     }
     assert needed <= system
+
+
+def test_it_exports_the_two_entry_points_and_needs_no_tensorrt(library):
+    entry = "getPluginCreators" if library.tensorrt[0] == 8 else "getCreators"
+    check_symbols(library.path, {entry, "setLoggerFinder"})
+
+
+def test_the_library_that_registers_it_exports_nothing_and_needs_no_tensorrt(registers):
+    check_symbols(registers, set())
 
 
 def test_a_host_program_finds_every_method_right(library, host):
@@ -330,16 +354,42 @@ def test_a_call_reaches_the_kernel_as_it_was_meant(library, include, host, tmp_p
     assert "the kernel could not be launched: an error of the test" in done.stderr
 
 
-def test_the_registry_of_tensorrt_loads_it(library, host):
+@pytest.fixture(scope="module")
+def tensorrts(library) -> list[Path]:
     """With TENSORRT_LIBRARY_DIR, directories of libnvinfer.so.N or libnvinfer_lean.so.N; needs no GPU."""
     major = library.tensorrt[0]
     names = (f"libnvinfer.so.{major}", f"libnvinfer_lean.so.{major}")
     found = [folder / name for folder in LIBRARY_DIRS for name in names if (folder / name).exists()]
     if not found:
         pytest.skip(f"no library of TensorRT {major} in TENSORRT_LIBRARY_DIR")
-    for path in found:
+    return found
+
+
+def test_the_registry_of_tensorrt_loads_it(library, host, tensorrts):
+    for path in tensorrts:
         done = subprocess.run([host, library.path, path], capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (0, "all well\n"), done.stderr
+
+
+def test_opening_the_second_library_registers_it_once_in_tensorrt(registers, host, tensorrts):
+    for path in tensorrts:
+        done = subprocess.run([host, registers, "--opened", path], capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "all well\n", "")
+
+
+def test_without_any_tensorrt_the_second_library_says_so(registers):
+    if any(map(ctypes.util.find_library, ("nvinfer", "nvinfer_lean", "tensorrt_rtx"))):
+        pytest.skip("TensorRT is installed where every program finds it")
+    environment = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}
+    done = opened("ctypes.CDLL(sys.argv[1])", registers, environment)
+    assert done.returncode == 0 and done.stdout == ""
+    assert re.fullmatch(r"\[mtu\] .*: not registered: no TensorRT 1\d.* after TensorRT.*\n", done.stderr)
+
+
+def opened(code: str, path: Path, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs Python code in a process of its own; `path` is its sys.argv[1]."""
+    command = [PYTHON, "-c", f"import ctypes, sys\n{code}", str(path)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
 def test_the_default_is_every_gpu_that_nvcc_knows(include, tmp_path):
@@ -449,6 +499,49 @@ def rtx(library):
         return json.loads(done.stdout), done.stderr
 
     return build_all
+
+
+COUNT = """
+import tensorrt_rtx
+names = [creator.name for creator in tensorrt_rtx.get_plugin_registry().all_creators]
+print(names.count("CorrelationArgmaxWarp"))
+"""
+
+
+def test_opening_the_second_library_registers_it_in_rtx(rtx, library, registers, tmp_path):
+    load = "tensorrt_rtx.get_plugin_registry().load_library(sys.argv[1].replace('_register', ''))\n"
+    open_it = "ctypes.CDLL(sys.argv[1])\n"
+    link = tmp_path / "elsewhere.so"
+    link.symlink_to(registers)
+    for code, path in (
+        (COUNT + open_it + COUNT, registers),
+        (COUNT + open_it + open_it + COUNT, link),
+        (COUNT + load + open_it + COUNT, registers),
+        (COUNT + open_it + load + COUNT, registers),
+    ):
+        done = opened(code, path)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "0\n1\n", "")
+
+
+def test_opening_the_second_library_first_loads_the_rtx_that_follows(rtx, registers):
+    if any(map(ctypes.util.find_library, ("nvinfer", "nvinfer_lean", "tensorrt_rtx"))):
+        pytest.skip("TensorRT is installed where every program finds it")
+    found = importlib.util.find_spec("tensorrt_rtx_libs")
+    path = os.pathsep.join(found.submodule_search_locations)
+    done = opened("ctypes.CDLL(sys.argv[1])" + COUNT, registers, {**os.environ, "LD_LIBRARY_PATH": path})
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
+
+
+@pytest.mark.parametrize(("plugin", "said"), [(None, "No such file"), (b"nothing", "file too short")])
+def test_the_second_library_says_why_it_does_not_register(rtx, library, registers, tmp_path, plugin, said):
+    alone = Path(shutil.copy(registers, tmp_path))
+    beside = tmp_path / library.path.name
+    if plugin is not None:
+        beside.write_bytes(plugin)
+    done = opened(COUNT + "ctypes.CDLL(sys.argv[1])" + COUNT, alone)
+    assert (done.returncode, done.stdout) == (0, "0\n0\n")
+    assert done.stderr.startswith(f"[mtu] CorrelationArgmaxWarp: not registered: {beside}: ")
+    assert said in done.stderr and done.stderr.count("\n") == 1
 
 
 def job(model, path: Path, profile: dict[str, list[tuple[int, ...]]] | None = None, workspace: int = 0):

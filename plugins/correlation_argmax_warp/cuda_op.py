@@ -64,7 +64,8 @@ class Problem:
             motion = [self.batch, self.motion_channels, self.height, self.width]
             raise InvalidInputError(
                 f"the CUDA kernel of {OP_NAME} cannot do this: {reason}; got motion {motion}, max_displacement"
-                f" {self.max_displacement}, pool_size {self.pool_size}, scale {self.scale}"
+                f" {self.max_displacement}, pool_size {self.pool_size}, scale {self.scale}; use --no-plugin: it builds"
+                " the op from standard layers"
             )
 
     def _refusal(self) -> str | None:

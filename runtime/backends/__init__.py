@@ -91,15 +91,18 @@ class Request:
         return self.model
 
 
-_CUDA = {"pycuda": "gpu", "cuda.bindings": "gpu", "cuda.core": "gpu"}
+def _needs(library: str, extra: str) -> Mapping[str, str]:
+    # pycuda is no part of [rtx]: it is built from source, and building engines does without it.
+    return {library: extra, "cuda.bindings": extra, "cuda.core": extra, "pycuda": "gpu" if extra == "gpu" else ""}
+
 
 FACTORIES: Mapping[str, tuple[str, Mapping[str, str]]] = {
     # name: (module with `open_backend(request)`, the packages it needs, each with the extra that brings it)
     "onnxruntime": ("mtu.runtime.backends.ort_backend", {"onnxruntime": "cpu"}),
     "torch": ("mtu.runtime.backends.torch_backend", {"torch": "export"}),
     "torch-compile": ("mtu.runtime.backends.torch_compile_backend", {"torch": "export"}),
-    "tensorrt": ("mtu.runtime.backends.tensorrt_backend", {"tensorrt": "gpu", **_CUDA}),
-    "tensorrt-rtx": ("mtu.runtime.backends.tensorrt_backend", {"tensorrt_rtx": "rtx", **_CUDA}),
+    "tensorrt": ("mtu.runtime.backends.tensorrt_backend", _needs("tensorrt", "gpu")),
+    "tensorrt-rtx": ("mtu.runtime.backends.tensorrt_backend", _needs("tensorrt_rtx", "rtx")),
 }
 
 GPU_ONLY = LIBRARIES
@@ -165,7 +168,7 @@ def _check_gpu(name: str, device: str) -> None:
     if find_gpu(index) is None:
         raise InvalidInputError(
             f"backend {name} needs an NVIDIA GPU, and none answers as cuda:{index}: mtu-doctor says more;"
-            " --backend onnxruntime needs none"
+            " --backend onnxruntime runs a bundle without one"
         )
 
 

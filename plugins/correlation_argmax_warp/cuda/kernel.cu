@@ -50,6 +50,13 @@ constexpr int kBlocksAtOnce = POOL <= 5 ? 2 : 1;
 template <int POOL>
 constexpr int kStrips = (kPositions + 1 - POOL) / kStrip;
 
+// Chunks of half that a warp loads before it multiplies; two are too many registers for sm_75's smaller products.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+constexpr int kChunksAtOnce = 2;
+#else
+[[maybe_unused]] constexpr int kChunksAtOnce = 1;
+#endif
+
 #ifndef MTU_EMULATED  // tests/cuda_emulator has these four for the CPU
 
 [[maybe_unused]] __device__ __forceinline__ float to_float(Half x) {
@@ -236,7 +243,7 @@ __device__ __forceinline__ void store(float* products, int group, int tile, int 
 #pragma unroll 1
     for (int upper = 0; upper < kGroups; upper += 2) {
         float c[5][4] = {};
-#pragma unroll 1
+#pragma unroll kChunksAtOnce
         for (int chunk = 0; chunk < chunks; ++chunk) {
             const uint4 u = load(from.a);
 #pragma unroll
