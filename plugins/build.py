@@ -38,6 +38,8 @@ class PluginLibrary:
     """A library that was built."""
 
     path: Path
+    registers: Path | None
+    """The library beside it that registers it when it is opened; None for TensorRT 8.6, which has none."""
     tensorrt: tuple[int, int]
     """Major and minor version of the headers. The library is for every release of that major (8: for 8.6)."""
     architectures: str
@@ -57,6 +59,9 @@ def build_plugin(
 ) -> PluginLibrary:
     """Builds `libmtu_plugin_trt<major>.so` into `directory`, where it appears when it is whole.
 
+    Beside it, except for TensorRT 8.6, `libmtu_plugin_trt<major>_register.so`, for programs that only open a file: it
+    registers the first in the TensorRT of the process that opens it.
+
     Headers are those in `tensorrt_include`, or of the release `fetch_tensorrt` ("10.16") of github.com/NVIDIA/TensorRT,
     which CMake downloads, or else those of the environment (TENSORRT_INCLUDE_DIR, TENSORRT_ROOT) or the system.
     `architectures` are compute capabilities without the dot ("86"), or "native"; none means all that the plugin
@@ -64,7 +69,7 @@ def build_plugin(
 
     Raises MissingFileError if nvcc, cmake or the headers are not found, InvalidInputError for headers of an unsupported
     TensorRT, for arguments that contradict each other or for a failed build (the message names the log file),
-    OutputError if the library exists (without `overwrite`) or cannot be written.
+    OutputError if a library exists (without `overwrite`) or cannot be written.
     """
     for architecture in architectures:
         if not re.fullmatch(r"\d{2,3}[af]?|native", architecture):
@@ -85,7 +90,10 @@ def build_plugin(
     compiler = find_nvcc(nvcc)
     cmake = find_cmake()
     target = directory / f"libmtu_plugin_trt{version[0]}.so"
-    _check_target(target, overwrite)
+    registers = None if version[0] == 8 else target.with_stem(f"{target.stem}_register")
+    targets = [target, registers] if registers else [target]
+    for path in targets:
+        _check_target(path, overwrite)
 
     configure: list[str | Path] = [
         cmake,
@@ -107,8 +115,9 @@ def build_plugin(
         assert built is not None, "CMakeLists.txt says what it builds"
         say("compiling, which takes a minute or two")
         _run([cmake, "--build", ".", "--parallel", str(os.cpu_count() or 1)], build, "the plugin could not be compiled")
-        _publish(build / target.name, target)
-    return PluginLibrary(target, (int(built[1]), int(built[2])), built[3])
+        for path in targets:
+            _publish(build / path.name, path)
+    return PluginLibrary(target, registers, (int(built[1]), int(built[2])), built[3])
 
 
 def find_nvcc(given: Path | None = None) -> Path:

@@ -17,7 +17,8 @@ app = new_app()
 @app.command()
 def main_build(
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Directory for libmtu_plugin_trt<major>.so.")
+        Path,
+        typer.Option("--output", "-o", metavar="DIR", help="Directory for the libmtu_plugin_trt<major> libraries."),
     ],
     tensorrt_include: Annotated[
         Path | None,
@@ -53,6 +54,8 @@ def main_build(
     """Builds the TensorRT plugin as a C++ library, for trtexec, Triton, DeepStream and other programs without Python.
 
     One library for each major version of TensorRT; TensorRT-RTX takes that of TensorRT 11. Python needs none of them.
+    Beside it, from TensorRT 10 on, a second one, ..._register.so: where a program opens a file and no more (Triton,
+    DeepStream, Polygraphy), name that one, and it registers the plugin.
     """
     library = build_plugin(
         output,
@@ -68,6 +71,8 @@ def main_build(
     releases = {8: "TensorRT 8.6", 11: "TensorRT 11 and TensorRT-RTX 1.7"}.get(major, f"TensorRT {major}")
     print(f"{library.path}: for {releases}, headers {major}.{minor}, GPUs {library.architectures}")
     print(f"use it with: trtexec --dynamicPlugins={library.path} ...")
+    if library.registers:
+        print(f"programs that only open a file (Triton, DeepStream, Polygraphy): {library.registers}")
 
 
 def main() -> NoReturn:

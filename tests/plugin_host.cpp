@@ -3,6 +3,7 @@
 //
 //   plugin_host LIBRARY [TENSORRT_LIBRARY]    the registry of that TensorRT loads the library too
 //   plugin_host LIBRARY --recorded            the library was linked with plugin_launch.cpp: what arrives there
+//   plugin_host REGISTER --opened TENSORRT_LIBRARY    opening libmtu_plugin_trt<major>_register.so registers, and once
 #include "launch.h"
 
 #include <NvInferRuntime.h>
@@ -450,6 +451,24 @@ void check_library(void* library) {
     delete plugin;
 }
 
+void check_opened(void* tensorrt, const char* path) {
+    IPluginRegistry& registry = *symbol<IPluginRegistry*()>(tensorrt, "getPluginRegistry")();
+    CHECK(registry.getCreator("CorrelationArgmaxWarp", "1", "mtu") == nullptr);
+    int32_t before = 0, after = 0;
+    registry.getAllCreators(&before);
+    for (int32_t i = 0; i < 2; ++i) {
+        void* opened = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+        CHECK(opened != nullptr && dlclose(opened) == 0);
+        CHECK(dlopen(path, RTLD_NOW | RTLD_NOLOAD) == nullptr);  // so that it is opened anew
+    }
+    auto* found = registry.getCreator("CorrelationArgmaxWarp", "1", "mtu");
+    registry.getAllCreators(&after);
+    CHECK(found != nullptr && after == before + 1);
+    IPluginV3* plugin = static_cast<IPluginCreatorV3One*>(found)->createPlugin("node", nullptr, TensorRTPhase::kBUILD);
+    CHECK(plugin != nullptr);
+    delete plugin;
+}
+
 void check_registry(IPluginRegistry& registry, const char* path) {
     CHECK(registry.loadLibrary(path) != nullptr);
     auto* found = registry.getCreator("CorrelationArgmaxWarp", "1", "mtu");
@@ -570,6 +589,15 @@ void check_registry(IPluginRegistry& registry, const char* path) {
 }  // namespace
 
 int main(int argc, char** argv) {
+#if NV_TENSORRT_MAJOR >= 10
+    if (argc == 4) {
+        void* tensorrt = dlopen(argv[3], RTLD_NOW | RTLD_LOCAL);
+        CHECK(std::strcmp(argv[2], "--opened") == 0 && tensorrt != nullptr);
+        check_opened(tensorrt, argv[1]);
+        std::printf("all well\n");
+        return 0;
+    }
+#endif
     CHECK(argc == 2 || argc == 3);
     void* library = dlopen(argv[1], RTLD_NOW | RTLD_LOCAL);
     if (library == nullptr) {
