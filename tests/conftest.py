@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
     from mtu.runtime import Bundle
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Started in the background; the commands that tests interrupt would ignore it too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def cuda_missing() -> str | None:
@@ -43,6 +49,7 @@ def required_cuda(request: pytest.FixtureRequest) -> None:
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle of a tiny network of two units with random weights."""
+    pytest.importorskip("torch")
     from mtu.export.to_onnx import export_bundle
     from mtu.models.checkpoint import random_checkpoint
     from mtu.models.interface import NetworkConfig

@@ -17,8 +17,12 @@ import sys
 import time
 import types
 
-import onnx
 import pytest
+
+pytest.importorskip("onnx")
+pytest.importorskip("torch")
+
+import onnx
 
 from mtu.export import engine as build
 from mtu.export.engine import USUAL_CAPABILITIES, BuildOptions, build_engine

@@ -11,6 +11,9 @@ from functools import partial
 
 import numpy as np
 import pytest
+
+pytest.importorskip("torch")
+
 import torch
 
 from mtu.benchmarks import gpu_check, gpu_kernel, gpu_network

@@ -19,8 +19,14 @@ import types
 from dataclasses import replace
 
 import numpy as np
-import onnx
 import pytest
+
+pytest.importorskip("av")
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("torch")
+
+import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from mtu.export.engine import BuildOptions, build_engine
