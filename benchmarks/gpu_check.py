@@ -31,7 +31,7 @@ from typing import Any, Literal
 
 from mtu.benchmarks.gpu_report import Record, Report, Skip
 from mtu.runtime.gpu import find_gpu
-from mtu.runtime.tensorrt_library import LIBRARIES
+from mtu.runtime.tensorrt_library import LIBRARIES, is_importable
 
 PROGRAM = "gpu-check"
 ROOT = Path(__file__).resolve().parent.parent
@@ -147,10 +147,7 @@ def lacks_library(outcome: str, message: str) -> bool:
 
 
 def _works_on_cuda(name: str) -> bool:
-    try:
-        if importlib.util.find_spec(name) is None:
-            return False
-    except ModuleNotFoundError:  # the package that it is a part of
+    if not is_importable(name):
         return False
     if name != "onnxruntime":
         return True
@@ -196,11 +193,7 @@ def _can_compile(report: Report, options: Options) -> bool:
 
 def _need_cuda_core() -> None:
     for name in ("torch", "cuda.core", "cuda.bindings"):
-        try:
-            found = importlib.util.find_spec(name) is not None
-        except ModuleNotFoundError:
-            found = False
-        if not found:
+        if not is_importable(name):
             raise Skip(f"{name} is not installed: pip install torch cuda-core cuda-bindings nvidia-cuda-nvrtc")
 
 

@@ -67,16 +67,9 @@ class Cuda:
 
     def launch_prepare(self, problem: cuda_op.Problem, *pointers: int) -> None:
         """See `Device`."""
-        from cuda.bindings import driver
-
         launcher = cuda_op.launcher(self._index)
-        launcher.prepare(problem)
-        functions = launcher._functions[tuple(cuda_op.defines(problem).items())]
-        start, _ = cuda_op.launches(problem, *pointers, launcher.multiprocessors)  # type: ignore[call-arg]
-        stream = torch.cuda.current_stream().cuda_stream
-        arguments = (start.arguments, start.types)
-        kernel = functions[start.kernel]
-        cuda_op._check(driver.cuLaunchKernel(kernel, *start.grid, start.threads, 1, 1, 0, stream, arguments, 0))
+        first, _ = cuda_op.launches(problem, *pointers, launcher.multiprocessors)  # type: ignore[call-arg]
+        launcher.start(problem, first, torch.cuda.current_stream().cuda_stream)
 
     def synchronize(self) -> None:
         """See `Device`."""

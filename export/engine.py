@@ -13,9 +13,8 @@ import os
 import re
 import shlex
 import shutil
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mtu.export.timing_cache import check_timing_cache, read_timing_cache, write_timing_cache
 from mtu.models.errors import InvalidInputError, MissingExtraError, OutputError
+from mtu.models.files import check_target, temporary_beside
 from mtu.models.interface import GRAPHS, SIZE_MULTIPLE, GraphName, Interface
 from mtu.plugins.correlation_argmax_warp.rules import KERNEL_REVISION
 from mtu.runtime.bundle import Bundle
@@ -102,7 +102,7 @@ def build_engine(
     Two processes may build the same engine; the second to finish gets an OutputError, unless with `overwrite`.
     """
     directory = directory.resolve()
-    _check_target(directory, overwrite)
+    check_target(directory, "an engine", FILES, overwrite)
     gpu = find_gpu()
     library = _choose_library(options, gpu)
     require(EXTRAS[library.name], "mtu-build-engine", "onnx")
@@ -127,7 +127,7 @@ def build_engine(
     if plugin:
         _register_plugin(library, options, interface)
     made_by = f"{library.name} {library.version} on {gpu.name if gpu else 'no GPU'}"
-    with _temporary_beside(directory) as temporary:
+    with temporary_beside(directory) as temporary:
         messages = Messages()
         with library.logger.to(messages.take):
             built = _build_both(
@@ -456,35 +456,6 @@ def _new_monitor(trt: Any) -> Any:
             return name, fraction
 
     return Monitor()
-
-
-def _check_target(directory: Path, overwrite: bool) -> None:
-    if not directory.exists():
-        return
-    if not directory.is_dir():
-        raise OutputError(f"{directory} is a file; an engine is a directory: choose another name")
-    content = {path.name for path in directory.iterdir()}
-    if content and not overwrite:
-        raise OutputError(f"{directory} exists already: choose another name or add --overwrite")
-    if foreign := content - FILES:
-        raise OutputError(
-            f"{directory} holds {sorted(foreign)[0]}, which is no part of an engine, and is not overwritten:"
-            " choose another name"
-        )
-
-
-@contextlib.contextmanager
-def _temporary_beside(directory: Path) -> Iterator[Path]:
-    """A directory beside `directory`, gone afterwards unless it was renamed."""
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name[:40]}.", suffix=".part", dir=directory.parent))
-    except OSError as error:
-        raise OutputError(f"cannot write beside {directory}: {error.strerror}") from None
-    try:
-        yield temporary
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write(path: Path, content: bytes) -> None:

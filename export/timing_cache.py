@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from mtu.models.errors import InvalidInputError, OutputError
+from mtu.models.files import write_whole
 
 _MAGIC = b"mtu timing cache 1\n"
 
@@ -58,14 +58,7 @@ def write_timing_cache(path: Path, made_by: str, payload: bytes) -> None:
     """Replaces the cache in one step; raises OutputError."""
     header = json.dumps({"made_by": made_by, "sha256": hashlib.sha256(payload).hexdigest()}).encode()
     try:
-        handle, name = tempfile.mkstemp(prefix=".timing.", suffix=".part", dir=path.absolute().parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(_MAGIC + header + b"\n" + payload)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        write_whole(path, _MAGIC + header + b"\n" + payload)
     except OSError as error:
         raise OutputError(f"the timing cache {path} cannot be written: {error.strerror}") from None
 

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import os
 import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -26,6 +25,7 @@ from mtu.export.precision import to_fp16
 from mtu.export.verify import verify
 from mtu.models.checkpoint import Checkpoint, random_checkpoint
 from mtu.models.errors import OutputError
+from mtu.models.files import check_target, temporary_beside
 from mtu.models.interface import GRAPHS, OP_DOMAIN, SIZE_MULTIPLE, GraphName, Interface
 from mtu.models.network import Network
 from mtu.plugins.correlation_argmax_warp.onnx_function import function_proto
@@ -102,14 +102,9 @@ def export_bundle(
     """
     # Replacing a directory moves it: neither "." nor a link can be moved.
     directory = directory.resolve()
-    _check_target(directory, overwrite)
+    check_target(directory, "a bundle", {"first.onnx", "step.onnx"}, overwrite)
     interface = Interface(checkpoint.config, "float16" if precision == "fp16" else "float32", checkpoint.digest)
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name[:40]}.", suffix=".part", dir=directory.parent))
-    except OSError as error:
-        raise OutputError(f"cannot write beside {directory}: {error.strerror}") from None
-    try:
+    with temporary_beside(directory) as temporary:
         for graph in GRAPHS:
             say(f"exporting {graph}.onnx")
             model = export_graph(checkpoint, Interface(checkpoint.config), graph)
@@ -127,24 +122,7 @@ def export_bundle(
             temporary.rename(directory)
         except OSError as error:
             raise OutputError(f"cannot write {directory}: {error.strerror}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return open_bundle(directory)
-
-
-def _check_target(directory: Path, overwrite: bool) -> None:
-    if not directory.exists():
-        return
-    if not directory.is_dir():
-        raise OutputError(f"{directory} is a file; a bundle is a directory: choose another name")
-    content = {path.name for path in directory.iterdir()}
-    if content and not overwrite:
-        raise OutputError(f"{directory} exists already: choose another name or add --overwrite")
-    if foreign := content - {"first.onnx", "step.onnx"}:
-        raise OutputError(
-            f"{directory} holds {sorted(foreign)[0]}, which is no part of a bundle, and is not overwritten:"
-            " choose another name"
-        )
 
 
 def _write(model: onnx.ModelProto, path: Path) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib.util
 import io
 import json
 import os
@@ -26,8 +25,8 @@ from mtu.models.errors import MtuError
 from mtu.runtime.backends import FACTORIES, GPU_ONLY, Model, packages_missing
 from mtu.runtime.bundle import open_bundle
 from mtu.runtime.engine import Engine, Host, check_files, refusals
-from mtu.runtime.gpu import Gpu, find_gpu
-from mtu.runtime.tensorrt_library import LIBRARIES, LibraryName, load_library
+from mtu.runtime.gpu import Gpu, driver_library, find_gpu
+from mtu.runtime.tensorrt_library import LIBRARIES, LibraryName, is_importable, load_library, package_of
 
 PATIENCE = 120.0
 """Seconds that a library may take to load."""
@@ -180,8 +179,8 @@ class Trial:
 
 def examine_host(plugin_library: Path | None = None) -> list[Finding]:
     """Everything that this project can make use of, in the order it is needed in; `plugin_library` is a C++ plugin."""
-    trials = {name: Trial(name) for name, (_, module, _) in TRIALS.items() if _is_there(module)}
-    libraries = [name for name in LIBRARIES if _is_there(name.replace("-", "_"))]
+    trials = {name: Trial(name) for name, (_, module, _) in TRIALS.items() if is_importable(module)}
+    libraries = [name for name in LIBRARIES if is_importable(package_of(name))]
     plugins = {name: Trial(PLUGIN, [name, *([str(plugin_library)] if plugin_library else [])]) for name in libraries}
     findings = [
         Finding("system", "found", f"{platform.system()} {platform.machine()}, Python {platform.python_version()}")
@@ -230,12 +229,9 @@ def _driver() -> list[Finding]:
 
 def _driver_version() -> str | None:
     """NVIDIA's version of the driver and the CUDA version it brings, asked through ctypes."""
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if hasattr(ctypes, "WinDLL") else "libcuda.so.1")
-    except OSError:
-        return None
+    driver = driver_library()
     number = ctypes.c_int()
-    if driver.cuDriverGetVersion(ctypes.byref(number)) != 0:
+    if driver is None or driver.cuDriverGetVersion(ctypes.byref(number)) != 0:
         return None
     cuda = f"for CUDA up to {number.value // 1000}.{number.value % 1000 // 10}"
     with contextlib.suppress(OSError, AttributeError):
@@ -259,13 +255,6 @@ def _nvcc() -> Finding:
     return Finding("nvcc", "found" if release else "broken", f"{release[1] if release else 'no version'}, {program}")
 
 
-def _is_there(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
-
-
 def examine_model(model: Model, findings: Sequence[Finding]) -> tuple[str, list[Verdict]]:
     """What the model is, in words, and what can run it here; `findings` are of `examine_host`.
 
@@ -275,7 +264,7 @@ def examine_model(model: Model, findings: Sequence[Finding]) -> tuple[str, list[
     if isinstance(model, Engine):
         return _describe(model), [_engine_verdict(model, findings)]
     words = f"bundle {model.directory}"
-    if _is_there("onnxruntime") and "onnxruntime" not in broken:
+    if is_importable("onnxruntime") and "onnxruntime" not in broken:
         works, text = Trial(MODEL, [str(model.directory)]).outcome()
         words += f": {text}"
         if not works:

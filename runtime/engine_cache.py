@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 from mtu.models.errors import InvalidInputError, MissingFileError, OutputError
@@ -47,8 +46,9 @@ def cached_engine(
             f"an engine is built on the first GPU ({default.name}), and cuda:{gpu.index} is another ({gpu.name}):"
             f" set CUDA_VISIBLE_DEVICES={gpu.index} and leave out --device"
         )
-    wanted = Sizes(*size)
-    directory = cache_directory().parent / "engines" / _name(bundle, library, gpu, wanted)
+    profile = Profile.fixed(*size)
+    wanted = profile.opt
+    directory = cache_directory() / "engines" / _name(bundle, library, gpu, wanted)
     found = _usable(directory, say)
     if found is not None:
         return found
@@ -57,7 +57,7 @@ def cached_engine(
         f"building an engine for {wanted} (HEIGHTxWIDTH) with {library.name} {library.version}, once; it is kept in"
         f" {directory} (mtu-build-engine builds others, in fp16 and for ranges of sizes)"
     )
-    options = BuildOptions(Profile(wanted, wanted, wanted), runtime=library.name, plugin_library=plugin_library)
+    options = BuildOptions(profile, runtime=library.name, plugin_library=plugin_library)
     try:
         return build_engine(bundle, directory, options, say=say)
     except OutputError:
@@ -72,7 +72,7 @@ def _name(bundle: Bundle, library: Library, gpu: Gpu, size: Sizes) -> str:
     key = {
         "graphs": [file_digest(bundle.graph(graph)) for graph in GRAPHS],
         "library": [library.name, library.version],
-        "gpu": {name: value for name, value in asdict(gpu).items() if name in ("name", "compute_capability")},
+        "gpu": {"name": gpu.name, "compute_capability": gpu.compute_capability},
         "plugin": KERNEL_REVISION,
         "size": str(size),
     }

@@ -26,7 +26,8 @@ class Gpu:
     """Total bytes."""
 
 
-def _driver() -> ctypes.CDLL | None:
+def driver_library() -> ctypes.CDLL | None:
+    """NVIDIA's driver, or None where it is not installed."""
     try:
         return ctypes.CDLL("nvcuda.dll" if hasattr(ctypes, "WinDLL") else "libcuda.so.1")
     except OSError:
@@ -36,7 +37,7 @@ def _driver() -> ctypes.CDLL | None:
 @functools.cache
 def find_gpu(index: int = 0) -> Gpu | None:
     """The GPU `index`, or None where there is no driver or no such device."""
-    driver = _driver()
+    driver = driver_library()
     if driver is None:
         return None
     device, major, minor, memory = ctypes.c_int(), ctypes.c_int(), ctypes.c_int(), ctypes.c_size_t()
@@ -56,7 +57,7 @@ def find_gpu(index: int = 0) -> Gpu | None:
 
 def current_device() -> int:
     """Number of the device whose CUDA context is current in this thread; raises InvalidInputError if there is none."""
-    driver = _driver()
+    driver = driver_library()
     device = ctypes.c_int()
     if driver is None or driver.cuCtxGetDevice(ctypes.byref(device)) != 0:
         raise InvalidInputError("no CUDA context is current in this thread: make one before running the engine")

@@ -84,9 +84,17 @@ def package_of(name: LibraryName) -> str:
     return name.replace("-", "_")
 
 
+def is_importable(module: str) -> bool:
+    """Whether a module is there, "cuda.core" too; says nothing about whether it loads."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package that it is a part of
+        return False
+
+
 def is_installed(name: LibraryName) -> bool:
     """Whether the library's package is there; says nothing about whether it loads."""
-    return importlib.util.find_spec(package_of(name)) is not None
+    return is_importable(package_of(name))
 
 
 @functools.cache

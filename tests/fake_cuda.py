@@ -656,7 +656,7 @@ def install(patch: pytest.MonkeyPatch, gpu: Gpu) -> None:
     library = tensorrt(gpu)
     for module in (pycuda, pycuda.driver, cuda, bindings, bindings.driver, cuda.core, plugin, library):
         patch.setitem(sys.modules, module.__name__, module)
-    patch.setattr(gpu_module, "_driver", Libcuda)
+    patch.setattr(gpu_module, "driver_library", Libcuda)
     uninstall()
 
 

@@ -35,7 +35,7 @@ def answers(monkeypatch):
 
 @pytest.fixture
 def no_gpu(monkeypatch):
-    monkeypatch.setattr("mtu.runtime.gpu._driver", lambda: None)
+    monkeypatch.setattr("mtu.runtime.gpu.driver_library", lambda: None)
     find_gpu.cache_clear()
     yield
     find_gpu.cache_clear()
@@ -115,8 +115,8 @@ def test_a_damaged_engine(capsys, answers, gpu, small, tmp_path):
 def test_all_reasons_at_once(capsys, answers, no_gpu, small, tmp_path, monkeypatch):
     engine = fake_cuda.write_engine(small, tmp_path / "e", SIZE)
     answers["TensorRT"] = (False, "it is broken")
-    monkeypatch.setattr("mtu.runtime.backends._is_installed", lambda package: package != "pycuda")
-    monkeypatch.setattr(doctor, "_is_there", lambda module: True)
+    monkeypatch.setattr("mtu.runtime.backends.is_importable", lambda package: package != "pycuda")
+    monkeypatch.setattr(doctor, "is_importable", lambda module: True)
     ended = cli.run(capsys, "mtu-doctor", engine.directory, "--json", tmp_path / "report.json")
     assert ended.code == 2
     (verdict,) = json.loads((tmp_path / "report.json").read_text())["backends"]

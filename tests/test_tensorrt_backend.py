@@ -549,7 +549,7 @@ def test_not_enough_memory_is_said_before_anything_is_loaded(make_gpu, engine):
 def test_there_has_to_be_a_gpu(monkeypatch, gpu, engine):
     refused("leave out --device cpu", "tensorrt", engine, "cpu")
     refused("none answers as cuda:1", "tensorrt", engine, "cuda:1")
-    monkeypatch.setattr("mtu.runtime.gpu._driver", lambda: None)
+    monkeypatch.setattr("mtu.runtime.gpu.driver_library", lambda: None)
     find_gpu.cache_clear()
     refused("needs an NVIDIA GPU, and none answers as cuda:0: mtu-doctor", "tensorrt", engine)
 

@@ -315,7 +315,7 @@ def test_an_error_of_the_kernel_is_logged_with_its_kind(library, creator, stand,
 
 
 def test_without_a_cuda_context_a_call_says_so(creator, monkeypatch):
-    monkeypatch.setattr("mtu.runtime.gpu._driver", lambda: None)
+    monkeypatch.setattr("mtu.runtime.gpu.driver_library", lambda: None)
     with pytest.raises(InvalidInputError, match="no CUDA context is current"):
         make(creator).on_shape_change([described(shape, FLOAT) for shape in SHAPES], [])
 

@@ -11,7 +11,6 @@ import ctypes
 import functools
 import hashlib
 import os
-import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from mtu.models.errors import InvalidInputError, MissingExtraError
+from mtu.models.files import write_whole
 from mtu.models.interface import OP_NAME
 
 # As in cuda/kernel.cu and cuda/launch.cu.
@@ -217,10 +217,10 @@ def defines(problem: Problem) -> dict[str, str]:
 
 
 def cache_directory() -> Path:
-    """Where compiled kernels are kept: MTU_CACHE_DIR, else mtu in the user's cache directory."""
+    """Where kernels and engines are kept: MTU_CACHE_DIR, else mtu in the user's cache directory."""
     if directory := os.environ.get("MTU_CACHE_DIR"):
-        return Path(directory) / "kernels"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtu" / "kernels"
+        return Path(directory)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtu"
 
 
 def compile_source(source: str, arch: str, macros: Mapping[str, str], log: Any = None) -> bytes:
@@ -258,7 +258,7 @@ def compiled(source: str, arch: str, macros: Mapping[str, str] | None = None) ->
     except metadata.PackageNotFoundError:
         version = "system"
     parts = [source, arch, version, *(f"{name}={value}" for name, value in sorted(macros.items()))]
-    path = cache_directory() / f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()}.cubin"
+    path = cache_directory() / "kernels" / f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()}.cubin"
     with contextlib.suppress(OSError):
         content = path.read_bytes()
         if hashlib.sha256(content[32:]).digest() == content[:32]:
@@ -266,9 +266,7 @@ def compiled(source: str, arch: str, macros: Mapping[str, str] | None = None) ->
     cubin = compile_source(source, arch, macros)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(hashlib.sha256(cubin).digest() + cubin)
-        Path(file.name).replace(path)
+        write_whole(path, hashlib.sha256(cubin).digest() + cubin)
     except OSError as error:
         warnings.warn(f"the compiled CUDA kernel cannot be kept in {path.parent} ({error.strerror})", stacklevel=2)
     return cubin
@@ -319,6 +317,9 @@ class Launcher:
 
     def prepare(self, problem: Problem) -> None:
         """Compiles and loads the kernels of a problem; quick when they are. To be called before a capture."""
+        self._kernels(problem)
+
+    def _kernels(self, problem: Problem) -> dict[str, Any]:
         from cuda.bindings import driver
 
         macros = defines(problem)
@@ -328,6 +329,14 @@ class Launcher:
             self._functions[key] = {
                 name: _check(driver.cuModuleGetFunction(module, name.encode())) for name in ("mtu_prepare", "mtu_match")
             }
+        return self._functions[key]
+
+    def start(self, problem: Problem, launch: Launch, stream: int) -> None:
+        """Enqueues one of the launches of a problem. Raises RuntimeError if CUDA refuses."""
+        from cuda.bindings import driver
+
+        function, arguments = self._kernels(problem)[launch.kernel], (launch.arguments, launch.types)
+        _check(driver.cuLaunchKernel(function, *launch.grid, launch.threads, 1, 1, 0, stream, arguments, 0))
 
     def launch(
         self,
@@ -346,13 +355,9 @@ class Launcher:
         `workspace_bytes(problem)`. Pad channels of "hwc8" are not read, and written as zeros. Raises RuntimeError if
         CUDA refuses.
         """
-        from cuda.bindings import driver
-
-        self.prepare(problem)
-        functions = self._functions[tuple(defines(problem).items())]
         pointers = (motion, motion_prev, detail_prev, warped, displacement, workspace)
-        for kernel, grid, threads, arguments, types in launches(problem, *pointers, self.multiprocessors):
-            _check(driver.cuLaunchKernel(functions[kernel], *grid, threads, 1, 1, 0, stream, (arguments, types), 0))
+        for launch in launches(problem, *pointers, self.multiprocessors):
+            self.start(problem, launch, stream)
 
 
 @functools.cache

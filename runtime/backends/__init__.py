@@ -19,7 +19,7 @@ from mtu.models.interface import SIZE_MULTIPLE, Interface
 from mtu.runtime.bundle import Bundle, open_bundle
 from mtu.runtime.engine import Engine, is_engine, open_engine
 from mtu.runtime.gpu import find_gpu
-from mtu.runtime.tensorrt_library import LIBRARIES
+from mtu.runtime.tensorrt_library import LIBRARIES, is_importable
 
 Model = Bundle | Engine
 """What can be run: ONNX graphs, or the TensorRT engines built from them."""
@@ -177,15 +177,8 @@ def packages_missing(name: str) -> list[MissingExtraError]:
     return [
         MissingExtraError(package, extra, f"backend {name}")
         for package, extra in FACTORIES[name][1].items()
-        if not _is_installed(package)
+        if not is_importable(package)
     ]
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:  # the package that it is a part of
-        return False
 
 
 def installed_backends() -> list[str]:

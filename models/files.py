@@ -1,0 +1,55 @@
+"""Files and directories that get their name only when they are whole. Standard library only."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from mtu.models.errors import OutputError
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file in one step: all of it is there, or what was there before. Raises OSError."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.absolute().parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def check_target(directory: Path, kind: str, files: Collection[str], overwrite: bool) -> None:
+    """Raises OutputError unless `directory` may be written: it is not there, is empty, or `overwrite` is given and it
+    holds nothing but `files`. `kind` says what it is to become: "a bundle"."""
+    if not directory.exists():
+        return
+    if not directory.is_dir():
+        raise OutputError(f"{directory} is a file; {kind} is a directory: choose another name")
+    content = {path.name for path in directory.iterdir()}
+    if content and not overwrite:
+        raise OutputError(f"{directory} exists already: choose another name or add --overwrite")
+    if foreign := content.difference(files):
+        raise OutputError(
+            f"{directory} holds {sorted(foreign)[0]}, which is no part of {kind}, and is not overwritten:"
+            " choose another name"
+        )
+
+
+@contextlib.contextmanager
+def temporary_beside(directory: Path) -> Iterator[Path]:
+    """A directory beside `directory`, gone afterwards unless it was renamed. Raises OutputError."""
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name[:40]}.", suffix=".part", dir=directory.parent))
+    except OSError as error:
+        raise OutputError(f"cannot write beside {directory}: {error.strerror}") from None
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
