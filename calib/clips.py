@@ -1,63 +1,49 @@
-"""Makes clips of blurred frames and their sharp frames from a seed. Imports torch and scikit-image when used.
+"""Makes clips of blurred frames, sharp frames and motion from a seed. Imports torch, scikit-image and PyAV when used.
 
 Training, validation and the demo take their frames from here. A clip is a `Scene` (flat layers, each with a texture and
-a path) rendered at many instants within each exposure and averaged in linear light. The paths stay in the scene, so the
-true displacement of every pixel can be worked out from it. Source of the recipe: GoPro, DVD and REDS average the frames
-of a fast camera; here the sub-exposures are rendered, so no frame-rate artefacts and no camera are needed.
+a path, before a moving camera) rendered at many instants within each exposure and averaged in linear light, then seen
+through a sensor's noise, a camera curve, 8 bits and perhaps a codec. The paths say where every pixel went. Source of
+the recipe: GoPro, DVD and REDS average the frames of a fast camera; here the sub-exposures are rendered, so no
+frame-rate artefacts and no camera are needed.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mtu.models.errors import InvalidInputError, MissingExtraError
+from mtu.calib.camera import SRGB, Curve, add_noise, compressed, to_linear
+from mtu.calib.textures import Array, Split, log_uniform, need_torch, random_mask, random_texture
+from mtu.models.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Split = Literal["train", "validation"]
-Array = NDArray[np.float32]
-
-HELD_OUT = ("chelsea.png", "coffee.png", "rocket.jpg")
-"""Photographs of scikit-image that only validation and the demo use."""
-
-TRAINED_ON = (
-    "astronaut.png",
-    "brick.png",
-    "camera.png",
-    "cell.png",
-    "coins.png",
-    "color.png",
-    "grass.png",
-    "gravel.png",
-    "hubble_deep_field.jpg",
-    "ihc.png",
-    "moon.png",
-    "motorcycle_left.png",
-    "motorcycle_right.png",
-    "page.png",
-    "retina.jpg",
-    "text.png",
-)
-"""Photographs of scikit-image that training uses."""
-
 DENSITY = 2.0
 """Texture pixels per frame pixel at zoom 1. Textures are low-passed once, so one sample a frame pixel is enough."""
+
+FEWEST = 11
+"""Sub-exposures of a frame in which anything moves."""
+
+SPACING = 2 / 3
+"""Pixels between two sub-exposures that need none between them: closer ones change no pixel by more than a step."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Consecutive frames, uint8 sRGB [T, H, W, 3]: `blurred` and, at the middle of each exposure, `sharp`."""
+    """Consecutive frames, uint8 [T, H, W, 3]: `blurred` and, at the middle of each exposure, `sharp`; and `motion`."""
 
     blurred: NDArray[np.uint8]
     sharp: NDArray[np.uint8]
+    motion: NDArray[np.float16]
+    """[T, H, W, 2], (dy, dx) in pixels: what sharp frame t shows at (y, x) was at (y + dy, x + dx) one frame earlier.
+
+    NaN where it was out of the frame or behind another layer then. Frame 0 is compared with time -1.
+    """
 
 
 @dataclass(frozen=True)
@@ -75,12 +61,20 @@ class Path4:
     phase: Array
     """[4, K] radians."""
 
-    def at(self, times: Array) -> NDArray[np.float64]:
-        """Matrices [N, 3, 3] from the layer's plane to the plane it lies in, for times [N]; origin at the centre."""
+    def at(self, times: Array, parallax: float = 1.0) -> NDArray[np.float64]:
+        """Matrices [N, 3, 3] from the layer's plane to the plane it lies in, for times [N]; origin at the centre.
+
+        `parallax` is a factor on x, y and log zoom.
+        """
         waves = self.amplitude * np.sin(self.frequency * times[:, None, None] + self.phase)
         x, y, angle, zoom = (self.start + self.velocity * times[:, None] + waves.sum(-1)).T.astype(np.float64)
-        c, s, zero = np.cos(angle) * np.exp(zoom), np.sin(angle) * np.exp(zoom), np.zeros_like(x)
-        return np.stack((c, -s, x, s, c, y, zero, zero, zero + 1), -1).reshape(-1, 3, 3)
+        x, y, zoom = parallax * x, parallax * y, parallax * zoom
+        c, s = np.cos(angle) * np.exp(zoom), np.sin(angle) * np.exp(zoom)
+        matrices = np.zeros((len(x), 3, 3))
+        matrices[:, 0, 0], matrices[:, 0, 1], matrices[:, 0, 2] = c, -s, x
+        matrices[:, 1, 0], matrices[:, 1, 1], matrices[:, 1, 2] = s, c, y
+        matrices[:, 2, 2] = 1
+        return matrices
 
 
 @dataclass(frozen=True)
@@ -92,31 +86,38 @@ class Layer:
     path: Path4
     endless: bool
     """Mirrored at its borders (a background) or transparent outside (an object)."""
+    parallax: float = 1.0
+    """How much of the camera's translation and log zoom it shows: 1 at the background's depth, more where it is nearer,
+    0 for something that the camera follows."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Layers from back to front before a moving camera."""
+    """Layers from back to front before a moving camera. The first fills the frame (it is endless)."""
 
     layers: tuple[Layer, ...]
     camera: Path4
     shutter: float
     """Share of the frame interval during which the shutter is open, (0, 1]."""
     samples: int
-    """Sub-exposures a frame, odd."""
+    """The most sub-exposures a frame gets, odd. It gets fewer while they are less than `SPACING` apart."""
     noise: float
-    """Standard deviation of the sensor noise on a blurred frame, in 8-bit steps."""
+    """Of the blurred frames, as `add_noise` takes it."""
+    curve: Curve = SRGB
+    crf: int | None = None
+    """Constant rate factor at which the blurred frames went through H.264, or None where they did not."""
 
     def transforms(self, layer: Layer, times: Array) -> NDArray[np.float64]:
         """Matrices [N, 3, 3] from a layer's plane to the frame (pixels from its centre), for times [N] in frames."""
-        return self.camera.at(times) @ layer.path.at(times)
+        return self.camera.at(times, layer.parallax) @ layer.path.at(times)
 
 
 def make_clip(seed: int, frames: int, height: int, width: int, *, split: Split = "train") -> Clip:
-    """A clip of `frames` frames of height x width pixels, the same for the same arguments on the same torch version.
+    """A clip of `frames` frames of height x width pixels, the same for the same arguments, whatever torch's threads.
 
-    The two splits share no photograph and no random numbers. Raises InvalidInputError for a negative seed or an empty
-    size and MissingExtraError without torch or scikit-image.
+    Another release of torch, numpy or x264 or another kind of processor may change some pixels by a step. The two
+    splits share no photograph and no random numbers. Raises InvalidInputError for a negative seed or an empty size and
+    MissingExtraError without torch or scikit-image.
     """
     if seed < 0 or min(frames, height, width) < 1:
         raise InvalidInputError(f"seed {seed}, {frames} frames of {width}x{height}: the seed is at least 0, the rest 1")
@@ -126,253 +127,221 @@ def make_clip(seed: int, frames: int, height: int, width: int, *, split: Split =
 
 def render(scene: Scene, frames: int, height: int, width: int, rng: np.random.Generator) -> Clip:
     """The first `frames` exposures of a scene, centred on times 0, 1, ...; rng is for the noise alone."""
-    torch = _torch()
-    offsets = (np.arange(scene.samples) - scene.samples // 2) / scene.samples * scene.shutter
-    pairs = []
+    torch = need_torch()
+    shape = (frames, height, width)
+    blurred, sharp = (np.empty((*shape, 3), np.uint8) for _ in range(2))
+    motion = np.empty((*shape, 2), np.float16)
     with torch.no_grad():
-        for frame in range(frames):
-            total = torch.zeros(scene.samples, 3, height, width)
-            for layer in scene.layers:
-                part = _sample(layer, scene.transforms(layer, (frame + offsets).astype(np.float32)), height, width)
-                total = total.mul_(1 - part[:, 3:]).add_(part[:, :3])
-            pair = torch.stack((total.mean(0), total[scene.samples // 2]))
-            pairs.append(to_srgb(pair.permute(0, 2, 3, 1).numpy()))
-    blurred, sharp = np.stack(pairs, 1) * np.float32(255)
-    blurred += rng.standard_normal(blurred.shape, np.float32) * np.float32(scene.noise)
-    return Clip(*(np.rint(part).clip(0, 255).astype(np.uint8) for part in (blurred, sharp)))
-
-
-def to_linear(srgb: Array) -> Array:
-    """Linear light [0, 1] of sRGB values [0, 1]. Source: IEC 61966-2-1."""
-    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4).astype(np.float32)
-
-
-def to_srgb(linear: Array) -> Array:
-    """sRGB values [0, 1] of linear light [0, 1]. Source: IEC 61966-2-1."""
-    linear = linear.clip(0, 1)
-    return np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055).astype(np.float32)
+        _, _, before = _expose(scene, np.array((-1,), np.float32), height, width)
+        for t in range(frames):
+            mean, middle, front = _expose(scene, _instants(scene, t, height, width), height, width)
+            add_noise(mean, scene.noise, rng)
+            blurred[t], sharp[t] = scene.curve.pixels(mean), scene.curve.pixels(middle)
+            motion[t] = _motion(scene, t, front, before)
+            before = front
+    return Clip(blurred if scene.crf is None else compressed(blurred, scene.crf), sharp, motion)
 
 
 def random_scene(rng: np.random.Generator, height: int, width: int, split: Split) -> Scene:
     """A background, up to four objects and a camera, drawn at random for frames of height x width pixels."""
     shutter = float(rng.uniform(0.3, 1.0))
     size = math.hypot(height, width)
-    # Length of the blur in pixels at the fastest moment; a few cameras stand still.
-    blur = 0.0 if rng.random() < 0.05 else _log_uniform(rng, 5, 30)
-    blurs = [_log_uniform(rng, 2, 26) for _ in range(int(rng.choice(5, p=(0.25, 0.25, 0.25, 0.15, 0.1))))]
-    side = int(DENSITY * size * 1.3)
-    layers = [object_layer(random_texture(rng, side, side, split), None, random_path(rng, 0, size))]
-    for object_blur in blurs:
-        h, w = (int(DENSITY * size * rng.uniform(0.12, 0.5)) + 8 for _ in range(2))
-        start = rng.uniform(-0.4, 0.4, 2) * (width, height)
-        path = random_path(rng, object_blur / shutter, size, start=(float(start[0]), float(start[1])))
-        layers.append(object_layer(random_texture(rng, h, w, split), random_mask(rng, h, w), path))
-    samples = 2 * int(np.clip(0.35 * (blur + max(blurs, default=0)), 5, 15)) + 1
-    noise = float(rng.uniform(0, 1.5))
-    return Scene(tuple(layers), random_path(rng, blur / shutter, size), shutter, samples, noise)
+    # Length of the blur in pixels at the fastest moment: some cameras stand still or nearly so, as on a tripod.
+    kind = rng.random()
+    blur = 0.0 if kind < 0.1 else log_uniform(rng, 0.5, 5) if kind < 0.25 else log_uniform(rng, 5, 30)
+    camera = random_path(rng, blur / shutter, size)
+    side = math.ceil(DENSITY * size * 1.1)
+    background = object_layer(random_texture(rng, side, side, split), None, random_path(rng, 0, size))
+    objects = [_random_object(rng, height, width, split, camera, blur, shutter) for _ in range(_object_count(rng))]
+    objects.sort(key=lambda layer: layer.parallax)
+    noise = float(rng.uniform(0, 1.5) if rng.random() < 0.9 else rng.uniform(1.5, 4))
+    curve = Curve(
+        None if rng.random() < 0.7 else float(rng.uniform(1.8, 2.4)),
+        0.0 if rng.random() < 0.7 else float(rng.uniform(0, 0.6)),
+    )
+    crf = int(rng.integers(16, 31)) if rng.random() < 0.2 else None
+    return Scene((background, *objects), camera, shutter, 31, noise, curve, crf)
 
 
-def random_path(rng: np.random.Generator, speed: float, size: float, start: tuple[float, float] = (0.0, 0.0)) -> Path4:
+def _object_count(rng: np.random.Generator) -> int:
+    return int(rng.choice(5, p=(0.2, 0.25, 0.25, 0.2, 0.1)))
+
+
+def _random_object(
+    rng: np.random.Generator, height: int, width: int, split: Split, camera: Path4, blur: float, shutter: float
+) -> Layer:
+    """An object that stands still nearer than the background, moves by itself or is followed by the camera."""
+    size = math.hypot(height, width)
+    h, w = (int(DENSITY * size * rng.uniform(0.12, 0.5)) + 8 for _ in range(2))
+    kind = rng.random()
+    if kind < 0.35:
+        # Its blur is `parallax` times the background's; more than 45 pixels would be a mere veil.
+        speed, parallax = 0.0, log_uniform(rng, 1.1, float(np.clip(45 / max(blur, 1), 1.2, 3)))
+    else:
+        speed = log_uniform(rng, 2, 26) / shutter
+        parallax = 1.0 if kind < 0.8 else 0.0
+    path = random_path(rng, speed, size)
+    # It is in view at some time in the first 16 frames.
+    time = np.array((rng.uniform(0, 16),), np.float32)
+    there = np.array((*(rng.uniform(-0.4, 0.4, 2) * (width, height)), 1))
+    start = path.start.copy()
+    start[:2] += (np.linalg.inv(camera.at(time, parallax)[0]) @ there)[:2] - path.at(time)[0, :2, 2]
+    path = Path4(start, path.velocity, path.amplitude, path.frequency, path.phase)
+    return object_layer(random_texture(rng, h, w, split), random_mask(rng, h, w), path, parallax)
+
+
+def random_path(rng: np.random.Generator, speed: float, size: float) -> Path4:
     """A path whose peak speed is about `speed` frame pixels a frame, over a plane about `size` pixels wide."""
     # Shares of drift, shake, rotation and zoom; turning by 1 / (size / 4) moves a point halfway to the corner by one.
     drift, shake, turn, zoom = speed * rng.dirichlet((1.0, 1.2, 0.5, 0.25))
     heading, count = rng.uniform(0, 2 * np.pi), 3
     rate = np.array((shake, shake, turn / (size / 4), zoom / (size / 4)))[:, None] * rng.dirichlet((1,) * count, 4)
     frequency = 2 * np.pi / np.exp(rng.uniform(np.log(5), np.log(40), (4, count)))
-    initial = (*start, rng.normal() * 0.1, rng.normal() * 0.08)
+    initial = (0, 0, rng.normal() * 0.1, rng.normal() * 0.08)
     velocity = (drift * np.cos(heading), drift * np.sin(heading), 0, 0)
     parts = (initial, velocity, rate / frequency, frequency, rng.uniform(0, 2 * np.pi, (4, count)))
     return Path4(*(np.asarray(part, np.float32) for part in parts))
 
 
-def object_layer(picture: Array, mask: Array | None, path: Path4) -> Layer:
+def object_layer(picture: Array, mask: Array | None, path: Path4, parallax: float = 1.0) -> Layer:
     """A layer of an sRGB picture [h, w, 3] in [0, 1], cut out by mask [h, w] or endless without one."""
-    torch, endless = _torch(), mask is None
+    torch = need_torch()
+    light = to_linear(picture)
     alpha = np.ones(picture.shape[:2], np.float32) if mask is None else mask
-    planes = np.concatenate((to_linear(picture) * alpha[..., None], alpha[..., None]), -1).transpose(2, 0, 1)
-    texture = torch.from_numpy(np.ascontiguousarray(planes))[None]
-    # The box of a frame pixel, slightly rounded, as a lens and a sensor would.
-    kernel = torch.tensor((0.0545, 0.2442, 0.4026, 0.2442, 0.0545))
-    kernel = (kernel[:, None] * kernel).expand(4, 1, 5, 5)
-    padded = torch.nn.functional.pad(texture, (2,) * 4, "reflect" if endless else "constant")
-    return Layer(torch.nn.functional.conv2d(padded, kernel, groups=4)[0], path, endless)
+    planes = np.concatenate((light * alpha[..., None], alpha[..., None]), -1).transpose(2, 0, 1).copy()
+    padded = torch.nn.functional.pad(
+        torch.from_numpy(planes)[None], (2,) * 4, "reflect" if mask is None else "constant"
+    )[0]
+    # The box of a frame pixel, slightly rounded, as a lens and a sensor would; as sums, which no thread reorders.
+    for dim in (1, 2):
+        n = padded.shape[dim] - 4
+        outer, inner, middle = (
+            padded.narrow(dim, a, n) + padded.narrow(dim, 4 - a, n) if a < 2 else padded.narrow(dim, 2, n)
+            for a in range(3)
+        )
+        padded = middle.mul(0.4026).add_(inner, alpha=0.2442).add_(outer, alpha=0.0545)
+    return Layer(padded.contiguous(), path, mask is None, parallax)
 
 
-def random_texture(rng: np.random.Generator, height: int, width: int, split: Split) -> Array:
-    """A picture [height, width, 3], sRGB in [0, 1]: a photograph of the split or a procedural texture."""
-    if rng.random() < 0.5:
-        picture = _photograph_part(rng, height, width, split)
-    else:
-        maker = (_dead_leaves, _fractal, _glyphs, _lines, _gradient)[int(rng.choice(5, p=(0.4, 0.2, 0.2, 0.15, 0.05)))]
-        picture = maker(rng, height, width)
-        if rng.random() < 0.4:
-            picture = picture + 0.4 * (_fractal(rng, height, width) - 0.5)
-    gain, gamma = rng.uniform(0.6, 1.15), np.exp(rng.normal() * 0.2)
-    result: Array = (gain * picture.clip(0, 1) ** gamma).clip(0, 1).astype(np.float32)
-    return result
+def _instants(scene: Scene, frame: int, height: int, width: int) -> Array:
+    """Times [N] of the sub-exposures of a frame, N odd; the middle one is the frame's own."""
 
+    def spread(count: int) -> Array:
+        return (frame + (np.arange(count) - count // 2) / count * scene.shutter).astype(np.float32)
 
-def random_mask(rng: np.random.Generator, height: int, width: int) -> Array:
-    """The outline of an object, [height, width], 0 or 1: an ellipse, a box, a polygon or a blob; 0 at the border."""
-    y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in (height, width))
-    angle, radius = np.arctan2(y[:, None], x), np.hypot(y[:, None], x)
-    kind = rng.integers(4)
-    if kind == 0:
-        limit = np.full_like(radius, 0.95)
-    elif kind == 1:
-        limit = 0.9 * radius / np.maximum(np.abs(y[:, None]), np.abs(x)).clip(1e-6)
-    elif kind == 2:
-        corners = int(rng.integers(3, 8))
-        sector = (angle + rng.uniform(0, 6)) % (2 * np.pi / corners) - np.pi / corners
-        limit = 0.95 * np.cos(np.pi / corners) / np.cos(sector)
-    else:
-        waves = [rng.uniform(0, 0.3 / k) * np.sin(k * angle + rng.uniform(0, 6.3)) for k in range(1, 7)]
-        limit = 0.65 + 0.5 * np.sum(waves, 0)
-    mask: Array = ((radius < limit) & (np.abs(y[:, None]) < 0.95) & (np.abs(x) < 0.95)).astype(np.float32)
-    return mask
-
-
-@functools.cache
-def photograph(name: str) -> Array:
-    """A sample photograph that comes with scikit-image, [h, w, 3], sRGB in [0, 1]. Raises MissingExtraError."""
-    try:
-        import skimage
-        from skimage.io import imread
-    except ImportError:
-        raise MissingExtraError("scikit-image", "train", "making clips") from None
-    picture: NDArray[np.uint8] = imread(Path(skimage.__file__).parent / "data" / name)
-    if picture.ndim == 2:
-        picture = np.repeat(picture[..., None], 3, -1)
-    return picture[..., :3].astype(np.float32) / np.float32(255)
-
-
-def _photograph_part(rng: np.random.Generator, height: int, width: int, split: Split) -> Array:
-    torch = _torch()
-    names = TRAINED_ON if split == "train" else HELD_OUT
-    picture = photograph(names[int(rng.integers(len(names)))])
-    h, w = picture.shape[:2]
-    scale = float(np.clip(rng.uniform(0.5, 1.5), min(1.0, 0.6 * height / h), None))
-    part_h, part_w = min(h, math.ceil(height / scale)), min(w, math.ceil(width / scale))
-    top, left = int(rng.integers(h - part_h + 1)), int(rng.integers(w - part_w + 1))
-    part = torch.from_numpy(picture[top : top + part_h, left : left + part_w].transpose(2, 0, 1).copy())[None]
-    size = (max(1, round(part_h * scale)), max(1, round(part_w * scale)))
-    part = torch.nn.functional.interpolate(part, size, mode="bicubic", antialias=True)[0].clamp(0, 1)
-    filled: Array = part.permute(1, 2, 0).numpy()
-    pad = ((0, max(0, height - size[0])), (0, max(0, width - size[1])), (0, 0))
-    filled = np.pad(filled, pad, "symmetric")[:height, :width]
-    colours = (1, 1, 1) if rng.random() < 0.6 else rng.uniform(0.6, 1.2, 3)
-    return (filled * np.asarray(colours, np.float32)).astype(np.float32)
-
-
-def _colour(rng: np.random.Generator) -> Array:
-    grey = rng.uniform(0, 1)
-    return (grey + rng.uniform(0, 0.6) * (rng.random(3) - grey)).astype(np.float32)
-
-
-def _dead_leaves(rng: np.random.Generator, height: int, width: int) -> Array:
-    """Overlapping discs and boxes, radii by a power law: the statistics of natural images (Lee et al., 2001)."""
-    picture = np.empty((height, width, 3), np.float32)
-    picture[:] = _colour(rng)
-    smallest, largest = 3.0, max(8.0, 0.3 * max(height, width))
-    count = int(min(900, 0.02 * height * width))
-    radii = (smallest**-1.5 + rng.random(count) * (largest**-1.5 - smallest**-1.5)) ** (-1 / 1.5)
-    for radius in radii:
-        y0, x0 = rng.uniform(0, height), rng.uniform(0, width)
-        top, left = max(0, int(y0 - radius)), max(0, int(x0 - radius))
-        bottom, right = min(height, int(y0 + radius) + 1), min(width, int(x0 + radius) + 1)
-        window, colour = picture[top:bottom, left:right], _colour(rng)
-        if rng.random() < 0.3:
-            window[:] = colour
+    times = spread(scene.samples)
+    travel = 0.0
+    for layer in scene.layers:
+        matrices = scene.transforms(layer, times)
+        if layer.endless:
+            corners = np.linalg.inv(matrices[len(times) // 2]) @ _corners(width, height)
+        elif _box(layer, matrices, height, width):
+            corners = _corners(layer.texture.shape[2] / DENSITY, layer.texture.shape[1] / DENSITY)
         else:
-            y, x = np.arange(top, bottom)[:, None] - y0, np.arange(left, right) - x0
-            window[y * y + x * x < radius * radius] = colour
-    return picture
+            continue
+        steps = np.diff((matrices @ corners)[:, :2], axis=0)
+        travel = max(travel, float(np.hypot(steps[:, 0], steps[:, 1]).sum(0).max()))
+    if travel == 0:
+        return spread(1)
+    return spread(min(scene.samples, max(FEWEST, math.ceil(travel / SPACING) // 2 * 2 + 1)))
 
 
-def _noise(rng: np.random.Generator, height: int, width: int, slope: float) -> Array:
-    """Gaussian noise with amplitude spectrum 1 / f^slope, mean 0, standard deviation 1."""
-    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
-    frequency[0, 0] = 1
-    spectrum = np.fft.rfft2(rng.standard_normal((height, width), np.float32)) / frequency**slope
-    spectrum[0, 0] = 0
-    noise = np.fft.irfft2(spectrum, (height, width))
-    result: Array = (noise / (noise.std() + 1e-9)).astype(np.float32)
-    return result
+def _corners(width: float, height: float) -> NDArray[np.float64]:
+    """The corners of a rectangle about the origin, [3, 4]."""
+    x, y = width / 2, height / 2
+    return np.array(((-x, x, -x, x), (-y, -y, y, y), (1, 1, 1, 1)))
 
 
-def _fractal(rng: np.random.Generator, height: int, width: int) -> Array:
-    shades = np.stack([_noise(rng, height, width, rng.uniform(0.7, 1.8)) for _ in range(2)], -1)
-    mix = rng.normal(0, 0.12, (1, 3)) * 0.5 + rng.normal(0, 0.15, (2, 3))
-    return (_colour(rng) * 0.5 + 0.25 + shades @ mix.astype(np.float32)).clip(0, 1).astype(np.float32)
-
-
-def _glyphs(rng: np.random.Generator, height: int, width: int) -> Array:
-    """Rows of random letter-like shapes on a plain or shaded ground."""
-    unit, ink = int(rng.integers(2, 6)), np.zeros((height, width), np.float32)
-    for top in range(unit, height - 7 * unit, int(rng.integers(8, 13)) * unit):
-        left = int(rng.integers(0, 12)) * unit
-        while left + 6 * unit < width:
-            glyph = np.zeros((7, 5), np.float32)
-            for _ in range(int(rng.integers(2, 5))):
-                if rng.random() < 0.5:
-                    glyph[rng.choice((0, 3, 6)), int(rng.integers(2)) : int(rng.integers(3, 6))] = 1
-                else:
-                    glyph[int(rng.integers(3)) : int(rng.integers(4, 8)), rng.choice((0, 2, 4))] = 1
-            ink[top : top + 7 * unit, left : left + 5 * unit] = np.kron(glyph, np.ones((unit, unit), np.float32))
-            left += (6 if rng.random() < 0.85 else 10) * unit
-    ground, paint = _colour(rng), _colour(rng)
-    if np.abs(ground - paint).max() < 0.4:
-        paint = np.float32(1) - np.round(ground)
-    return (ground + ink[..., None] * (paint - ground)).astype(np.float32)
-
-
-def _lines(rng: np.random.Generator, height: int, width: int) -> Array:
-    """Stripes, bars or a grid of two colours, turned at random, or square with thin lines."""
-    y, x = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)
-    angle, period, share = rng.uniform(0, np.pi), _log_uniform(rng, 10, 80), rng.uniform(0.08, 0.5)
-    along = (x * np.cos(angle) + y * np.sin(angle)) / period
-    across = (y * np.cos(angle) - x * np.sin(angle)) / (period * rng.uniform(0.5, 2))
-    mask = (along % 1 < share).astype(np.float32)
-    if rng.random() < 0.6:
-        second = (across % 1 < share).astype(np.float32)
-        mask = np.maximum(mask, second) if rng.random() < 0.6 else np.abs(mask - second)
-    ground, paint = _gradient(rng, height, width), _colour(rng)
-    striped: Array = (ground + mask[..., None] * (paint - ground)).astype(np.float32)
-    return striped
-
-
-def _gradient(rng: np.random.Generator, height: int, width: int) -> Array:
-    y, x = (
-        np.linspace(0, 1, height, dtype=np.float32)[:, None, None],
-        np.linspace(0, 1, width, dtype=np.float32)[:, None],
-    )
-    a, b, c, d = (_colour(rng) for _ in range(4))
-    return ((a * (1 - y) + b * y) * (1 - x) + (c * (1 - y) + d * y) * x).astype(np.float32)
-
-
-def _sample(layer: Layer, transforms: NDArray[np.float64], height: int, width: int) -> Tensor:
-    """The layer in frames [N, 4, height, width] under transforms [N, 3, 3]."""
-    torch = _torch()
+def _box(layer: Layer, matrices: NDArray[np.float64], height: int, width: int) -> tuple[range, range] | None:
+    """Rows and columns of the frame that a layer can reach under any of the matrices, or None."""
+    if layer.endless:
+        return range(height), range(width)
     h, w = layer.texture.shape[1:]
-    # From normalised frame coordinates to pixels from the centre, to the layer's plane, to normalised texture ones.
-    inverse = (
-        np.diag((2 * DENSITY / w, 2 * DENSITY / h, 1)) @ np.linalg.inv(transforms) @ np.diag((width / 2, height / 2, 1))
-    )
-    theta = torch.from_numpy(inverse[:, :2].astype(np.float32))
-    grid = torch.nn.functional.affine_grid(theta, (len(theta), 4, height, width), align_corners=False)
-    texture = layer.texture.expand(len(theta), -1, -1, -1)
+    corners = (matrices @ _corners((w + 1) / DENSITY, (h + 1) / DENSITY))[:, :2]
+    low, high = corners.min((0, 2)), corners.max((0, 2))
+    columns = range(max(0, math.floor(low[0] + width / 2)), min(width, math.ceil(high[0] + width / 2)))
+    rows = range(max(0, math.floor(low[1] + height / 2)), min(height, math.ceil(high[1] + height / 2)))
+    return (rows, columns) if rows and columns else None
+
+
+def _expose(scene: Scene, times: Array, height: int, width: int) -> tuple[Array, Array, NDArray[np.int8]]:
+    """Mean light over the times and light at the middle one, [H, W, 3], and the number of the front layer then."""
+    torch = need_torch()
+    parts = []
+    for number, layer in enumerate(scene.layers):
+        matrices = scene.transforms(layer, times)
+        if box := _box(layer, matrices, height, width):
+            still = (matrices == matrices[0]).all()
+            parts.append((number, layer, _to_texture(layer, matrices[:1] if still else matrices), *box))
+    mean, middle = (np.empty((height, width, 3), np.float32) for _ in range(2))
+    front = np.zeros((height, width), np.int8)
+    # A band of rows at a time, so that its sub-exposures stay in the processor's cache.
+    step = max(8, 8192 // width)
+    for top in range(0, height, step):
+        band = range(top, min(top + step, height))
+        total = torch.empty(len(times), 3, len(band), width)
+        for number, layer, theta, rows, columns in parts:
+            rows = range(max(rows.start, band.start), min(rows.stop, band.stop))
+            if not rows:
+                continue
+            part = _sample(layer, theta, rows, columns, height, width)
+            if layer.endless:
+                total[:] = part
+                continue
+            below = total[:, :, rows.start - top : rows.stop - top, columns.start : columns.stop]
+            below.mul_(1 - part[:, 3:]).add_(part[:, :3])
+            opaque = part[len(part) // 2, 3].numpy() > 0.5
+            front[rows.start : rows.stop, columns.start : columns.stop][opaque] = number
+        light = total[0].clone()
+        for one in total[1:]:
+            light += one
+        light /= len(times)
+        mean[band.start : band.stop] = light.permute(1, 2, 0).numpy()
+        middle[band.start : band.stop] = total[len(times) // 2].permute(1, 2, 0).numpy()
+    return mean, middle, front
+
+
+def _to_texture(layer: Layer, matrices: NDArray[np.float64]) -> Tensor:
+    """From pixels from the frame's centre to texture coordinates in [-1, 1], [N, 1, 1, 2, 3], by matrices [N, 3, 3]."""
+    h, w = layer.texture.shape[1:]
+    inverse = np.diag((2 * DENSITY / w, 2 * DENSITY / h, 1)) @ np.linalg.inv(matrices)
+    theta: Tensor = need_torch().from_numpy(inverse[:, None, None, :2].astype(np.float32))
+    return theta
+
+
+def _sample(layer: Layer, theta: Tensor, rows: range, columns: range, height: int, width: int) -> Tensor:
+    """The layer in a box of the frame, [N, 4, h, w] or without alpha [N, 3, h, w]; theta comes from `_to_texture`."""
+    torch = need_torch()
+    y = (torch.arange(rows.start, rows.stop) + (0.5 - height / 2))[:, None, None]
+    x = (torch.arange(columns.start, columns.stop) + (0.5 - width / 2))[:, None]
+    # Complex numbers only to add pairs, which is several times as fast as a sum with a last dimension of 2.
+    pairs = (x * theta[..., 0], y * theta[..., 1] + theta[..., 2])
+    across, down = (torch.view_as_complex(pair.contiguous()) for pair in pairs)
+    texture = (layer.texture[:3] if layer.endless else layer.texture).expand(len(theta), -1, -1, -1)
     padding = "reflection" if layer.endless else "zeros"
-    sampled: Tensor = torch.nn.functional.grid_sample(texture, grid, "bilinear", padding, align_corners=False)
+    sampled: Tensor = torch.nn.functional.grid_sample(
+        texture, torch.view_as_real(across + down), "bilinear", padding, align_corners=False
+    )
     return sampled
 
 
-def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
-    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
-
-
-def _torch() -> Any:
-    try:
-        import torch
-    except ImportError:
-        raise MissingExtraError("torch", "train", "making clips") from None
-    return torch
+def _motion(scene: Scene, frame: int, front: NDArray[np.int8], before: NDArray[np.int8]) -> Array:
+    """The field `Clip.motion` of one frame, float32, from the front layers in it and one frame earlier."""
+    height, width = front.shape
+    field = np.full((height, width, 2), np.nan, np.float32)
+    times = np.array((frame, frame - 1), np.float32)
+    for number, layer in enumerate(scene.layers):
+        now, then = scene.transforms(layer, times)
+        box = _box(layer, now[None], height, width)
+        if box is None:
+            continue
+        part = tuple(slice(r.start, r.stop) for r in box)
+        y, x = np.arange(height, dtype=np.float32)[part[0], None], np.arange(width, dtype=np.float32)[part[1]]
+        (a, b, dx), (c, d, dy) = (then @ np.linalg.inv(now) - np.eye(3))[:2].astype(np.float32)
+        across, down = x + np.float32(0.5 - width / 2), y + np.float32(0.5 - height / 2)
+        move_x, move_y = a * across + (b * down + dx), c * across + (d * down + dy)
+        column, row = np.rint(x + move_x).astype(np.int32), np.rint(y + move_y).astype(np.int32)
+        known = (front[part] == number) & (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        known &= before[row.clip(0, height - 1), column.clip(0, width - 1)] == number
+        field[part][known] = np.stack((move_y, move_x), -1)[known]
+    return field

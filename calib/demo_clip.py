@@ -14,7 +14,8 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from mtu.calib.clips import DENSITY, Array, Path4, Scene, object_layer, photograph, render
+from mtu.calib.clips import DENSITY, Path4, Scene, object_layer, render
+from mtu.calib.textures import Array, photograph
 from mtu.models.errors import MissingExtraError, OutputError
 from mtu.runtime.console import new_app, run_app
 

@@ -1,0 +1,75 @@
+"""Makes clips to look at or to try a network on: `python -m mtu.calib.sample_clips -o DIR`.
+
+Writes, for each seed, SEED-blurred.mp4 and SEED-sharp.mp4, and one clips.png of all: a row a clip, and from left to
+right the middle frame blurred, sharp, and its motion in colours. Imports PyAV, torch and scikit-image.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from mtu.calib.clips import make_clip
+from mtu.calib.demo_clip import write_video
+from mtu.calib.textures import Split
+from mtu.models.errors import InvalidInputError, OutputError
+from mtu.runtime.console import new_app, run_app
+from mtu.runtime.video import write_png
+
+FASTEST = 20.0
+"""Motion in pixels a frame that gets the full colour."""
+
+app = new_app()
+
+
+def motion_colours(motion: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """RGB uint8 [H, W, 3] of motion [H, W, 2]: the hue is the direction, white stands still, NaN is black.
+
+    A full colour is a motion of `FASTEST` pixels or more.
+    """
+    dy, dx = np.moveaxis(motion.astype(np.float64), -1, 0)
+    strength = np.clip(np.hypot(dy, dx) / FASTEST, 0, 1)[..., None]
+    # Red, green and blue are a third of a turn apart; each is full within a sixth of its own direction.
+    turn = np.arctan2(dy, dx)[..., None] / (2 * np.pi) - np.array((0, 1, 2)) / 3
+    hue = np.clip(2 - 6 * np.abs(turn - np.rint(turn)), 0, 1)
+    colours: NDArray[np.uint8] = np.nan_to_num(255 * (1 - strength * (1 - hue))).astype(np.uint8)
+    return colours
+
+
+@app.command()
+def make(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the videos and clips.png.")],
+    clips: Annotated[int, typer.Option(min=1, help="How many.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="The first clip's seed; the next ones follow.")] = 0,
+    size: Annotated[int, typer.Option(min=16, help="Width and height in pixels, even.")] = 256,
+    frames: Annotated[int, typer.Option(min=1, help="Frames a clip.")] = 24,
+    split: Annotated[Split, typer.Option(help="Whose photographs and random numbers.")] = "train",
+) -> None:
+    """Makes sample clips of blurred and sharp frames."""
+    if size % 2:
+        raise InvalidInputError(f"--size {size}: H.264 in 4:2:0 wants an even size; take {size + 1}")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {out}: {error.strerror or error}") from None
+    rows = []
+    for number in range(seed, seed + clips):
+        clip = make_clip(number, frames, size, size, split=split)
+        write_video(out / f"{number}-blurred.mp4", clip.blurred)
+        write_video(out / f"{number}-sharp.mp4", clip.sharp)
+        middle = frames // 2
+        rows.append(np.concatenate((clip.blurred[middle], clip.sharp[middle], motion_colours(clip.motion[middle])), 1))
+    write_png(out / "clips.png", np.concatenate(rows))
+
+
+def main() -> NoReturn:
+    """Entry point."""
+    run_app(app, "mtu.calib.sample_clips")
+
+
+if __name__ == "__main__":
+    main()
