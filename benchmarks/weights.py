@@ -1,4 +1,4 @@
-"""Measures a bundle on made clips that no training saw: `python -m mtu.benchmarks.weights [BUNDLE]`. Imports torch.
+"""Measures weights on made clips that no training saw: `python -m mtu.benchmarks.weights [MODEL...]`. Imports torch.
 
 The clips are drawn from the photographs and seeds that training holds out (`mtu.calib.clips`, split "validation"), from
 seeds that have chosen no checkpoint either.
@@ -6,15 +6,23 @@ seeds that have chosen no checkpoint either.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import numpy as np
 import typer
 
 from mtu.calib.quality import Quality, mean, measure_clip
-from mtu.runtime.bundle import BUNDLED
+from mtu.models.interface import MAX_DISPLACEMENT
+from mtu.runtime.bundle import BUNDLED, open_bundle
 from mtu.runtime.console import new_app, require, run_app
+
+if TYPE_CHECKING:
+    from mtu.calib.clips import Clip
+    from mtu.models.network import Network
 
 PROGRAM = "mtu.benchmarks.weights"
 FIRST_SEED = 1000
@@ -22,42 +30,110 @@ FRAMES = 11
 app = new_app()
 
 
+@dataclass(frozen=True)
+class Row:
+    """What a network makes of a clip."""
+
+    before: Quality
+    after: Quality
+    unmoved: float
+    """Mean PSNR in dB of the same network with its motion compensation off."""
+    kept: float
+    """Mean PSNR in dB of the sharp frames, restored, to themselves."""
+    matched: float
+    """Share of the positions of known motion whose displacement is right to one position (4 pixels) each way."""
+
+    @property
+    def gain(self) -> float:
+        """PSNR gained, in dB."""
+        return self.after.psnr - self.before.psnr
+
+
 @app.command()
 def main_command(
-    model: Annotated[
-        Path | None, typer.Argument(metavar="[BUNDLE]", help="Directory made by mtu-export onnx.", show_default=BUNDLED)
+    models: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[MODEL]...", help="Bundles (directories) or checkpoints (files).", show_default=BUNDLED
+        ),
     ] = None,
     clips: Annotated[int, typer.Option(min=1, help="Clips to measure.")] = 16,
-    size: Annotated[int, typer.Option(min=32, help="Width and height of a clip in pixels.")] = 192,
+    size: Annotated[int, typer.Option(min=32, help="Width and height of a clip in pixels, a multiple of 4.")] = 192,
 ) -> None:
-    """Prints PSNR and SSIM of each clip before and after, and what becomes of frames that are sharp already."""
-    require("train", PROGRAM, "torch", "skimage")
+    """Prints for each clip PSNR, SSIM, how well motion is found, and what becomes of frames that are sharp already."""
+    require("train", PROGRAM, "torch", "skimage", "onnx")
     from mtu.calib.clips import make_clip
-    from mtu.runtime import deblur
 
-    print("| seed | blurred dB | restored dB | gain dB | blurred SSIM | restored SSIM | sharp input to itself dB |")
-    print("|---|---|---|---|---|---|---|")
-    rows = []
-    for seed in range(FIRST_SEED, FIRST_SEED + clips):
-        clip = make_clip(seed, FRAMES, size, size, split="validation")
-        blurred, sharp = list(clip.blurred), list(clip.sharp)
-        before = mean(measure_clip(blurred, sharp))
-        after = mean(measure_clip(list(deblur(blurred, model=model, scene_threshold=None)), sharp))
-        kept = mean(measure_clip(list(deblur(sharp, model=model, scene_threshold=None)), sharp))
-        rows.append((before, after, kept))
-        _print_row(str(seed), before, after, kept)
-    _print_row("mean", *(mean(column) for column in zip(*rows, strict=True)))
-    gains = [after.psnr - before.psnr for before, after, _ in rows]
+    seeds = range(FIRST_SEED, FIRST_SEED + clips)
+    made = [make_clip(seed, FRAMES, size, size, split="validation") for seed in seeds]
+    for model in models or [open_bundle().directory]:
+        network = load(model)
+        print(f"\n{model.name}, {clips} clips of {FRAMES} frames, {size}x{size}:\n")
+        print("| seed | blurred dB | restored dB | gain dB | blurred SSIM | restored SSIM | gain without motion"
+              " compensation dB | displacements right | sharp input to itself dB |")  # fmt: skip
+        print("|---" * 9 + "|")
+        rows = []
+        for seed, clip in zip(seeds, made, strict=True):
+            rows.append(measure(network, clip))
+            print_row(str(seed), rows[-1:])
+        print_row("mean", rows)
+        gains, kept = [row.gain for row in rows], [row.kept for row in rows]
+        print(
+            f"\ngain {np.mean(gains):+.2f} dB, median {np.median(gains):+.2f}, worst {min(gains):+.2f},"
+            f" {sum(gain < -0.1 for gain in gains)} clips below -0.1; sharp input kept to {min(kept):.1f} dB at worst"
+        )
+
+
+def load(model: Path) -> Network:
+    """The network of a bundle or a checkpoint. Raises as `read_model` and `load_checkpoint` do."""
+    from mtu.models.checkpoint import load_checkpoint
+    from mtu.runtime.backends.torch_backend import read_model
+
+    return (read_model(open_bundle(model))[1] if model.is_dir() else load_checkpoint(model)).network()
+
+
+def measure(network: Network, clip: Clip) -> Row:
+    """Restores a clip, blurred and sharp, with motion compensation and, where there is any, without."""
+    import torch
+
+    from mtu.models.network import Network
+    from mtu.models.training.losses import UNKNOWN, displacement_targets
+    from mtu.models.training.validation import mean_psnr, restore
+    from mtu.plugins.correlation_argmax_warp.reference import displacement_vectors
+
+    class Unmoved(Network):
+        """Takes the features of the frame before from where they are."""
+
+        def compensate(
+            self, motion: torch.Tensor, motion_prev: torch.Tensor, detail: torch.Tensor
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            return detail, super().compensate(motion, motion_prev, detail)[1]
+
+    sharp = list(clip.sharp)
+    restored = list(restore(network, clip.blurred))
+    after, matched = mean(measure_clip([picture for picture, _ in restored], sharp)), math.nan
+    unmoved = after.psnr
+    found = [index for _, index in restored[1:] if index is not None]
+    if found:
+        still = Unmoved(network.config).eval()
+        still.load_state_dict(network.state_dict())
+        unmoved = mean_psnr([picture for picture, _ in restore(still, clip.blurred)], sharp)
+        true = displacement_targets(torch.from_numpy(clip.motion[1:])).numpy()
+        known = true != UNKNOWN
+        here = np.stack(displacement_vectors(np.stack(found)[known], MAX_DISPLACEMENT))
+        matched = float((np.abs(here - displacement_vectors(true[known], MAX_DISPLACEMENT)).max(0) <= 1).mean())
+    kept = mean_psnr([picture for picture, _ in restore(network, clip.sharp)], sharp)
+    return Row(mean(measure_clip(list(clip.blurred), sharp)), after, unmoved, kept, matched)
+
+
+def print_row(name: str, rows: Sequence[Row]) -> None:
+    """One line of the table: the mean of `rows`."""
+    before, after = mean([row.before for row in rows]), mean([row.after for row in rows])
+    unmoved, kept, matched = (float(np.mean([getattr(row, n) for row in rows])) for n in ("unmoved", "kept", "matched"))
+    moved = "| - | -" if math.isnan(matched) else f"| {unmoved - before.psnr:+.2f} | {matched:.1%}"
     print(
-        f"\n{clips} clips of {FRAMES} frames, {size}x{size}: gain {np.mean(gains):+.2f} dB, worst {min(gains):+.2f} dB"
-    )
-
-
-def _print_row(name: str, before: Quality, after: Quality, kept: Quality) -> None:
-    gain = after.psnr - before.psnr
-    print(
-        f"| {name} | {before.psnr:.2f} | {after.psnr:.2f} | {gain:+.2f} | {before.ssim:.4f} | {after.ssim:.4f}"
-        f" | {kept.psnr:.2f} |",
+        f"| {name} | {before.psnr:.2f} | {after.psnr:.2f} | {after.psnr - before.psnr:+.2f} | {before.ssim:.4f}"
+        f" | {after.ssim:.4f} {moved} | {kept:.2f} |",
         flush=True,
     )
 

@@ -37,14 +37,20 @@ class Quality:
 
 def measure(picture: Picture, truth: Picture) -> Quality:
     """Compares two uint8 pictures [H, W, 3] of the same size; PSNR of equal pictures is infinite."""
-    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+    from skimage.metrics import structural_similarity
 
-    with np.errstate(divide="ignore"):
-        psnr = float(peak_signal_noise_ratio(truth, picture))
     ssim = structural_similarity(
         truth, picture, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
     )
-    return Quality(psnr, float(ssim))
+    return Quality(psnr(picture, truth), float(ssim))
+
+
+def psnr(picture: Picture, truth: Picture) -> float:
+    """PSNR in dB of two uint8 pictures of the same size; infinite for equal ones."""
+    from skimage.metrics import peak_signal_noise_ratio
+
+    with np.errstate(divide="ignore"):
+        return float(peak_signal_noise_ratio(truth, picture))
 
 
 def measure_clip(pictures: Sequence[Picture], truths: Sequence[Picture]) -> list[Quality]:

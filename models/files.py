@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator
@@ -14,13 +14,12 @@ from mtu.models.errors import OutputError
 
 def write_whole(path: Path, content: bytes) -> None:
     """Writes a file in one step: all of it is there, or what was there before. Raises OSError."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.absolute().parent)
+    temporary = path.absolute().parent / f".{path.name[:40]}.{secrets.token_hex(4)}.part"
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(name).replace(path)
+        temporary.write_bytes(content)
+        temporary.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

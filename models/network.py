@@ -55,11 +55,6 @@ class Unit(nn.Module):
         return detail
 
 
-def compensate(motion: Tensor, motion_prev: Tensor, detail: Tensor) -> tuple[Tensor, Tensor]:
-    """The custom op with the attributes of the published networks."""
-    return correlation_argmax_warp(motion, motion_prev, detail, MAX_DISPLACEMENT, POOL_SIZE, SIZE_MULTIPLE)
-
-
 class Network(nn.Module):
     """N stacked units, one motion layer, one output layer.
 
@@ -84,51 +79,66 @@ class Network(nn.Module):
 
     def first(self, frames: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...], Tensor | None]:
         """Restores the first frame of a sequence: it stands in for its predecessor in every recurrent input."""
-        return self._restore(frames, None)[:3]
+        return self._restore(frames, None)
 
     def step(
         self, frames: Sequence[Tensor], states: Sequence[Tensor]
     ) -> tuple[Tensor, tuple[Tensor, ...], Tensor | None]:
         """Restores a later frame from the states of the frame before it."""
-        return self._restore(frames, states)[:3]
+        return self._restore(frames, states)
+
+    def compensate(self, motion: Tensor, motion_prev: Tensor, detail: Tensor) -> tuple[Tensor, Tensor]:
+        """The custom op with the attributes of the published networks: the moved `detail` and the displacement."""
+        return correlation_argmax_warp(motion, motion_prev, detail, MAX_DISPLACEMENT, POOL_SIZE, SIZE_MULTIPLE)
 
     def train_step(
         self, frames: Sequence[Tensor], states: Sequence[Tensor] | None
-    ) -> tuple[Tensor, tuple[Tensor, ...], list[Tensor]]:
-        """As `first` (states None) or `step`, with the inner units' images (unclamped) in place of the displacement."""
-        out, new_states, _, inner = self._restore(frames, states)
+    ) -> tuple[Tensor, tuple[Tensor, ...], list[tuple[Tensor, Tensor]]]:
+        """As `first` (states None) or `step`, for training: needs the auxiliary layers and does not clamp the output.
+
+        In place of the displacement stands, for each unit but the last, its image [B, 3, H, W] and its motion features
+        [B, 2c, H/4, W/4], which the losses are taken of (paper, section 3.5). Only unit 1's displacement
+        moves anything.
+        """
+        inner: list[tuple[Tensor, Tensor]] = []
+        out, new_states, _ = self._restore(frames, states, inner)
         return out, new_states, inner
 
     def _restore(
-        self, frames: Sequence[Tensor], states: Sequence[Tensor] | None
-    ) -> tuple[Tensor, tuple[Tensor, ...], Tensor | None, list[Tensor]]:
+        self,
+        frames: Sequence[Tensor],
+        states: Sequence[Tensor] | None,
+        inner: list[tuple[Tensor, Tensor]] | None = None,
+    ) -> tuple[Tensor, tuple[Tensor, ...], Tensor | None]:
+        """Appends to `inner`, if it is there, what `train_step` says."""
         prev2, prev1, frame, next1, next2 = frames
         restored = frame if states is None else states[0]
         structure = self.base_conv(frame)
         x = torch.cat((structure, self.inp_prev_conv(torch.cat((prev2, prev1, restored, next1, next2), 1))), 1)
         motion = warped = displacement = None
-        inner: list[Tensor] = []
         for index, unit in enumerate(self.HGs):
             detail = unit(x)
             if index == self.config.units - 1:
                 break
             if motion is None:
-                motion = self.motion_layer[0](structure + detail)
+                features = motion = self.motion_layer[0](structure + detail)
                 if states is not None:
-                    warped, displacement = compensate(motion, states[1], states[2])
+                    warped, displacement = self.compensate(motion, states[1], states[2])
+            elif inner is not None:
+                features = self.motion_layer[0](structure + detail)
             if states is None:
                 # The motion is the same in every unit; the map that it moves is the unit's own.
-                warped, first_displacement = compensate(motion, motion, detail)
+                warped, first_displacement = self.compensate(motion, motion, detail)
                 displacement = first_displacement if displacement is None else displacement
             assert warped is not None
             x = torch.cat((detail, warped), 1)
-            if self.training and hasattr(self, "deblur_layer"):
-                inner.append(self.deblur_layer[index](x) + frame)
+            if inner is not None:
+                inner.append((self.deblur_layer[index](x) + frame, features))
         out = self.out(detail) + frame
-        if not self.training:
+        if inner is None:
             out = out.clamp(0, 1)
         new_states = (out,) if motion is None else (out, motion, detail)
-        return out, new_states, displacement, inner
+        return out, new_states, displacement
 
 
 def parameter_count(config: NetworkConfig) -> int:

@@ -15,7 +15,7 @@ else:
     import tomli as tomllib
 
 HEAVY = ("torch", "onnx", "onnxruntime", "onnxscript", "tensorrt", "tensorrt_rtx", "pycuda", "cuda", "polygraphy")
-OPTIONAL = (*HEAVY, "safetensors", "skimage", "scipy", "PIL")
+OPTIONAL = (*HEAVY, "safetensors", "skimage", "scipy", "PIL", "cv2", "lightning_fabric", "tensorboard")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SCRIPTS = PROJECT["project"]["scripts"]
 
@@ -90,6 +90,7 @@ def test_importing_the_runtime_imports_nothing_heavy():
         ("mtu-run", ["calib/demo/blurred.mp4", "-o", "{tmp}/out"], "cpu"),
         ("mtu-run", ["calib/demo/blurred.mp4", "-o", "{tmp}/out", "--backend", "torch"], "export"),
         ("mtu-export", ["onnx", "--preset", "mtu1", "-o", "{tmp}/out"], "export"),
+        ("mtu-train", ["-o", "{tmp}/out"], "train"),
     ],
 )
 def test_a_missing_extra_names_the_install_command(tmp_path, script, arguments, extra):

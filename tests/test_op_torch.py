@@ -1,4 +1,4 @@
-"""The op in torch: every case, gradients, torch.compile and the custom node that stands for it in an exported graph."""
+"""The op in torch: every case, its costs, gradients, torch.compile and the custom node that stands for it exported."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,10 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from mtu.models.errors import InvalidInputError  # noqa: E402
-from mtu.plugins.correlation_argmax_warp.cases import CASES, Case  # noqa: E402
+from mtu.plugins.correlation_argmax_warp.cases import CASES, MIN_GAP, Case  # noqa: E402
 from mtu.plugins.correlation_argmax_warp.onnx_function import function_proto, node_attributes  # noqa: E402
-from mtu.plugins.correlation_argmax_warp.torch_op import correlation_argmax_warp  # noqa: E402
+from mtu.plugins.correlation_argmax_warp.reference import pooled_costs  # noqa: E402
+from mtu.plugins.correlation_argmax_warp.torch_op import correlation_argmax_warp, cost_volume  # noqa: E402
 
 BY_NAME = {case.name: case for case in CASES}
 
@@ -51,6 +52,54 @@ def test_matches_in_single_precision_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         _, displacement = correlation_argmax_warp(*map(torch.from_numpy, case.inputs.values()), **case.attributes)
     np.testing.assert_array_equal(displacement.numpy(), case.expected[1])
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_costs_are_those_that_the_op_takes_its_maximum_of(case: Case):
+    motion, motion_prev = case.inputs["motion"], case.inputs["motion_prev"]
+    costs = cost_volume(*map(torch.from_numpy, (motion, motion_prev)), case.max_displacement, case.pool_size)
+    expected = pooled_costs(motion, motion_prev, case.max_displacement, case.pool_size)
+    assert costs.dtype == torch.float32
+    np.testing.assert_allclose(costs.numpy(), expected.transpose(1, 0, 2, 3), atol=2e-6)
+    second, best = np.partition(expected, -2, axis=0)[-2:]
+    clear = best - second > MIN_GAP
+    np.testing.assert_array_equal(costs.argmax(1).numpy()[clear], case.expected[1][clear])
+
+
+def test_gradient_of_the_costs():
+    random = np.random.default_rng(0)
+    shape, attributes = (2, 3, 4, 5), (2, 3)
+    maps, directions = random.standard_normal((2, *shape)), random.standard_normal((2, *shape))
+    weights = random.standard_normal((25, 2, 4, 5))
+    tensors = [torch.from_numpy(m).float().requires_grad_() for m in maps]
+    (cost_volume(*tensors, *attributes) * torch.from_numpy(weights.transpose(1, 0, 2, 3))).sum().backward()
+    for which in range(2):
+        step = 1e-5 * directions[which]
+        ahead, behind = ([*maps[:which], maps[which] + s, *maps[which + 1 :]] for s in (step, -step))
+        slope = ((pooled_costs(*ahead, *attributes) - pooled_costs(*behind, *attributes)) * weights).sum() / 2e-5
+        assert float((tensors[which].grad.double() * torch.from_numpy(directions[which])).sum()) == pytest.approx(
+            slope, rel=1e-4
+        )
+
+
+def test_costs_are_in_single_precision_under_autocast():
+    motion, motion_prev = (torch.from_numpy(BY_NAME["published"].inputs[n]) for n in ("motion", "motion_prev"))
+    expected = cost_volume(motion, motion_prev)
+    with torch.autocast("cpu", torch.bfloat16):
+        costs = cost_volume(motion.bfloat16().float(), motion_prev.bfloat16())
+        same = cost_volume(motion, motion_prev)
+    assert costs.dtype == same.dtype == torch.float32
+    torch.testing.assert_close(same, expected, rtol=0, atol=1e-6)
+
+
+def test_black_features_have_a_gradient_that_is_finite():
+    """A zero vector after a ReLU: normalising it multiplies its gradient by 1e12, which the ReLU must hold back."""
+    features = torch.randn(1, 4, 6, 6)
+    features[..., :3] = -1
+    features.requires_grad_()
+    costs = cost_volume(features.relu(), features.relu().roll(1, 3), 2, 3)
+    (costs * torch.randn_like(costs)).sum().backward()
+    assert features.grad.isfinite().all() and 0 < float(features.grad.abs().max()) < 1e3
 
 
 def test_refuses_what_the_rules_forbid():

@@ -1,7 +1,8 @@
 """The op in torch: for training, for inference without ONNX, and as the baseline of the benchmarks. Imports torch only.
 
 It never holds the cost volume: one row offset dy at a time is correlated by small matrix products, pooled, and reduced
-to a maximum. Under torch.onnx.export it stands for itself as one custom node.
+to a maximum. Under torch.onnx.export it stands for itself as one custom node. `cost_volume` is that volume, whole and
+with a gradient, for the motion loss.
 """
 
 from __future__ import annotations
@@ -48,6 +49,34 @@ def correlation_argmax_warp(
     planes = F.pad(detail_prev.flatten(2), (0, 1))
     warped = planes.gather(2, source.expand(-1, detail_prev.shape[1], -1))
     return warped.reshape(detail_prev.shape), index
+
+
+def cost_volume(motion: Tensor, motion_prev: Tensor, max_displacement: int = 10, pool_size: int = 5) -> Tensor:
+    """Every pooled cost that the op takes its maximum of: fp32 [B, (2D + 1)^2, h, w], differentiable in both maps.
+
+    motion, motion_prev [B, C, h, w] of any floating type; channel (dy + D) * (2D + 1) + (dx + D). The cost lies in
+    [-1, 1]; positions outside the map count as zero. Training only: it holds all costs in memory.
+    """
+    d, span = max_displacement, 2 * max_displacement + 1
+    batch, _, h, w = motion.shape
+    with torch.autocast(motion.device.type, enabled=False):
+        a, b = (F.normalize(m.float(), dim=1, eps=1e-12) for m in (motion, motion_prev))
+        a = a.permute(0, 2, 3, 1)  # [B, h, w, C]
+        b = F.pad(b, (d, d, d, d)).permute(0, 2, 1, 3)  # [B, h + 2D, C, w + 2D]
+        rows = []
+        for row in range(span):
+            product = torch.matmul(a, b[:, row : row + h]).flatten(2)  # all pairs of a row: [B, h, w * (w + 2D)]
+            # Entry [x, x + dx + D]: in rows that are one longer each dx is a column.
+            rows.append(F.pad(product, (0, w)).view(batch, h, w, w + span)[..., :span])
+        costs = torch.stack(rows, 1).permute(0, 1, 4, 2, 3).reshape(batch, span * span, h, w)
+        # Two products with band matrices, which are faster than avg_pool2d and its gradient.
+        return _band(h, pool_size, costs) @ costs @ _band(w, pool_size, costs)
+
+
+def _band(size: int, width: int, like: Tensor) -> Tensor:
+    """[size, size]: 1 / width where row and column differ by at most width // 2, else 0."""
+    places = torch.arange(size, device=like.device)
+    return ((places - places[:, None]).abs() <= width // 2).to(like.dtype) / width
 
 
 def _best_displacement(
