@@ -77,7 +77,9 @@ def test_training_on_made_clips_lowers_the_loss_and_exports(
         with torch.no_grad():
             for t, sharp in enumerate(held_out.sharp):
                 out, states, inner = network.train_step(frames[t : t + 5], states)
-                total += float(frame_losses(out, inner, floats(sharp), None, held_out.target[t], wanted)[0])
+                total += float(
+                    frame_losses(out, inner, floats(sharp), frames[t + 2], None, held_out.target[t], wanted)[0]
+                )
         return total / len(held_out.sharp)
 
     first, last = (Network(preset_config("mtu1"), auxiliary=True) for _ in range(2))

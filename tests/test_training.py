@@ -61,13 +61,29 @@ def test_image_losses() -> None:
     sharp = torch.zeros(2, 3, 4, 4)
     image = sharp.clone()
     image[0] += 0.2
-    assert float(losses.image_loss(image, sharp, "l1+mse")) == pytest.approx(0.1 + 0.02)
+    assert float(losses.image_loss(image, sharp, sharp, "l1+mse")) == pytest.approx(0.1 + 0.02)
+    wrong = sharp + 0.5  # an input worse than all of these, so that nothing is penalised
     logs = math.log(0.04 + 3e-5) + math.log(3e-5)
-    assert float(losses.image_loss(image, sharp, "psnr")) == pytest.approx(0.02 * logs / 2)
+    assert float(losses.image_loss(image, sharp, wrong, "psnr")) == pytest.approx(0.02 * logs / 2)
     # Halving the error is worth as much in a hard crop as in an easy one, and 50 dB are as good as 60.
-    kept, halved = (float(losses.image_loss(sharp + error, sharp, "psnr")) for error in (0.2, 0.1))
+    kept, halved = (float(losses.image_loss(sharp + error, sharp, wrong, "psnr")) for error in (0.2, 0.1))
     assert kept - halved == pytest.approx(0.02 * math.log(4), rel=0.01)
-    assert float(losses.image_loss(sharp + 1e-5, sharp, "psnr")) == pytest.approx(0.02 * math.log(3e-5), rel=1e-4)
+    assert float(losses.image_loss(sharp + 1e-5, sharp, wrong, "psnr")) == pytest.approx(
+        0.02 * math.log(3e-5), rel=1e-4
+    )
+
+
+def test_at_the_end_of_a_run_a_decibel_lost_counts_three_times() -> None:
+    sharp = torch.zeros(2, 3, 4, 4)
+    blurred = sharp + 0.1
+
+    def change(error: float, progress: float) -> float:
+        got, kept = (losses.image_loss(sharp + e, sharp, blurred, "psnr", progress) for e in (error, 0.1))
+        return float(got - kept)
+
+    assert change(0.2, 1.0) == pytest.approx(-3 * change(0.05, 1.0), rel=0.02)
+    # At the beginning there is no penalty, and errors below 1e-3 hardly count.
+    assert change(0.2, 0.0) == pytest.approx(0.02 * math.log(0.041 / 0.011), rel=1e-3)
 
 
 def test_a_frame_weighs_its_units_as_equation_1_does() -> None:
@@ -78,11 +94,11 @@ def test_a_frame_weighs_its_units_as_equation_1_does() -> None:
     def loss(x: float) -> float:
         return x + x * x
 
-    image, motion = losses.frame_losses(out, inner, sharp, None, target, Options())
+    image, motion = losses.frame_losses(out, inner, sharp, sharp, None, target, Options())
     assert float(image) == pytest.approx(loss(0.3) + 0.1 * (loss(0.1) + loss(0.2)))
     assert float(motion) == 0
     before = torch.rand(1, 8, 4, 4)
-    _, motion = losses.frame_losses(out, inner, sharp, before, target, Options(motion_weight=0.5))
+    _, motion = losses.frame_losses(out, inner, sharp, sharp, before, target, Options(motion_weight=0.5))
     parts = [float(losses.motion_loss(features, before, target)) for _, features in inner]
     assert float(motion) == pytest.approx(0.5 * sum(parts))
 
@@ -92,7 +108,7 @@ def test_every_layer_has_a_gradient_in_the_first_frame_too() -> None:
     network = Network(TINY["mtu2"], auxiliary=True)
     out, _, inner = network.train_step(list(torch.rand(5, 1, 3, 16, 16)), None)
     target = torch.full((1, 4, 4), STILL)
-    sum(losses.frame_losses(out, inner, torch.rand(1, 3, 16, 16), None, target, Options())).backward()
+    sum(losses.frame_losses(out, inner, torch.rand(1, 3, 16, 16), out, None, target, Options())).backward()
     assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
 
 
@@ -156,12 +172,14 @@ def test_targets_of_made_clips_lead_to_where_the_picture_was() -> None:
 
 def test_a_cut_turns_pictures_and_motion_alike() -> None:
     frames, seen = 6, set()
+    already = negative = 0
     clip = sliding_clip(frames + 2 * LOOK_AHEAD, 22, 20, (2, -3))
     for seed in range(80):
         blurred, sharp, motion = cut(clip, 16, np.random.default_rng(seed))
         assert blurred.shape == (frames + 2 * LOOK_AHEAD, 16, 16, 3) and sharp.shape == (frames, 16, 16, 3)
         assert motion.shape == (frames, 16, 16, 2)
-        np.testing.assert_array_equal(blurred[LOOK_AHEAD:-LOOK_AHEAD], 255 - sharp)
+        already += bool((blurred[LOOK_AHEAD:-LOOK_AHEAD] == sharp).all())
+        negative += bool((blurred[LOOK_AHEAD:-LOOK_AHEAD] == 255 - sharp).all())
         repeated = bool((blurred[:2] == blurred[2]).all() and (blurred[-2:] == blurred[-3]).all())
         y, x = np.argwhere(np.isfinite(motion[1, :, :, 0])).T
         dy, dx = motion[1, y[0], x[0]].astype(int)
@@ -171,6 +189,7 @@ def test_a_cut_turns_pictures_and_motion_alike() -> None:
         assert len(y) > 100
         np.testing.assert_array_equal(sharp[1:, y, x], sharp[:-1, y + dy, x + dx])
         seen.add((int(dy), int(dx), repeated))
+    assert already + negative == 80 and 2 <= already <= 16  # a tenth is sharp already
     assert seen == {
         (dy, dx, repeated)
         for a, b in ((2, 3), (3, 2))
@@ -497,7 +516,13 @@ def test_unrolling_reaches_back_through_the_state(tiny: None, monkeypatch: pytes
                 states = tuple(state.detach() for state in states)
             sharp = batch.sharp[t].float() / 255
             total = (
-                total + sum(losses.frame_losses(out, inner, sharp, None, batch.target[t].long(), learning.options)) / 2
+                total
+                + sum(
+                    losses.frame_losses(
+                        out, inner, sharp, frames[t + LOOK_AHEAD], None, batch.target[t].long(), learning.options
+                    )
+                )
+                / 2
             )
         total.backward()
         whole = torch.cat([parameter.grad.flatten() for parameter in network.parameters()])
@@ -709,7 +734,7 @@ def test_a_full_disk_keeps_the_old_checkpoint(finished: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
         with pytest.raises(
-            OutputError, match=r"cannot write .*last\.ckpt: File too large; what was there is as it was"
+            OutputError, match=r"cannot write .*(ckpt|safetensors): File too large; what was there is as it was"
         ):
             train(finished, {"max_steps": 5}, CPU, resume=True)
     finally:

@@ -37,6 +37,9 @@ KEPT = 24
 USES = 8
 """Crops drawn, on average, from a made clip before a new one is made; making it takes longer than reading it."""
 
+SHARP = 0.1
+"""Share of the sequences whose input is the sharp frames themselves: they should come out as they are."""
+
 MARGIN = 64
 """Pixels by which a made clip is larger than a crop."""
 
@@ -92,7 +95,8 @@ def cut(
     """A random crop of a clip of T + 4 frames, turned, mirrored and with its colours permuted at random.
 
     Returns blurred [T + 4, crop, crop, 3], sharp [T, crop, crop, 3] and motion [T, crop, crop, 2]. In half of the cases
-    the two outer frames on either side are the first and the last of the T, as at the ends of a video.
+    the two outer frames on either side are the first and the last of the T, as at the ends of a video; in `SHARP` of
+    them blurred is sharp.
     """
     height, width = clip.sharp.shape[1:3]
     top, left = int(rng.integers(height - crop + 1)), int(rng.integers(width - crop + 1))
@@ -102,14 +106,15 @@ def cut(
         rng.random() < 0.5,
         rng.permutation(3),
     )
-    ends = rng.random() < 0.5
+    ends, sharp_already = rng.random() < 0.5, rng.random() < SHARP
 
     def turned(part: NDArray[np.generic]) -> NDArray[np.generic]:
         part = np.rot90(part[:, top : top + crop, left : left + crop], turns, (1, 2))
         return part[:, :: -1 if upside_down else 1, :: -1 if mirrored else 1]
 
     inner = slice(LOOK_AHEAD, len(clip.sharp) - LOOK_AHEAD)
-    blurred, sharp = turned(clip.blurred)[..., colours].copy(), turned(clip.sharp[inner])[..., colours]
+    blurred = turned(clip.sharp if sharp_already else clip.blurred)[..., colours].copy()
+    sharp = turned(clip.sharp[inner])[..., colours]
     dy, dx = np.moveaxis(turned(clip.motion[inner]), -1, 0)
     for _ in range(turns):
         dy, dx = -dx, dy

@@ -23,18 +23,24 @@ EASY = (1e-3, 3e-5)
 """Squared error below which a crop counts as easy, at the beginning and at the end of a run: 30 and 45 dB."""
 
 
-def image_loss(image: Tensor, sharp: Tensor, kind: ImageLoss, progress: float = 1.0) -> Tensor:
-    """How far `image` is from `sharp`, both [B, 3, H, W], RGB 0 to 1, at `progress` (0 to 1) of a run.
+HARM = 2.0
+"""How much more, at the end of a run, the "psnr" loss counts a decibel by which a picture is worse than the input."""
+
+
+def image_loss(image: Tensor, sharp: Tensor, blurred: Tensor, kind: ImageLoss, progress: float = 1.0) -> Tensor:
+    """How far `image` is from `sharp`, all [B, 3, H, W], RGB 0 to 1, at `progress` (0 to 1) of a run.
 
     "l1+mse": mean absolute plus mean squared error (equation 1 has the first alone, the authors' training both).
     "psnr": the mean over the batch of the log of the squared error, so that a decibel counts the same in a hard crop as
-    in one with little blur, flattened in easy ones. What is easy changes over the run: at first the easy crops would
-    pull the network to the identity for good. Scaled so that the motion loss weighs about the same against either.
+    in one with little blur, flattened in easy ones, and with a penalty for being further from `sharp` than `blurred`,
+    the input, is. Both change over the run: at first the easy crops and the penalty would pull the network to the
+    identity for good. Scaled so that the motion loss weighs about the same against either.
     """
     error = image.float() - sharp
     if kind == "psnr":
         easy: float = EASY[0] ** (1 - progress) * EASY[1] ** progress
-        return 0.02 * (error.square().mean((1, 2, 3)) + easy).log().mean()
+        after, before = ((e.square().mean((1, 2, 3)) + easy).log() for e in (error, blurred - sharp))
+        return 0.02 * (after + HARM * progress * (after - before).relu()).mean()
     return error.abs().mean() + error.square().mean()
 
 
@@ -70,6 +76,7 @@ def frame_losses(
     out: Tensor,
     inner: Sequence[tuple[Tensor, Tensor]],
     sharp: Tensor,
+    blurred: Tensor,
     motion_prev: Tensor | None,
     target: Tensor,
     options: Options,
@@ -81,9 +88,9 @@ def frame_losses(
     first frame, which has no motion loss; `progress` is how much of the run is done, 0 to 1.
     """
     kind = options.image_loss
-    images = image_loss(out, sharp, kind, progress)
+    images = image_loss(out, sharp, blurred, kind, progress)
     for image, _ in inner:
-        images = images + INNER_WEIGHT * image_loss(image, sharp, kind, progress)
+        images = images + INNER_WEIGHT * image_loss(image, sharp, blurred, kind, progress)
     motion = torch.zeros_like(images)
     for _, features in inner:
         if motion_prev is None or options.motion_weight == 0:

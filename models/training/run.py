@@ -272,7 +272,7 @@ class Run:
                 out, new_states, inner = self.network.train_step(window, states)
             motion_prev = states[1] if states is not None and len(states) > 1 else None
             truth, matches, progress = floats(sharp[t]), target[t].long(), self.step / self.options.max_steps
-            loss = frame_losses(out, inner, truth, motion_prev, matches, self.options, progress)
+            loss = frame_losses(out, inner, truth, frames[t + LOOK_AHEAD], motion_prev, matches, self.options, progress)
             losses.append(torch.stack(loss).detach())
             states, total = (new_states[0].clamp(0, 1), *new_states[1:]), total + loss[0] + loss[1]
             if (t + 1) % self.options.unroll == 0 or t + 1 == count:
