@@ -54,7 +54,7 @@ def main_command(
     models: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[MODEL]...", help="Bundles (directories) or checkpoints (files).", show_default=BUNDLED
+            metavar="[MODEL]...", help="mtu2, mtu1, bundles (directories) or checkpoints (files).", show_default=BUNDLED
         ),
     ] = None,
     clips: Annotated[int, typer.Option(min=1, help="Clips to measure.")] = 16,
@@ -66,7 +66,7 @@ def main_command(
 
     seeds = range(FIRST_SEED, FIRST_SEED + clips)
     made = [make_clip(seed, FRAMES, size, size, split="validation") for seed in seeds]
-    for model in models or [open_bundle().directory]:
+    for model in models or [Path(BUNDLED)]:
         network = load(model)
         print(f"\n{model.name}, {clips} clips of {FRAMES} frames, {size}x{size}:\n")
         print("| seed | blurred dB | restored dB | gain dB | blurred SSIM | restored SSIM | gain without motion"
@@ -89,7 +89,7 @@ def load(model: Path) -> Network:
     from mtu.models.checkpoint import load_checkpoint
     from mtu.runtime.backends.torch_backend import read_model
 
-    return (read_model(open_bundle(model))[1] if model.is_dir() else load_checkpoint(model)).network()
+    return (load_checkpoint(model) if model.is_file() else read_model(open_bundle(model))[1]).network()
 
 
 def measure(network: Network, clip: Clip) -> Row:

@@ -18,6 +18,7 @@ from mtu.calib.demo_clip import write_video
 from mtu.calib.textures import Split
 from mtu.models.errors import InvalidInputError, OutputError
 from mtu.runtime.console import new_app, run_app
+from mtu.runtime.motion_picture import motion_colours
 from mtu.runtime.video import write_png
 
 FASTEST = 20.0
@@ -26,17 +27,11 @@ FASTEST = 20.0
 app = new_app()
 
 
-def motion_colours(motion: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """RGB uint8 [H, W, 3] of motion [H, W, 2]: the hue is the direction, white stands still, NaN is black.
-
-    A full colour is a motion of `FASTEST` pixels or more.
-    """
-    dy, dx = np.moveaxis(motion.astype(np.float64), -1, 0)
-    strength = np.clip(np.hypot(dy, dx) / FASTEST, 0, 1)[..., None]
-    # Red, green and blue are a third of a turn apart; each is full within a sixth of its own direction.
-    turn = np.arctan2(dy, dx)[..., None] / (2 * np.pi) - np.array((0, 1, 2)) / 3
-    hue = np.clip(2 - 6 * np.abs(turn - np.rint(turn)), 0, 1)
-    colours: NDArray[np.uint8] = np.nan_to_num(255 * (1 - strength * (1 - hue))).astype(np.uint8)
+def coloured(motion: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """`motion_colours` of `Clip.motion` [H, W, 2], full for `FASTEST` pixels or more; black where it is NaN."""
+    known = np.isfinite(motion).all(-1)
+    colours = motion_colours(*np.moveaxis(np.nan_to_num(motion.astype(np.float32)) / FASTEST, -1, 0))
+    colours[~known] = 0
     return colours
 
 
@@ -62,7 +57,7 @@ def make(
         write_video(out / f"{number}-blurred.mp4", clip.blurred)
         write_video(out / f"{number}-sharp.mp4", clip.sharp)
         middle = frames // 2
-        rows.append(np.concatenate((clip.blurred[middle], clip.sharp[middle], motion_colours(clip.motion[middle])), 1))
+        rows.append(np.concatenate((clip.blurred[middle], clip.sharp[middle], coloured(clip.motion[middle])), 1))
     write_png(out / "clips.png", np.concatenate(rows))
 
 

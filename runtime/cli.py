@@ -36,9 +36,10 @@ def run(
     model: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR",
-            help="Bundle made by mtu-export onnx, or engine made by mtu-build-engine.",
-            show_default="bundled mtu2",
+            metavar="MODEL",
+            help="mtu2 or mtu1 (half the time), which come with the package; a bundle made by mtu-export onnx, or an"
+            " engine made by mtu-build-engine.",
+            show_default="mtu2",
         ),
     ] = None,
     backend: Annotated[str, typer.Option(help=f"auto, {', '.join(FACTORIES)}.")] = "auto",

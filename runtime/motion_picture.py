@@ -17,10 +17,16 @@ def motion_picture(index: NDArray[np.int32], max_displacement: int, height: int,
     displacement. Every position becomes a block of 4x4 pixels, cropped to the frame.
     """
     dy, dx = displacement_vectors(index, max_displacement)
-    saturation = np.minimum(np.hypot(dy, dx) / max_displacement, 1)
+    picture = motion_colours(dy / max_displacement, dx / max_displacement)
+    return np.ascontiguousarray(picture.repeat(SIZE_MULTIPLE, 0).repeat(SIZE_MULTIPLE, 1)[:height, :width])
+
+
+def motion_colours(dy: NDArray[np.floating], dx: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """The colours of `motion_picture`, uint8 RGB [h, w, 3], of vectors [h, w] whose length 1 is a full colour."""
+    saturation = np.minimum(np.hypot(dy, dx), 1)
     hue = np.arctan2(dy, dx) / (2 * np.pi) % 1
     # HSV to RGB at full value: each channel is a trapezoid in the hue.
     ramps = np.abs((hue[..., None] * 6 + np.array([0, 4, 2], np.float32)) % 6 - 3) - 1
     colour = 1 - saturation[..., None] * (1 - np.clip(ramps, 0, 1))
-    picture = (colour * 255 + 0.5).astype(np.uint8)
-    return np.ascontiguousarray(picture.repeat(SIZE_MULTIPLE, 0).repeat(SIZE_MULTIPLE, 1)[:height, :width])
+    picture: NDArray[np.uint8] = (colour * 255 + 0.5).astype(np.uint8)
+    return picture

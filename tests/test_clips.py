@@ -389,6 +389,6 @@ def test_sample_clips_that_cannot_be(tmp_path: Path) -> None:
 
 def test_motion_colours() -> None:
     motion = np.array([[(0, 0), (0, 40), (0, 10), (0, -10), (np.nan, np.nan), (10, 0)]], np.float16)
-    white, full, half, left, hidden, down = sample_clips.motion_colours(motion)[0].tolist()
-    assert white == [255, 255, 255] and full == [255, 0, 0] and half == [255, 127, 127] and hidden == [0, 0, 0]
-    assert left == [127, 255, 255] and down != left
+    white, full, half, left, hidden, down = sample_clips.coloured(motion)[0].tolist()
+    assert white == [255, 255, 255] and full == [255, 0, 0] and half == [255, 128, 128] and hidden == [0, 0, 0]
+    assert left == [128, 255, 255] and down != left

@@ -37,7 +37,7 @@ KEPT = 24
 USES = 8
 """Crops drawn, on average, from a made clip before a new one is made; making it takes longer than reading it."""
 
-SHARP = 0.1
+SHARP = 0.03
 """Share of the sequences whose input is the sharp frames themselves: they should come out as they are."""
 
 MARGIN = 64
