@@ -32,9 +32,7 @@ def parse_size(text: str) -> tuple[int, int]:
 def bench(
     model: Annotated[
         Path | None,
-        typer.Argument(
-            metavar="[BUNDLE]", help="Directory made by mtu-export onnx, mtu2 or mtu1.", show_default="mtu2"
-        ),
+        typer.Argument(metavar="[BUNDLE]", help="Directory made by mtu-export onnx.", show_default=BUNDLED),
     ] = None,
     size: Annotated[
         list[str] | None, typer.Option(metavar="WxH", help="Frame size; may be repeated.", show_default="640x360")

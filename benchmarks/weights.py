@@ -54,7 +54,7 @@ def main_command(
     models: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[MODEL]...", help="mtu2, mtu1, bundles (directories) or checkpoints (files).", show_default=BUNDLED
+            metavar="[MODEL]...", help="Bundles (directories) or checkpoints (files).", show_default=BUNDLED
         ),
     ] = None,
     clips: Annotated[int, typer.Option(min=1, help="Clips to measure.")] = 16,
@@ -66,7 +66,7 @@ def main_command(
 
     seeds = range(FIRST_SEED, FIRST_SEED + clips)
     made = [make_clip(seed, FRAMES, size, size, split="validation") for seed in seeds]
-    for model in models or [Path(BUNDLED)]:
+    for model in models or [open_bundle().directory]:
         network = load(model)
         print(f"\n{model.name}, {clips} clips of {FRAMES} frames, {size}x{size}:\n")
         print("| seed | blurred dB | restored dB | gain dB | blurred SSIM | restored SSIM | gain without motion"

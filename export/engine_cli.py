@@ -23,9 +23,7 @@ EXACT, RANGE = "One size of frames", "A range of sizes"
 
 @app.command()
 def build(
-    bundle: Annotated[
-        Path, typer.Argument(metavar="BUNDLE", help="Directory with first.onnx and step.onnx, mtu2 or mtu1.")
-    ],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Directory with first.onnx and step.onnx, or mtu2.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Directory to write.")],
     height: Annotated[
         int | None, typer.Option(metavar="H", help="Rows, a multiple of 4.", rich_help_panel=EXACT)

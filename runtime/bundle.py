@@ -10,10 +10,7 @@ from mtu.models.errors import InvalidInputError, MissingFileError
 from mtu.models.interface import GRAPHS, GraphName
 
 BUNDLED = "mtu2"
-"""The model inside the package that is used where none is named."""
-
-SHIPPED = (BUNDLED, "mtu1")
-"""Names of the models inside the package."""
+"""The name of the model inside the package, which is used where none is named."""
 
 
 @dataclass(frozen=True)
@@ -27,24 +24,22 @@ class Bundle:
         return self.directory / f"{name}.onnx"
 
 
-def bundled_directory(name: str = BUNDLED) -> Path:
-    """Where a model inside the package lies; `name` is one of `SHIPPED`."""
-    return Path(str(resources.files("mtu.models"))) / "weights" / name
+def bundled_directory() -> Path:
+    """Where the model inside the package lies."""
+    return Path(str(resources.files("mtu.models"))) / "weights" / BUNDLED
 
 
 def open_bundle(directory: Path | str | None = None) -> Bundle:
-    """The bundle in `directory`, the one inside the package of that name, or without a name `BUNDLED`.
+    """The bundle in `directory`, or the one inside the package (None, or `BUNDLED` where there is no such directory).
 
     Raises MissingFileError or InvalidInputError if there is no such directory or a graph is missing.
     """
-    if directory is None:
+    if directory is None or (str(directory) == BUNDLED and not Path(directory).exists()):
         directory = bundled_directory()
-    if str(directory) in SHIPPED and not Path(directory).exists():
-        directory = bundled_directory(str(directory))
     directory = Path(directory)
     how = (
-        f"a model is {' or '.join(SHIPPED)}, which come with the package, or a directory with first.onnx and step.onnx,"
-        " made by: mtu-export onnx -o DIR"
+        f"a model is {BUNDLED}, which comes with the package, or a directory with first.onnx and step.onnx, made by:"
+        " mtu-export onnx -o DIR"
     )
     if not directory.exists():
         raise MissingFileError(f"model {directory} does not exist; {how}")

@@ -11,6 +11,7 @@ import typer
 
 from mtu.models.errors import InvalidInputError
 from mtu.runtime.backends import FACTORIES
+from mtu.runtime.bundle import BUNDLED
 from mtu.runtime.console import DAMAGED_INPUT, Version, new_app, run_app, say
 from mtu.runtime.report import check_report, write_report
 from mtu.runtime.session import SCENE_THRESHOLD
@@ -37,9 +38,9 @@ def run(
         Path | None,
         typer.Option(
             metavar="MODEL",
-            help="mtu2 or mtu1 (half the time), which come with the package; a bundle made by mtu-export onnx, or an"
-            " engine made by mtu-build-engine.",
-            show_default="mtu2",
+            help=f"{BUNDLED}, which comes with the package; a bundle made by mtu-export onnx, or an engine made by"
+            " mtu-build-engine.",
+            show_default=BUNDLED,
         ),
     ] = None,
     backend: Annotated[str, typer.Option(help=f"auto, {', '.join(FACTORIES)}.")] = "auto",

@@ -1,0 +1,121 @@
+"""`mtu-compare`: parses, calls `mtu.calib.compare`, prints. Imports scikit-image and backends inside the command."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+
+import typer
+
+from mtu.models.errors import InvalidInputError, OutputError
+from mtu.models.files import write_whole
+from mtu.runtime.backends import FACTORIES
+from mtu.runtime.console import Version, new_app, require, run_app, say
+
+if TYPE_CHECKING:
+    from mtu.calib.compare import Report
+
+PROGRAM = "mtu-compare"
+MISSED = 1
+"""Exit code where a floor was missed."""
+MODEL = "mtu2 (comes with the package), a bundle, an engine, or a checkpoint file."
+BACKEND = f"auto, {', '.join(FACTORIES)}; of"
+DEVICE = "auto, cpu, cuda or cuda:N; of"
+app = new_app()
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help=f"The one taken as right: {MODEL}")],
+    b: Annotated[str, typer.Argument(metavar="B", help=f"The one in question: {MODEL}")],
+    source: Annotated[str, typer.Option("--input", metavar="CLIP", help="Video file or directory of images.")],
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="Compare so many frames from the first.", show_default="all")
+    ] = None,
+    mode: Annotated[
+        Literal["step", "rollout", "both"],
+        typer.Option(help="step: in every frame both get A's states; rollout: each gets its own."),
+    ] = "both",
+    min_psnr: Annotated[float | None, typer.Option(metavar="dB", help="Floor of every frame's PSNR.")] = None,
+    min_agreement: Annotated[
+        float | None, typer.Option(metavar="%", help="Floor of every frame's share of equal or tied displacements.")
+    ] = None,
+    backend_a: Annotated[str, typer.Option(help=f"{BACKEND} A.")] = "auto",
+    backend_b: Annotated[str, typer.Option(help=f"{BACKEND} B.")] = "auto",
+    device_a: Annotated[str, typer.Option(help=f"{DEVICE} A.")] = "auto",
+    device_b: Annotated[str, typer.Option(help=f"{DEVICE} B.")] = "auto",
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all figures.")] = None,
+    html_file: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a page with curves and the worst frame.")
+    ] = None,
+    version: Version = False,
+) -> None:
+    """Compares two models on a clip: pictures, states, displacements. Exit code 1 where a floor is missed."""
+    for option, floor, highest in (("--min-psnr", min_psnr, math.inf), ("--min-agreement", min_agreement, 100)):
+        if floor is not None and not (math.isfinite(floor) and 0 <= floor <= highest):
+            raise InvalidInputError(f"{option} {floor:g}: give {'dB from 0' if highest > 100 else 'percent, 0 to 100'}")
+    targets = {option: path for option, path in (("--json", json_file), ("--html", html_file)) if path is not None}
+    for option, path in targets.items():
+        _check_target(option, path, source, a, b, *(str(other) for name, other in targets.items() if name != option))
+    require("compare", PROGRAM, "skimage")
+    from mtu.calib.compare import MODES, Floors, Side, compare_models
+    from mtu.calib.compare_page import page
+
+    floors = Floors(min_psnr, None if min_agreement is None else min_agreement / 100)
+    sides = Side(a, backend_a, device_a), Side(b, backend_b, device_b)
+    modes = [m for m in MODES if mode in (m, "both")]
+    report = compare_models(*sides, source, frames, modes, floors, lambda text: say(PROGRAM, text))
+    _print(report)
+    for option, path in targets.items():
+        text = page(report) if option == "--html" else json.dumps(report.as_json(), indent=2) + "\n"
+        try:
+            write_whole(path, text.encode())
+        except OSError as error:
+            raise OutputError(f"{option} {path}: cannot be written ({error.strerror}); give another name") from None
+    if not report.passed:
+        raise typer.Exit(MISSED)
+
+
+def _check_target(option: str, path: Path, *others: str) -> None:
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        reason = "is a directory; give the name of a file" if path.is_dir() else "the directory does not exist"
+        raise OutputError(f"{option} {path}: {reason}")
+    if any(path.resolve() == Path(other).resolve() for other in others):
+        raise OutputError(f"{option} {path}: is an input or the other report; give another name")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise OutputError(f"{option} {path}: cannot be written; check the permissions of the directory")
+
+
+def _print(report: Report) -> None:
+    from mtu.calib.compare import decibels
+
+    for name, side in (("A", report.a), ("B", report.b)):
+        print(f"{name}  {side['model']}: {side['preset']} {side['precision']} on {side['backend']} {side['device']}")
+    print("\nmode     frames   PSNR worst (frame)   median   SSIM worst   agreement worst  median  ties at worst")
+    for run in report.runs:
+        worst, found = run.worst, [frame.displacement for frame in run.frames if frame.displacement]
+        assert worst is not None
+        moved = "              -       -              -"
+        if found:
+            lowest = min(found, key=lambda each: each.share)
+            moved = f"{lowest.share:15.2%} {median(each.share for each in found):7.2%} {lowest.ties:14.2%}"
+        print(
+            f"{run.mode:8} {len(run.frames):6}  {decibels(worst.psnr):>12} {f'({worst.index})':5}"
+            f" {decibels(median(frame.psnr for frame in run.frames)):>8}"
+            f"   {min(frame.ssim for frame in run.frames):10.5f}   {moved}"
+        )
+    for line in report.verdicts():
+        print(line)
+
+
+def main() -> NoReturn:
+    """Entry point."""
+    run_app(app, PROGRAM)
+
+
+if __name__ == "__main__":
+    main()

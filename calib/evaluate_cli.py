@@ -1,0 +1,74 @@
+"""`mtu-eval`: parses, calls `mtu.calib.evaluate`, prints. Imports a backend and scikit-image inside the command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from mtu.calib.datasets import Layout
+from mtu.runtime.backends import FACTORIES
+from mtu.runtime.bundle import BUNDLED
+from mtu.runtime.console import Version, new_app, require, run_app, say
+
+PROGRAM = "mtu-eval"
+app = new_app()
+
+
+@app.command()
+def evaluate(
+    root: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="The data set: the folder that was unpacked, or the one that holds it."),
+    ],
+    layout: Annotated[Layout, typer.Option(help="Which data set it is.")],
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MODEL",
+            help=f"{BUNDLED}, which comes with the package; a bundle made by mtu-export onnx, or an engine made by"
+            " mtu-build-engine.",
+            show_default=BUNDLED,
+        ),
+    ] = None,
+    align: Annotated[
+        bool, typer.Option("--align", help="Align each frame to the truth by a translation before it is measured.")
+    ] = False,
+    backend: Annotated[str, typer.Option(help=f"auto, {', '.join(FACTORIES)}.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Folder for results.csv, results.json and results.md; one that was begun is gone on with.",
+        ),
+    ] = None,
+    version: Version = False,
+) -> None:
+    """Measures a model on the test videos of a data set as the paper does: PSNR and SSIM, the blurred input beside."""
+    require("compare", PROGRAM, "skimage", "scipy")
+    from mtu.calib.evaluate import evaluate as run
+
+    evaluation = run(
+        layout,
+        root,
+        model,
+        aligned=align,
+        backend=backend,
+        device=device,
+        output=output,
+        say=lambda text: say(PROGRAM, text),
+    )
+    print(evaluation.markdown(), end="")
+
+
+def main() -> NoReturn:
+    """Entry point."""
+    run_app(app, PROGRAM)
+
+
+if __name__ == "__main__":
+    main()

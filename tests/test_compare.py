@@ -1,0 +1,503 @@
+"""mtu-compare: what it measures, what it refuses; broken copies of a model fail the gate and are pointed at."""
+
+from __future__ import annotations
+
+import base64
+import gc
+import html.parser
+import json
+import math
+import re
+import shutil
+import weakref
+
+import numpy as np
+import pytest
+
+pytest.importorskip("av")
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("torch")
+pytest.importorskip("skimage")
+
+import onnx
+import onnxruntime
+import torch
+from onnx import numpy_helper
+
+from mtu.calib.compare import (
+    MODES,
+    TIE,
+    Agreement,
+    Floors,
+    FrameResult,
+    Report,
+    check_same_model,
+    compare,
+    compare_displacements,
+    compare_tensors,
+    scores,
+    windows,
+)
+from mtu.calib.compare_page import page
+from mtu.export.to_onnx import export_bundle
+from mtu.models.checkpoint import random_checkpoint
+from mtu.models.errors import InvalidInputError, NonFiniteError
+from mtu.models.interface import FRAME_NAMES, PRESETS, Interface, NetworkConfig
+from mtu.plugins.correlation_argmax_warp.reference import pooled_costs
+from mtu.runtime import open_backend, open_bundle, restore
+from mtu.runtime.backends import Finished
+from mtu.runtime.engine import Profile, Sizes
+from mtu.runtime.video import read_image, write_png
+from tests import cli, fake_cuda
+from tests.conftest import ROOT
+from tests.frames import moving_frames
+from tests.test_lean import run as run_lean
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+HEIGHT, WIDTH, COUNT = 30, 50, 6
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("clip")
+    for number, frame in enumerate(moving_frames(COUNT, HEIGHT, WIDTH)):
+        write_png(directory / f"{number}.png", frame)
+    return directory
+
+
+def altered(bundle, directory, change, graphs=("first", "step")):
+    """A copy of a bundle in which `change(weights by name)` has been at some graphs."""
+    shutil.copytree(bundle.directory, directory)
+    for graph in graphs:
+        path = directory / f"{graph}.onnx"
+        model = onnx.load(path)
+        weights = {tensor.name: numpy_helper.to_array(tensor).copy() for tensor in model.graph.initializer}
+        change(weights)
+        for tensor in model.graph.initializer:
+            tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name], tensor.name))
+        onnx.save(model, path)
+    return open_bundle(directory)
+
+
+def one_weight(weights):
+    weights["out.weight"][0, 0, 1, 1] += 0.5
+
+
+def swapped_channels(weights):
+    for name in ("out.weight", "out.bias"):
+        weights[name] = weights[name][::-1].copy()
+
+
+class Forgetful:
+    """A backend that gives one state of the first frame to every later one."""
+
+    def __init__(self, backend, state):
+        self._backend, self._state, self._first = backend, state, None
+        self.name, self.device, self.interface, self.in_flight = backend.name, "cpu", backend.interface, 0
+
+    def submit(self, inputs):
+        if self._state in inputs and isinstance(inputs["restored_in"], np.ndarray):
+            return self._backend.submit(inputs)  # step mode: the states come from outside
+        if self._state in inputs:
+            inputs = {**inputs, self._state: self._first}
+        pending = self._backend.submit(inputs)
+        self._first = pending.states[self._state] if self._first is None else self._first
+        return pending
+
+    def close(self):
+        self._backend.close()
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory):
+    return export_bundle(
+        random_checkpoint(NetworkConfig(2, 4, 1)), tmp_path_factory.mktemp("half") / "bundle", precision="fp16"
+    )
+
+
+def frames():
+    return moving_frames(COUNT, HEIGHT, WIDTH)
+
+
+def reported(runs, floors):
+    return Report({"model": "<a>"}, {"model": "<b>"}, "clip", WIDTH, HEIGHT, 10, floors, runs)
+
+
+class Page(html.parser.HTMLParser):
+    """Its text, its pictures by what they are of, and whether every element is closed."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.text, self.pictures, self.open, self.links = "", {}, [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.links += [value for key, value in attributes if key in ("href", "src") and not value.startswith("data:")]
+        if tag == "img":
+            kind, _, data = found["src"].partition(",")
+            assert kind == "data:image/png;base64"
+            self.pictures.setdefault(found["alt"], []).append(base64.b64decode(data))
+        elif tag not in ("meta",):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+# Two frames
+
+
+def test_differences_are_those_of_the_elements():
+    a = {"x": np.arange(1000, dtype=np.float32), "only a": np.zeros(1), "displacement": np.zeros((1, 2, 2), np.int32)}
+    b = {"x": np.zeros(1000, np.float16), "displacement": np.ones((1, 2, 2), np.int32)}
+    found = compare_tensors(a, b)
+    assert list(found) == ["x"]
+    assert found["x"].largest == 999
+    assert found["x"].quantiles == (500, 990, 999)
+    pictures = np.array([[0, 255]], np.uint8), np.array([[255, 0]], np.uint8)
+    assert compare_tensors({"p": pictures[0]}, {"p": pictures[1]})["p"].largest == 255
+
+
+def test_what_cannot_be_compared_is_said():
+    one = np.zeros((1, 2), np.float32)
+    with pytest.raises(InvalidInputError, match="nothing to compare: one side gives x, the other y"):
+        compare_tensors({"x": one}, {"y": one})
+    with pytest.raises(InvalidInputError, match=r"x is \[1, 2\] on one side and \[2, 1\]"):
+        compare_tensors({"x": one}, {"x": one.T})
+    for value in (np.nan, np.inf):
+        with pytest.raises(NonFiniteError, match="non-finite values in x"):
+            compare_tensors({"x": one}, {"x": np.full((1, 2), value, np.float32)})
+
+
+def test_scores_are_the_costs_of_the_reference():
+    rng = np.random.default_rng(0)
+    motion, before = (rng.random((1, 6, 9, 11)).astype(np.float32) for _ in range(2))
+    motion[0, :, 2:5, 3] = 0
+    costs = pooled_costs(motion, before, 3, 5)[:, 0]
+    rows, columns = (axis.ravel() for axis in np.indices((9, 11)))
+    index = rng.integers(0, 49, 99).astype(np.int32)
+    found = scores(motion, before, rows, columns, index, 3, 5)
+    np.testing.assert_allclose(found, costs[index, rows, columns], rtol=0, atol=1e-12)
+
+
+def test_ties_are_told_from_errors():
+    interface = Interface(PRESETS["mtu2"], max_displacement=1, pool_size=1)
+    here = np.zeros((1, 2, 1, 3))
+    before = here.copy()
+    here[0, 0] = 1
+    before[0, :, 0, 0] = 1, 0  # the cosines with `here` are 1, cos(0.01) and 0
+    before[0, :, 0, 1] = math.cos(0.01), math.sin(0.01)
+    before[0, :, 0, 2] = 0, 1
+    still, left, right = 4, 3, 5
+    a = np.array([[[still, left, left]]], np.int32)
+    tied, wrong = a.copy(), a.copy()
+    tied[0, 0, 1], wrong[0, 0, 1] = still, right
+    same = compare_displacements(a, a, here, before, interface)
+    assert (same.equal, same.ties, same.gap) == (1, 0, 0)
+    tie = compare_displacements(a, tied, here, before, interface)
+    assert (tie.equal, tie.ties) == pytest.approx((2 / 3, 1 / 3)) and tie.gap == pytest.approx(1 - math.cos(0.01))
+    error = compare_displacements(a, wrong, here, before, interface)
+    assert error.ties == 0 and error.gap == pytest.approx(1) and error.share == error.equal
+    assert 0 < tie.gap < TIE < error.gap
+
+
+def test_polygraphy_compares_with_the_same_function(small, half):
+    pytest.importorskip("polygraphy")
+    from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
+    from polygraphy.comparator import Comparator
+    from polygraphy.logger import G_LOGGER
+
+    backend = open_backend("onnxruntime", small)
+    _, _, inputs = next(iter(windows(frames())))
+    states = {name: value.numpy() for name, value in backend.submit(inputs).states.items()}
+    backend.close()
+    runners = [OnnxrtRunner(SessionFromOnnx(str(bundle.graph("step"))), name=bundle.directory.parent.name)
+               for bundle in (small, altered(small, half.directory.parent / "weight", one_weight))]  # fmt: skip
+    seen = []
+
+    def within(a, b):
+        seen.append(compare_tensors(a, b))
+        return {name: found.largest <= 1e-4 for name, found in seen[-1].items()}
+
+    with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+        results = Comparator.run(runners, data_loader=[{**inputs, **states}])
+        passed = Comparator.compare_accuracy(results, compare_func=within)
+    assert not bool(passed)
+    assert seen[0]["output"].largest > 5 and seen[0]["motion_out"].largest == 0
+
+
+# Two models
+
+
+def test_windows_are_those_of_the_session(small):
+    class Recorder:
+        name, device, in_flight, interface, remarks = "recorder", "cpu", 0, Interface(PRESETS["mtu1"]), ()
+
+        def __init__(self):
+            self.windows = []
+
+        def submit(self, inputs):
+            self.windows.append([int(inputs[name][0, 0, 0, 0]) for name in FRAME_NAMES])
+            return Finished({}, {"output": inputs["frame"]}, [])
+
+    for count in range(1, 7):
+        clip = [np.full((4, 4, 3), value, np.uint8) for value in range(count)]
+        recorder = Recorder()
+        assert len(list(restore(clip, recorder, scene_threshold=None))) == count
+        found = [(index, [int(held[name][0, 0, 0, 0]) for name in FRAME_NAMES]) for index, _, held in windows(clip)]
+        assert found == list(enumerate(recorder.windows))
+
+
+def test_a_model_equals_itself_and_what_mtu_run_gives(small):
+    pair = [open_backend("onnxruntime", small), open_backend("torch", small)]
+    step, rollout = compare(*pair, frames())
+    for run in (step, rollout):
+        assert [frame.index for frame in run.frames] == list(range(COUNT))
+        assert all(frame.psnr == math.inf and frame.ssim == 1 for frame in run.frames)
+        assert all(frame.displacement.share == 1 for frame in run.frames)
+        assert all(frame.tensors["detail_out"].largest < 1e-6 for frame in run.frames)
+        assert run.worst.index == 0 and run.first_missed(Floors(90, 1)) is None
+    pair[0].close()
+    restored = list(restore(frames(), open_backend("onnxruntime", small), scene_threshold=None))
+    assert np.array_equal(rollout.pictures.a, restored[0].rgb)
+
+
+def test_step_gives_b_the_states_of_a(small, half):
+    """Frame by frame against sessions and single steps made by hand, between types."""
+    a, b = open_backend("torch", small), open_backend("onnxruntime", half)
+    step, rollout = compare(a, b, frames())
+    alone = list(restore(frames(), b, scene_threshold=None))
+    states_a, states_b = {}, {}
+    for index, _, inputs in windows(frames()):
+        made = a.submit({**inputs, **states_a})
+        cast = {name: value.numpy().astype(np.float16) for name, value in states_a.items()}
+        stepped, rolled = (b.submit({**inputs, **states}) for states in (cast, states_b))
+        states_a, states_b = made.states, rolled.states
+        for run, other in ((step, stepped), (rollout, rolled)):
+            away = np.abs(made.states["detail_in"].numpy() - other.states["detail_in"].numpy().astype(np.float32))
+            assert run.frames[index].tensors["detail_out"].largest == away.max()
+        assert np.array_equal(rolled.outputs["output"][0, :HEIGHT, :WIDTH], alone[index].rgb)
+    assert step.frames[3].tensors["detail_out"] != rollout.frames[3].tensors["detail_out"]
+    assert all(55 < frame.psnr < 80 for run in (step, rollout) for frame in run.frames)
+    worst = min(step.frames, key=lambda frame: frame.psnr)
+    assert step.worst is worst
+
+
+@pytest.mark.parametrize("change", [one_weight, swapped_channels])
+def test_changed_weights_fail_the_gate_in_both_modes(small, tmp_path, change):
+    broken = altered(small, tmp_path / "broken", change)
+    runs = compare(open_backend("onnxruntime", small), open_backend("onnxruntime", broken), frames())
+    report = reported(runs, Floors(psnr=45))
+    assert not report.passed
+    told = report.verdicts()
+    assert told[0].startswith("step: below the floor from frame 0: PSNR ")
+    assert "a single step is below the floor: look at the weights" in told[-1]
+    assert runs[0].worst.tensors["restored_out"].largest > 0.05
+    assert runs[0].worst.tensors["motion_out"].largest == runs[0].worst.tensors["detail_out"].largest == 0
+    shown = Page(page(report))
+    assert told[0] in shown.text and f"The worst frame: {runs[0].worst.index}" in shown.text
+
+
+@pytest.mark.parametrize(
+    ("state", "floors"),
+    [
+        ("restored_in", Floors(psnr=60)),
+        ("motion_in", Floors(agreement=0.95)),
+        ("detail_in", Floors(psnr=45)),
+    ],
+)
+def test_a_state_that_is_not_threaded_fails_the_rollout_alone(small, state, floors):
+    broken = Forgetful(open_backend("onnxruntime", small), state)
+    runs = compare(open_backend("onnxruntime", small), broken, frames())
+    report = reported(runs, floors)
+    assert not report.passed
+    assert runs[0].first_missed(floors) is None
+    assert runs[1].first_missed(floors).index == 2  # the states of frame 0 are right for frame 1
+    told = report.verdicts()
+    assert len(told) == 2 and told[0].startswith("rollout: below the floor from frame 2: ")
+    assert "look at the states" in told[1]
+    shown = Page(page(report))
+    assert told[0] in shown.text and told[1] in shown.text
+
+
+def test_the_gate_asks_of_every_frame_what_it_asks():
+    def frame(psnr, share):
+        return FrameResult(0, psnr, 1.0, {}, Agreement(share, 0.0, 0.5))
+
+    assert Floors(40, 0.9).missed(frame(39.9, 1.0)) and Floors(40, 0.9).missed(frame(50, 0.89))
+    assert not Floors(40, 0.9).missed(frame(40, 0.9)) and not Floors().missed(frame(0, 0))
+    assert not Floors(90, 1.0).missed(FrameResult(0, math.inf, 1.0, {}, None))
+
+
+def test_models_of_different_shapes_are_refused(small):
+    with pytest.raises(InvalidInputError, match=r"different networks \(A is mtu1, B is mtu2\)"):
+        check_same_model(Interface(PRESETS["mtu1"]), Interface(PRESETS["mtu2"]))
+    with pytest.raises(InvalidInputError, match="different search radii: 10 and 5"):
+        check_same_model(Interface(PRESETS["mtu2"]), Interface(PRESETS["mtu2"], max_displacement=5))
+    backend = open_backend("onnxruntime", small)
+    clip = [*frames()[:3], moving_frames(1, HEIGHT, WIDTH + 4)[0]]
+    with pytest.raises(InvalidInputError, match="frame 3 is 54x30, the frames before are 50x30"):
+        compare(backend, backend, clip)
+    with pytest.raises(InvalidInputError, match="frames of 12x8 are too small: at least 11x11"):
+        compare(backend, backend, moving_frames(3, 8, 12))
+
+
+def test_memory_stays_flat():
+    """Of a long clip no more arrays are held at any time than the windows and the worst frame need."""
+    made = []
+
+    class Counted:
+        name, device, in_flight, interface = "onnxruntime", "cpu", 0, Interface(PRESETS["mtu1"])
+
+        def submit(self, inputs):
+            picture = np.random.default_rng(len(made)).integers(0, 256, inputs["frame"].shape, np.uint8)
+            state = np.zeros((1, 3, *picture.shape[1:3]), np.float32)
+            made.extend(map(weakref.ref, (picture, state)))
+            value = onnxruntime.OrtValue.ortvalue_from_numpy(state)
+            return Finished({"restored_in": value}, {"output": picture}, [])
+
+    most = []
+
+    def clip():
+        for value in range(24):
+            frame = np.full((12, 16, 3), value, np.uint8)
+            made.append(weakref.ref(frame))
+            most.append(sum(reference() is not None for reference in made))
+            yield frame
+
+    runs = compare(Counted(), Counted(), clip())
+    assert all(len(run.frames) == 24 for run in runs)
+    assert max(most) <= max(most[:6]) + 4 < 30, most
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_an_engine_takes_and_gives_states(monkeypatch, small, tmp_path, turned):
+    engine = fake_cuda.write_engine(small, tmp_path / "engine", Profile(Sizes(4, 4), Sizes(32, 48), Sizes(128, 128)))
+    gpu = fake_cuda.Gpu()
+    fake_cuda.install(monkeypatch, gpu)
+    try:
+        pair = [open_backend("onnxruntime", small), open_backend("tensorrt", engine)]
+        for run in compare(*(reversed(pair) if turned else pair), frames()):
+            assert len(run.frames) == COUNT
+            for frame in run.frames:
+                assert all(found.largest == 0 for found in frame.tensors.values())
+                assert frame.displacement.equal == 1
+        pair[1].close()
+        del pair
+    finally:
+        fake_cuda.uninstall()
+    gc.collect()
+    assert gpu.contexts == []
+
+
+# The command
+
+
+def test_the_command_writes_what_it_measured(capsys, tmp_path, small, half, clip):
+    ended = cli.run(capsys, "mtu-compare", small.directory, half.directory, "--input", clip, "--frames", 4,
+                    "--min-psnr", 50, "--min-agreement", 95, "--json", tmp_path / "r.json",
+                    "--html", tmp_path / "r.html")  # fmt: skip
+    assert ended.code == 0, ended.err
+    assert ended.err == ""
+    assert re.search(r"^step +4 +\d\d\.\d\d dB", ended.out, re.MULTILINE)
+    assert re.search(r"^rollout +4 +\d\d\.\d\d dB", ended.out, re.MULTILINE)
+    assert f"B  {half.directory}: custom float16 on onnxruntime cpu" in ended.out
+    report = json.loads((tmp_path / "r.json").read_text(), parse_constant=lambda text: pytest.fail(text))
+    assert report["passed"] is True and report["floors"] == {"psnr": 50.0, "agreement": 0.95}
+    assert [report["a"]["precision"], report["b"]["precision"]] == ["float32", "float16"]
+    for mode in MODES:
+        (found, count) = (report["modes"][mode], len(report["modes"][mode]["frames"]))
+        assert count == 4 and found["first_below_floor"] is None
+        frame = found["frames"][found["worst_frame"]]
+        assert frame["psnr"] == min(each["psnr"] for each in found["frames"]) > 50
+        assert frame["tensors"].keys() == {"output", "restored_out", "motion_out", "detail_out"}
+        assert frame["tensors"]["detail_out"].keys() == {"largest", "50%", "99%", "99.9%"}
+        assert 0 <= frame["displacement"]["ties"] <= 1 - frame["displacement"]["equal"] + 1e-9
+    text = (tmp_path / "r.html").read_text()
+    shown = Page(text)
+    assert shown.links == [] and "http" not in text
+    assert set(shown.pictures) >= {"A", "B", "motion of A", "motion of B"} and text.count("<svg") == 6
+    assert all(len(pictures) == 2 for name, pictures in shown.pictures.items() if not name.startswith("difference"))
+    (tmp_path / "a.png").write_bytes(shown.pictures["A"][0])
+    a, b = open_backend("onnxruntime", small), open_backend("onnxruntime", half)
+    step, _ = compare(a, b, frames()[:4])
+    assert np.array_equal(read_image(tmp_path / "a.png"), step.pictures.a)
+    assert {path.name for path in tmp_path.iterdir()} == {"r.json", "r.html", "a.png"}
+
+
+def test_a_missed_floor_is_exit_code_1_and_the_reports_are_there(capsys, tmp_path, small, clip):
+    broken = altered(small, tmp_path / "broken", one_weight)
+    ended = cli.run(capsys, "mtu-compare", small.directory, broken.directory, "--input", clip, "--mode", "rollout",
+                    "--frames", 3, "--min-psnr", 45, "--json", tmp_path / "r.json",
+                    "--html", tmp_path / "r.html")  # fmt: skip
+    assert ended.code == 1, ended.err
+    assert "rollout: below the floor from frame 0: PSNR" in ended.out
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["passed"] is False and list(report["modes"]) == ["rollout"]
+    assert report["modes"]["rollout"]["first_below_floor"] == 0
+    shown = Page((tmp_path / "r.html").read_text())
+    assert "Below the floor" in shown.text and report["verdicts"][0] in shown.text
+
+
+def test_a_checkpoint_and_a_model_of_one_unit(capsys, tmp_path, clip):
+    checkpoint = random_checkpoint(NetworkConfig(1, 4, 0))
+    torch.save(dict(checkpoint.weights), tmp_path / "weights.pt")
+    bundle = export_bundle(checkpoint, tmp_path / "bundle")
+    sides = [tmp_path / "weights.pt", bundle.directory, "--input", clip]
+    ended = cli.run(capsys, "mtu-compare", *sides, "--frames", 3, "--min-psnr", 60, "--json", tmp_path / "r.json",
+                    "--html", tmp_path / "r.html")  # fmt: skip
+    assert ended.code == 0, ended.err + ended.out
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert (report["a"]["backend"], report["b"]["backend"]) == ("torch", "onnxruntime")
+    assert report["a"]["checkpoint"] == report["b"]["checkpoint"] == checkpoint.digest
+    assert report["modes"]["step"]["frames"][0]["displacement"] is None
+    assert "motion of A" not in Page((tmp_path / "r.html").read_text()).pictures
+    ended = cli.run(capsys, "mtu-compare", *sides, "--min-agreement", 90)
+    assert ended.code == 2 and "estimates no motion" in ended.err
+    ended = cli.run(capsys, "mtu-compare", *sides, "--backend-a", "onnxruntime")
+    assert ended.code == 2 and "is a checkpoint, which backend onnxruntime cannot run" in ended.err
+
+
+def test_bad_input_is_one_message(capsys, tmp_path, small, clip):
+    infinite = altered(small, tmp_path / "nan", lambda w: w["motion_layer.0.0.bias"].fill(np.inf), graphs=["step"])
+    small_frames = tmp_path / "mixed"
+    small_frames.mkdir()
+    for number, width in enumerate((24, 24, 28)):
+        write_png(small_frames / f"{number}.png", moving_frames(1, 16, width)[0])
+    directory = small.directory
+    for arguments, message in (
+        ([directory, directory, "--input", clip, "--frames", 7], "has 6 frames, fewer than the 7 to compare"),
+        ([directory, directory, "--input", small_frames], "is 28x16"),
+        ([directory, "mtu2", "--input", clip], "A and B have different networks (A is custom, B is mtu2)"),
+        ([directory, infinite.directory, "--input", clip], "motion_out of B at frame 1"),
+        ([infinite.directory, directory, "--input", clip], "motion_out of A at frame 1"),
+        ([directory, directory, "--input", clip, "--json", tmp_path], "--json"),
+        ([directory, directory, "--input", clip, "--html", tmp_path / "no" / "r.html"], "the directory does not exist"),
+        ([directory, directory, "--input", clip, "--html", tmp_path / "r", "--json", tmp_path / "r"], "other report"),
+        ([directory, directory, "--input", clip, "--min-psnr", "nan"], "--min-psnr nan: give dB from 0"),
+        ([directory, directory, "--input", clip, "--min-agreement", 101], "percent, 0 to 100"),
+        ([directory, tmp_path / "none", "--input", clip], "does not exist"),
+        ([directory, directory, "--input", tmp_path / "none.mp4"], "none.mp4"),
+    ):
+        ended = cli.run(capsys, "mtu-compare", *arguments)
+        assert ended.code == 2 and message in ended.err and ended.out == "", (arguments, ended)
+        assert ended.err.startswith("mtu-compare: error: ")
+    assert {path.name for path in tmp_path.iterdir()} == {"nan", "mixed"}
+
+
+def test_a_missing_extra_is_named_before_anything_is_written(tmp_path):
+    code = "sys.argv[0] = 'mtu-compare'\nfrom mtu.calib.compare_cli import main\nmain()"
+    done = run_lean(
+        code, "mtu2", "mtu2", "--input", str(ROOT / "calib/demo/blurred.mp4"), "--html", str(tmp_path / "r.html")
+    )
+    assert done.returncode == 2 and 'pip install "mtu-trt[compare]"' in done.stderr, done.stderr
+    assert list(tmp_path.iterdir()) == []
