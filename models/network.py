@@ -131,6 +131,9 @@ class Network(nn.Module):
                 warped, first_displacement = self.compensate(motion, motion, detail)
                 displacement = first_displacement if displacement is None else displacement
             assert warped is not None
+            if inner is not None:
+                # The op gives rows of planes; training keeps channels last, and would convert both four times over.
+                warped = warped.contiguous(memory_format=torch.channels_last)
             x = torch.cat((detail, warped), 1)
             if inner is not None:
                 inner.append((self.deblur_layer[index](x) + frame, features))
