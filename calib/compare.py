@@ -530,16 +530,11 @@ def _open(side: Side, size: tuple[int, int], say: Callable[[str], None]) -> Back
     from mtu.runtime.console import require
 
     require("export", f"running the checkpoint {side.model}", "torch", "onnx", "safetensors")
-    import torch
-
     from mtu.models.checkpoint import load_checkpoint
-    from mtu.runtime.backends.torch_backend import TorchBackend
+    from mtu.runtime.backends.torch_backend import TorchBackend, choose_device
 
-    found = torch.cuda.is_available()
-    if side.device.startswith("cuda") and not found:
-        raise InvalidInputError(f"torch finds no CUDA device for {side.device} and {side.model}: use cpu")
+    device = choose_device(side.device)
     checkpoint = load_checkpoint(Path(side.model))
-    device = ("cuda" if found else "cpu") if side.device == "auto" else side.device
     interface = Interface(checkpoint.config, checkpoint=checkpoint.digest)
     backend: Any = TorchBackend(interface, checkpoint.network(), device)
     return cast(Backend, backend)

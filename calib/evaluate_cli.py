@@ -9,8 +9,7 @@ import typer
 
 from mtu.calib.datasets import Layout
 from mtu.runtime.backends import FACTORIES
-from mtu.runtime.bundle import BUNDLED
-from mtu.runtime.console import Version, new_app, require, run_app, say
+from mtu.runtime.console import ModelOption, Version, new_app, require, run_app, say
 
 PROGRAM = "mtu-eval"
 app = new_app()
@@ -23,15 +22,7 @@ def evaluate(
         typer.Argument(metavar="DIR", help="The data set: the folder that was unpacked, or the one that holds it."),
     ],
     layout: Annotated[Layout, typer.Option(help="Which data set it is.")],
-    model: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="MODEL",
-            help=f"{BUNDLED}, which comes with the package; a bundle made by mtu-export onnx, or an engine made by"
-            " mtu-build-engine.",
-            show_default=BUNDLED,
-        ),
-    ] = None,
+    model: ModelOption = None,
     align: Annotated[
         bool, typer.Option("--align", help="Align each frame to the truth by a translation before it is measured.")
     ] = False,

@@ -11,8 +11,7 @@ import typer
 
 from mtu.models.errors import InvalidInputError
 from mtu.runtime.backends import FACTORIES
-from mtu.runtime.bundle import BUNDLED
-from mtu.runtime.console import DAMAGED_INPUT, Version, new_app, run_app, say
+from mtu.runtime.console import DAMAGED_INPUT, ModelOption, Version, new_app, run_app, say
 from mtu.runtime.report import check_report, write_report
 from mtu.runtime.session import SCENE_THRESHOLD
 
@@ -34,15 +33,7 @@ def run(
             help="Video file; without an extension a directory of PNGs; - is yuv4mpeg.",
         ),
     ],
-    model: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="MODEL",
-            help=f"{BUNDLED}, which comes with the package; a bundle made by mtu-export onnx, or an engine made by"
-            " mtu-build-engine.",
-            show_default=BUNDLED,
-        ),
-    ] = None,
+    model: ModelOption = None,
     backend: Annotated[str, typer.Option(help=f"auto, {', '.join(FACTORIES)}.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     cuda_graph: Annotated[bool, typer.Option(help="Replay a frame's work as one CUDA graph (TensorRT).")] = True,

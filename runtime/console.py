@@ -13,12 +13,14 @@ import signal
 import sys
 import threading
 from importlib.metadata import version
+from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
 
 from mtu.models.errors import MissingExtraError, MtuError
+from mtu.runtime.bundle import BUNDLED
 
 USER_ERROR = 2
 DAMAGED_INPUT = 3
@@ -51,6 +53,17 @@ Version = Annotated[
     bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
 ]
 """The option that every command line has."""
+
+ModelOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="MODEL",
+        help=f"{BUNDLED}, which comes with the package; a bundle made by mtu-export onnx, or an engine made by"
+        " mtu-build-engine.",
+        show_default=BUNDLED,
+    ),
+]
+"""The model that a command runs on frames."""
 
 
 def say(program: str, text: str) -> None:

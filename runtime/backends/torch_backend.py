@@ -123,16 +123,20 @@ def _values(tensor: TensorProto, path: Path) -> np.ndarray:
 
 
 def open_backend(request: Request) -> TorchBackend:
-    """`device` "auto" is CUDA where torch finds it, else the CPU."""
-    bundle, device = request.bundle, request.device
-    available = torch.cuda.is_available()
-    if device.startswith("cuda") and not available:
-        raise InvalidInputError(f"torch finds no CUDA device for --device {device}; use --device cpu")
+    """`device` as `choose_device` takes it."""
+    bundle, device = request.bundle, choose_device(request.device)
     interface, checkpoint = read_model(bundle)
     if (interface.max_displacement, interface.pool_size) != (MAX_DISPLACEMENT, POOL_SIZE):
         raise InvalidInputError(
             f"{bundle.directory} searches {interface.max_displacement} positions and pools {interface.pool_size};"
             f" the torch network {MAX_DISPLACEMENT} and {POOL_SIZE}: use --backend onnxruntime"
         )
-    chosen = ("cuda" if available else "cpu") if device == "auto" else device
-    return TorchBackend(interface, checkpoint.network(), chosen, request.name)
+    return TorchBackend(interface, checkpoint.network(), device, request.name)
+
+
+def choose_device(device: str) -> str:
+    """torch's name of a device: "auto" is CUDA where torch finds it, else the CPU. Raises InvalidInputError."""
+    available = torch.cuda.is_available()
+    if device.startswith("cuda") and not available:
+        raise InvalidInputError(f"torch finds no CUDA device for --device {device}; use --device cpu")
+    return ("cuda" if available else "cpu") if device == "auto" else device
