@@ -26,14 +26,13 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from mtu.calib.rollout import Array, windows
 from mtu.models.errors import InvalidInputError, NonFiniteError
-from mtu.models.interface import DISPLACEMENT_NAME, FRAME_NAMES, LOOK_AHEAD, OUTPUT_NAME, WINDOW, Interface
+from mtu.models.interface import DISPLACEMENT_NAME, FRAME_NAMES, OUTPUT_NAME, Interface
 from mtu.plugins.correlation_argmax_warp.reference import displacement_vectors, normalised
 from mtu.runtime import Picture, open_backend, open_model, read_frames
 from mtu.runtime.backends import GPU_ONLY, Backend
-from mtu.runtime.session import pad_to_multiple
 
-Array = NDArray[Any]
 Mode = Literal["step", "rollout"]
 MODES: tuple[Mode, ...] = ("step", "rollout")
 
@@ -291,34 +290,6 @@ def _to_backend(backend: Backend, tensors: Mapping[str, Array]) -> dict[str, Any
 
         return {names[name]: torch.from_numpy(array).to(device.device) for name, array in arrays.items()}
     return {names[name]: array for name, array in arrays.items()}
-
-
-def windows(frames: Iterable[Picture]) -> Iterator[tuple[int, tuple[int, int], dict[str, Picture]]]:
-    """For each frame its number, its height and width, and the window of padded frames around it, by input name.
-
-    `frames` are uint8 [H, W, 3] of one size. Numbers outside the clip are clamped; scene cuts are not looked for.
-    """
-    held: dict[int, Picture] = {}
-    size = (0, 0)
-
-    def window(index: int, last: int) -> tuple[int, tuple[int, int], dict[str, Picture]]:
-        places = (min(max(index + offset, 0), last) for offset in WINDOW)
-        return index, size, {name: held[place] for name, place in zip(FRAME_NAMES, places, strict=True)}
-
-    last = -1
-    for last, frame in enumerate(frames):
-        if last and frame.shape[:2] != size:
-            raise InvalidInputError(
-                f"frame {last} is {frame.shape[1]}x{frame.shape[0]}, the frames before are {size[1]}x{size[0]}: a clip"
-                " has frames of one size"
-            )
-        size = (frame.shape[0], frame.shape[1])
-        held[last] = pad_to_multiple(frame)[None]
-        if last >= LOOK_AHEAD:
-            yield window(last - LOOK_AHEAD, last)
-            held.pop(last - LOOK_AHEAD + WINDOW[0], None)
-    for index in range(max(last - LOOK_AHEAD + 1, 0), last + 1):
-        yield window(index, last)
 
 
 def check_same_model(a: Interface, b: Interface) -> None:

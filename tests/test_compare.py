@@ -37,9 +37,9 @@ from mtu.calib.compare import (
     compare_displacements,
     compare_tensors,
     scores,
-    windows,
 )
 from mtu.calib.compare_page import page
+from mtu.calib.rollout import windows
 from mtu.export.to_onnx import export_bundle
 from mtu.models.checkpoint import random_checkpoint
 from mtu.models.errors import InvalidInputError, NonFiniteError

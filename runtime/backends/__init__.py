@@ -63,6 +63,17 @@ class Backend(Protocol):
         """
         ...
 
+    def read_states(self, states: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """A frame's `states` as numpy arrays of the interface's types, by the same names; copies that stay valid.
+
+        The frame's result has been fetched. For tools that look at states; the loop over frames has no need of it.
+        """
+        ...
+
+    def write_states(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """Numpy arrays as `submit` takes states: by name of the step graph's input, of the interface's types."""
+        ...
+
     def close(self) -> None:
         """Frees the model; the backend cannot be used afterwards. Outputs stay valid."""
         ...

@@ -118,6 +118,14 @@ class OrtBackend:
             non_finite=non_finite({name: values[name].numpy() for name in states}),
         )
 
+    def read_states(self, states: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """See `Backend.read_states`."""
+        return {name: np.array(value.numpy()) for name, value in states.items()}
+
+    def write_states(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """See `Backend.write_states`. The session takes arrays of the host as they are."""
+        return {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+
     def close(self) -> None:
         """See `Backend.close`."""
         self._sessions.clear()
