@@ -1,8 +1,7 @@
-"""`mtu-compare`: parses, calls `mtu.calib.compare`, prints. Imports scikit-image and backends inside the command."""
+"""`mtu-compare`: parses, calls `mtu.calib.compare`, prints. Imports rich; Polygraphy, backends inside the command."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from pathlib import Path
@@ -11,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
-from mtu.models.errors import InvalidInputError, OutputError
-from mtu.models.files import write_whole
+from mtu.models.errors import InvalidInputError
 from mtu.runtime.backends import FACTORIES
 from mtu.runtime.console import Version, new_app, require, run_app, say
+from mtu.runtime.progress import frame_counter
+from mtu.runtime.report import check_report, write_report
 
 if TYPE_CHECKING:
-    from mtu.calib.compare import Report
+    from mtu.calib.compare_report import Report
 
 PROGRAM = "mtu-compare"
 MISSED = 1
@@ -60,38 +60,29 @@ def compare(
             raise InvalidInputError(f"{option} {floor:g}: give {'dB from 0' if highest > 100 else 'percent, 0 to 100'}")
     targets = {option: path for option, path in (("--json", json_file), ("--html", html_file)) if path is not None}
     for option, path in targets.items():
-        _check_target(option, path, source, a, b, *(str(other) for name, other in targets.items() if name != option))
-    require("compare", PROGRAM, "skimage")
-    from mtu.calib.compare import MODES, Floors, Side, compare_models
+        check_report(
+            path, source, a, b, *(str(other) for name, other in targets.items() if name != option), option=option
+        )
+    require("compare", PROGRAM, "polygraphy", "skimage")
+    os.environ["POLYGRAPHY_AUTOINSTALL_DEPS"] = "0"  # read when Polygraphy is imported: it must not install packages
+    from mtu.calib.compare import Side, compare_models
     from mtu.calib.compare_page import page
+    from mtu.calib.compare_report import MODES, Floors
 
     floors = Floors(min_psnr, None if min_agreement is None else min_agreement / 100)
     sides = Side(a, backend_a, device_a), Side(b, backend_b, device_b)
     modes = [m for m in MODES if mode in (m, "both")]
-    report = compare_models(*sides, source, frames, modes, floors, lambda text: say(PROGRAM, text))
+    with frame_counter(PROGRAM, frames) as advance:
+        report = compare_models(*sides, source, frames, modes, floors, lambda text: say(PROGRAM, text), advance)
     _print(report)
     for option, path in targets.items():
-        text = page(report) if option == "--html" else json.dumps(report.as_json(), indent=2) + "\n"
-        try:
-            write_whole(path, text.encode())
-        except OSError as error:
-            raise OutputError(f"{option} {path}: cannot be written ({error.strerror}); give another name") from None
+        write_report(path, page(report) if option == "--html" else report.as_json(), option)
     if not report.passed:
         raise typer.Exit(MISSED)
 
 
-def _check_target(option: str, path: Path, *others: str) -> None:
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        reason = "is a directory; give the name of a file" if path.is_dir() else "the directory does not exist"
-        raise OutputError(f"{option} {path}: {reason}")
-    if any(path.resolve() == Path(other).resolve() for other in others):
-        raise OutputError(f"{option} {path}: is an input or the other report; give another name")
-    if not os.access(path.absolute().parent, os.W_OK):
-        raise OutputError(f"{option} {path}: cannot be written; check the permissions of the directory")
-
-
 def _print(report: Report) -> None:
-    from mtu.calib.compare import decibels
+    from mtu.calib.compare_report import decibels
 
     for name, side in (("A", report.a), ("B", report.b)):
         print(f"{name}  {side['model']}: {side['preset']} {side['precision']} on {side['backend']} {side['device']}")

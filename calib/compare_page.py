@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from mtu.calib.compare import QUANTILES, FrameResult, Report, Run, decibels
+from mtu.calib.compare_report import QUANTILES, FrameResult, Report, Run, decibels
 from mtu.runtime import Picture
 from mtu.runtime.motion_picture import motion_picture
 from mtu.runtime.video.images import encode_png

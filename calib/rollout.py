@@ -5,14 +5,16 @@ What compares, calibrates and feeds other tools goes over clips by this module. 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from mtu.models.errors import InvalidInputError, NonFiniteError
 from mtu.models.interface import FRAME_NAMES, LOOK_AHEAD, WINDOW, GraphName
-from mtu.runtime import Picture
+from mtu.runtime import Picture, read_frames
 from mtu.runtime.backends import Backend
 from mtu.runtime.session import pad_to_multiple
 
@@ -64,3 +66,18 @@ def feeds(backend: Backend, frames: Iterable[Picture]) -> Iterator[tuple[GraphNa
         except NonFiniteError as error:
             raise NonFiniteError(error.states, index) from None
         states = pending.states
+
+
+def first_frames(source: Path | str, count: int | None) -> Iterator[Picture]:
+    """The first `count` frames of a video or directory of images; None takes all.
+
+    Raises InvalidInputError at the end of a clip that has fewer, or none.
+    """
+    taken = 0
+    for frame in itertools.islice(read_frames(source), count):
+        taken += 1
+        yield frame
+    if taken == 0 or (count is not None and taken < count):
+        raise InvalidInputError(
+            f"{source} has {taken} frames, fewer than the {count or 1} asked for: ask for fewer or give a longer clip"
+        )

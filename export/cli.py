@@ -9,6 +9,7 @@ import typer
 
 from mtu.models.errors import InvalidInputError
 from mtu.models.interface import PRESETS, preset_config, preset_name
+from mtu.runtime.bundle import BUNDLED, open_bundle
 from mtu.runtime.console import Version, new_app, require, run_app, say
 
 PROGRAM = "mtu-export"
@@ -26,7 +27,8 @@ def to_onnx(
         Path, typer.Option("--output", "-o", metavar="DIR", help="Directory to write: first.onnx and step.onnx.")
     ],
     checkpoint: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Released .pytorch file, plain state dict or safetensors.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Released .pytorch file, plain state dict, safetensors, or mtu2."),
     ] = None,
     preset: Annotated[
         str | None, typer.Option(metavar="NAME", help=f"Random weights of {', '.join(PRESETS)}, for tests and timings.")
@@ -34,6 +36,10 @@ def to_onnx(
     precision: Annotated[
         Literal["fp32", "fp16"], typer.Option(help="fp16: weights, states and arithmetic in half precision.")
     ] = "fp32",
+    keep_fp32: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Layers that stay in fp32: the file of mtu-calibrate ranges --keep."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that exists.")] = False,
 ) -> None:
     """Writes an ONNX bundle: a directory with the graphs of the first frame and of every later one.
@@ -46,16 +52,25 @@ def to_onnx(
     require("export", PROGRAM, "torch", "onnx", "onnxscript", "onnxruntime")
     from mtu.export.to_onnx import export_bundle
     from mtu.models.checkpoint import load_checkpoint, random_checkpoint
+    from mtu.runtime.backends.torch_backend import read_model
 
     if checkpoint is not None:
-        source = load_checkpoint(checkpoint)
+        is_mtu2 = str(checkpoint) == BUNDLED and not checkpoint.exists()
+        source = read_model(open_bundle())[1] if is_mtu2 else load_checkpoint(checkpoint)
         if source.dropped:
             say(PROGRAM, f"left out {len(source.dropped)} tensors that only training uses: {', '.join(source.dropped)}")
     else:
         assert config is not None
         source = random_checkpoint(config)
         say(PROGRAM, f"{preset} with random weights: good for tests and timings, not for pictures")
-    export_bundle(source, output, precision=precision, overwrite=overwrite, say=lambda text: say(PROGRAM, text))
+    export_bundle(
+        source,
+        output,
+        precision=precision,
+        keep_fp32=keep_fp32,
+        overwrite=overwrite,
+        say=lambda text: say(PROGRAM, text),
+    )
     c = source.config
     print(
         f"{output}: {preset_name(c)} ({c.units} units, {c.channels} channels, {c.blocks} blocks), {precision},"

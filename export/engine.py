@@ -6,13 +6,9 @@ inside one of its callbacks, where it would end the process.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
-import os
 import re
 import shlex
-import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mtu.export.timing_cache import check_timing_cache, read_timing_cache, write_timing_cache
-from mtu.models.errors import InvalidInputError, MissingExtraError, OutputError
-from mtu.models.files import check_target, temporary_beside
+from mtu.models.errors import InvalidInputError, MissingExtraError
+from mtu.models.files import check_target, publish, temporary_beside, write_through
 from mtu.models.interface import GRAPHS, SIZE_MULTIPLE, GraphName, Interface
 from mtu.plugins.correlation_argmax_warp.rules import KERNEL_REVISION
 from mtu.runtime.bundle import Bundle
@@ -65,6 +61,8 @@ class BuildOptions:
 
     profile: Profile
     fp16: bool = False
+    keep_fp32: Path | None = None
+    """Names the layers that stay in fp32; of mtu-calibrate ranges."""
     runtime: LibraryName | Literal["auto"] = "auto"
     plugin: bool = True
     plugin_library: Path | None = None
@@ -107,7 +105,8 @@ def build_engine(
     library = _choose_library(options, gpu)
     require(EXTRAS[library.name], "mtu-build-engine", "onnx")
     from mtu.export.engine_graph import Messages, estimate_memory, load_graphs, prepare
-    from mtu.export.precision import to_fp16
+    from mtu.export.precision import check_layers, fp32_layers, fp32_nodes, layers, read_layers, to_fp16
+    from mtu.export.quantise import for_tensorrt
 
     _check_options(library, options, gpu)
     capabilities = _capabilities(library, options, gpu, say)
@@ -116,11 +115,25 @@ def build_engine(
     cast = options.fp16 and interface.state_dtype == "float32"
     if interface.state_dtype == "float16" and not options.fp16:
         say("the bundle is fp16 already, and so is the engine")
+    if interface.state_dtype == "float16" and options.keep_fp32 is not None:
+        raise InvalidInputError(
+            "--keep-fp32 needs the fp32 bundle, this one is fp16 already: build from that, or make an fp16 bundle with"
+            " mtu-export onnx --precision fp16 --keep-fp32"
+        )
+    if options.keep_fp32 is not None:
+        keep = read_layers(options.keep_fp32)
+        check_layers(keep, dict.fromkeys(layer for graph in GRAPHS for layer in layers(models[graph])))
+    elif interface.state_dtype == "float16":
+        keep = frozenset[str]().union(*(fp32_layers(models[graph]) for graph in GRAPHS))
+    else:
+        keep = frozenset()
     if cast:
         interface = replace(interface, state_dtype="float16")
+    kept_nodes = {graph: fp32_nodes(models[graph], keep) for graph in GRAPHS}
     for graph in GRAPHS:
+        for_tensorrt(models[graph])
         if cast and _has_strong_types(library):  # TensorRT 8.6 makes the fp32 graph half by itself
-            to_fp16(models[graph])
+            to_fp16(models[graph], keep)
         if gpu is not None:
             _check_memory(estimate_memory(models[graph], interface, graph, options.profile.max), gpu, options)
         models[graph] = prepare(models[graph], plugin=plugin)
@@ -131,7 +144,18 @@ def build_engine(
         messages = Messages()
         with library.logger.to(messages.take):
             built = _build_both(
-                library, models, interface, options, capabilities, messages, made_by, gpu, say, progress, verbose
+                library,
+                models,
+                kept_nodes,
+                interface,
+                options,
+                capabilities,
+                messages,
+                made_by,
+                gpu,
+                say,
+                progress,
+                verbose,
             )
         manifest = EngineManifest(
             interface=interface,
@@ -150,14 +174,14 @@ def build_engine(
             device_memory={graph: memory for graph, (_, memory) in built.items()},
             command=rebuild_command(bundle, directory, options, library.name),
             release=version("mtu-trt"),
+            fp32_layers=tuple(sorted(keep)),
         )
         for graph, (plan, _) in built.items():
-            _write(temporary / f"{graph}.engine", plan)
+            write_through(temporary / f"{graph}.engine", plan)
         log = "".join(f"{s} {t}\n" for s, t in messages.all if verbose or s != "VERBOSE")
-        _write(temporary / LOG, log.encode())
-        _write(temporary / MANIFEST, manifest.to_json().encode())
-        temporary.chmod(0o755)
-        _rename(temporary, directory, overwrite)
+        write_through(temporary / LOG, log.encode())
+        write_through(temporary / MANIFEST, manifest.to_json().encode())
+        publish(temporary, directory, overwrite)
     return open_engine(directory)
 
 
@@ -174,6 +198,7 @@ def rebuild_command(bundle: Bundle, directory: Path, options: BuildOptions, libr
     flags["--version-compatible"] = options.version_compatible
     words += [name for name, given in flags.items() if given]
     values: dict[str, Any] = {
+        "--keep-fp32": options.keep_fp32 and options.keep_fp32.resolve(),
         "--plugin-library": options.plugin_library and options.plugin_library.resolve(),
         "--timing-cache": options.timing_cache and options.timing_cache.resolve(),
         "--builder-optimization-level": options.builder_optimization_level,
@@ -208,6 +233,8 @@ def _choose_library(options: BuildOptions, gpu: Gpu | None) -> Library:
 
 def _check_options(library: Library, options: BuildOptions, gpu: Gpu | None) -> None:
     trt = library.module
+    if options.keep_fp32 is not None and not options.fp16:
+        raise InvalidInputError("--keep-fp32 is for --fp16: without it every layer is fp32; add --fp16 or leave it out")
     level = options.builder_optimization_level
     if level is not None and not 0 <= level <= 5:
         raise InvalidInputError(f"--builder-optimization-level {level}: choose 0 (quick build) to 5 (quick engine)")
@@ -305,6 +332,7 @@ def _register_plugin(library: Library, options: BuildOptions, interface: Interfa
 def _build_both(
     library: Library,
     models: dict[GraphName, Any],
+    kept_nodes: dict[GraphName, frozenset[str]],
     interface: Interface,
     options: BuildOptions,
     capabilities: tuple[str, ...],
@@ -335,6 +363,7 @@ def _build_both(
                 interface,
                 graph,
                 options,
+                kept_nodes=kept_nodes[graph],
                 capabilities=capabilities,
                 timing_cache=cache,
                 monitor=monitor,
@@ -456,37 +485,3 @@ def _new_monitor(trt: Any) -> Any:
             return name, fraction
 
     return Monitor()
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        with path.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise OutputError(f"cannot write {path.name} beside the engine: {error.strerror}") from None
-
-
-def _rename(temporary: Path, directory: Path, overwrite: bool) -> None:
-    """Gives the whole engine its name. What stood there goes first, and only with `overwrite`."""
-    old = temporary.with_suffix(".old")
-    try:
-        for _ in range(10):
-            if overwrite and directory.exists():
-                with contextlib.suppress(FileNotFoundError):  # another process took it away
-                    directory.rename(old)
-                shutil.rmtree(old, ignore_errors=True)
-            try:
-                temporary.rename(directory)
-                return
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise
-            if not overwrite:
-                break
-    except OSError as error:
-        raise OutputError(f"cannot write {directory}: {error.strerror}") from None
-    raise OutputError(
-        f"{directory} has appeared meanwhile, built by another process, and is not replaced: use that one"
-    )

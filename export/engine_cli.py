@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, TextColumn
-from rich.progress import Progress as RichProgress
 
 from mtu.models.errors import InvalidInputError
 from mtu.runtime.bundle import open_bundle
 from mtu.runtime.console import Version, new_app, run_app, say
 from mtu.runtime.engine import HardwareCompatibility, Profile, Sizes
+from mtu.runtime.progress import stage_bar
 
 PROGRAM = "mtu-build-engine"
 app = new_app()
@@ -40,6 +37,10 @@ def build(
     ] = None,
     max_shapes: Annotated[str | None, typer.Option(metavar="HxW", help="Largest.", rich_help_panel=RANGE)] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Half precision; an fp16 bundle is always.")] = False,
+    keep_fp32: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Layers that stay in fp32: the file of mtu-calibrate ranges --keep."),
+    ] = None,
     runtime: Annotated[
         Literal["auto", "tensorrt", "tensorrt-rtx"],
         typer.Option(help="tensorrt needs the GPU that will run it; tensorrt-rtx builds without; auto: what fits."),
@@ -83,6 +84,7 @@ def build(
     options = BuildOptions(
         profile=profile,
         fp16=fp16,
+        keep_fp32=keep_fp32,
         runtime=runtime,
         plugin=not no_plugin,
         plugin_library=plugin_library,
@@ -93,15 +95,7 @@ def build(
         version_compatible=version_compatible,
         compute_capabilities=tuple(filter(None, (compute_capability or "").replace(" ", "").split(","))),
     )
-    on_terminal = sys.stderr is not None and sys.stderr.isatty() and not verbose
-    with RichProgress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        disable=not on_terminal,
-    ) as bar:
-        task = bar.add_task(PROGRAM, total=1.0)
+    with stage_bar(PROGRAM, enabled=not verbose) as progress:
         engine = build_engine(
             source,
             output,
@@ -109,12 +103,13 @@ def build(
             overwrite=overwrite,
             verbose=verbose,
             say=lambda text: say(PROGRAM, text),
-            progress=lambda text, done: bar.update(task, description=f"{PROGRAM}: {text[:60]}", completed=done),
+            progress=progress,
         )
     m = engine.manifest
     plugin = "with" if m.plugin else "without"
+    kept = f" ({len(m.fp32_layers)} layer{'s' * (len(m.fp32_layers) > 1)} in fp32)" if m.fp32_layers else ""
     print(
-        f"{output}: {m.interface.preset} {m.precision} {plugin} plugin, frames {m.profile} (HEIGHTxWIDTH),"
+        f"{output}: {m.interface.preset} {m.precision}{kept} {plugin} plugin, frames {m.profile} (HEIGHTxWIDTH),"
         f" {m.library} {m.library_version}, compute capability {', '.join(m.compute_capabilities)}"
     )
 

@@ -4,7 +4,8 @@ Everything that differs between TensorRT 8.6, 10, 11 and TensorRT-RTX is in here
 than by its number:
 
 - The precision is in the graph, and the network strongly typed, wherever the library can be told so. TensorRT 8.6
-  cannot: there the fp32 graph is built with the FP16 flag and the states are made half at the border.
+  cannot: there the fp32 graph is built with the FP16 flag and the states are made half at the border. What is to stay
+  fp32 is said layer by layer, and the builder told to obey.
 - With the plugin, the graph goes in without the op's function: TensorRT 10.0 to 10.6 would take the function instead,
   and later versions would where the plugin is missing, without a word. Without the plugin the function is inlined: 8.6
   knows no functions, and a plugin that the process has registered cannot get in.
@@ -139,6 +140,7 @@ def build_graph(
     graph: GraphName,
     options: BuildOptions,
     *,
+    kept_nodes: frozenset[str],
     capabilities: Sequence[str],
     timing_cache: bytes | None,
     monitor: Any,
@@ -146,6 +148,7 @@ def build_graph(
 ) -> BuiltGraph:
     """Builds one engine. `model` is from `prepare`, `interface` the engine's, `monitor` an IProgressMonitor or None.
 
+    `kept_nodes` are the names of the nodes that compute in fp32 in an fp16 engine, by `precision.fp32_nodes`.
     Raises InvalidInputError if the library cannot read the graph, the network is not what was asked for, or the build
     fails.
     """
@@ -161,13 +164,16 @@ def build_graph(
     half = interface.state_dtype == "float16"
     if half and not _strongly_typed(trt):
         _half_states(trt, network, interface)
+        _keep_layers(trt, network, kept_nodes)
     _check_tensors(trt, network, interface, graph)
     plugins = _check_plugins(network, model, graph)
     share = _half_share(trt, network)
     if half and _strongly_typed(trt):
-        _check_convolutions(trt, network, graph)
+        _check_convolutions(trt, network, kept_nodes, graph)
     config = builder.create_builder_config()
-    _configure(library, config, options, half=half, capabilities=capabilities)
+    _configure(library, config, options, half=half, keeps=bool(kept_nodes), capabilities=capabilities)
+    if interface.int8_layers and not _strongly_typed(trt):
+        config.set_flag(trt.BuilderFlag.INT8)
     if monitor is not None:
         config.progress_monitor = monitor
     profile = builder.create_optimization_profile()
@@ -209,6 +215,16 @@ def _half_states(trt: Any, network: Any, interface: Interface) -> None:
             tensor.dtype = trt.DataType.HALF
 
 
+def _keep_layers(trt: Any, network: Any, kept_nodes: frozenset[str]) -> None:
+    outer = {network.get_output(i).name for i in range(network.num_outputs)}
+    for layer in _layers(network):
+        if layer.name in kept_nodes and not layer.type.name.startswith("PLUGIN"):
+            layer.precision = trt.DataType.FLOAT
+            for index in range(layer.num_outputs):
+                if layer.get_output(index).name not in outer:  # states, which stay half
+                    layer.set_output_type(index, trt.DataType.FLOAT)
+
+
 def _check_tensors(trt: Any, network: Any, interface: Interface, graph: GraphName) -> None:
     names = {trt.DataType.FLOAT: "float32", trt.DataType.HALF: "float16", trt.DataType.INT32: "int32"}
     names[trt.DataType.UINT8] = "uint8"
@@ -243,23 +259,27 @@ def _half_share(trt: Any, network: Any) -> float:
     return sum(kinds) / max(1, len(kinds))
 
 
-def _check_convolutions(trt: Any, network: Any, graph: GraphName) -> None:
+def _check_convolutions(trt: Any, network: Any, kept_nodes: frozenset[str], graph: GraphName) -> None:
     kinds = (trt.LayerType.CONVOLUTION, trt.LayerType.DECONVOLUTION)
-    types = [layer.get_output(0).dtype for layer in _layers(network) if layer.type in kinds]
-    half = sum(kind == trt.DataType.HALF for kind in types)
-    if half < len(types) or not types:
+    types = {layer.name: layer.get_output(0).dtype for layer in _layers(network) if layer.type in kinds}
+    wanted = {name: trt.DataType.FLOAT if name in kept_nodes else trt.DataType.HALF for name in types}
+    if types != wanted or not types:
+        right = sum(types[name] == wanted[name] for name in types)
         raise InvalidInputError(
-            f"{graph}.onnx: only {half} of {len(types)} convolutions are fp16 in the network: export the model again"
+            f"{graph}.onnx: only {right} of {len(types)} convolutions have the precision in the network that they are"
+            " to have: export the model again"
         )
 
 
 def _configure(
-    library: Library, config: Any, options: BuildOptions, *, half: bool, capabilities: Sequence[str]
+    library: Library, config: Any, options: BuildOptions, *, half: bool, keeps: bool, capabilities: Sequence[str]
 ) -> None:
     trt = library.module
     config.clear_flag(trt.BuilderFlag.TF32)
     if half and not _strongly_typed(trt):
         config.set_flag(trt.BuilderFlag.FP16)
+        if keeps:
+            config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # for the inspector
     if options.builder_optimization_level is not None:
         config.builder_optimization_level = options.builder_optimization_level

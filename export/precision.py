@@ -1,66 +1,222 @@
-"""Casts an exported fp32 graph to fp16. Imports onnx and numpy; needs no torch.
+"""Casts an exported fp32 graph to fp16, but for the layers that are kept in fp32. Imports onnx and numpy, no torch.
 
 TensorRT 11 has no fp16 switch: precision is what the graph says. So the graph says it: weights, states and arithmetic
 become fp16; frames stay uint8; the custom op keeps its fp32 matching (its function casts inside); and the last scaling
 to 0..255 is done in fp32, where rounding to nearest is exact.
+
+Note [layers kept in fp32]
+    A kept layer computes in fp32 with fp32 weights, and so does the Relu on what it gives. What lies between two kept
+    layers, or between one and the last scaling, is fp32 as well: sums, concatenations, and the detail map that the op
+    moves. So a map that fp16 cannot hold gets through where all layers that make it and all that take it are kept.
+    Everywhere else a Cast stands at the border. States are fp16 at the graph's own border whatever is kept.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, shape_inference
 
-from mtu.models.errors import InvalidInputError
-from mtu.models.interface import OUTPUT_NAME
+from mtu.models.errors import InvalidInputError, MissingFileError
+from mtu.models.interface import OP_DOMAIN, OUTPUT_NAME
 
-OUTPUT_SCALE = "output_scale"
-"""Name of the 255 that stays in fp32."""
+LARGEST = 65504.0
+"""The largest value that fp16 can hold."""
+HALF_QUANTISING_OPSET = 19
+"""The first opset whose QuantizeLinear takes fp16; the nodes of our graphs mean the same in it as in 18."""
+LISTED = 4
+"""How many names of layers a message lists."""
 
 
-def to_fp16(model: onnx.ModelProto) -> None:
-    """Rewrites a graph made by `export_graph` in place. Raises InvalidInputError if a weight overflows fp16."""
+def read_layers(path: Path) -> frozenset[str]:
+    """The layers that a file of `mtu-calibrate ranges --keep` names: one a line, lines with # are comments.
+
+    Raises MissingFileError or InvalidInputError if it cannot be read.
+    """
+    if not path.exists():
+        raise MissingFileError(f"--keep-fp32 {path} does not exist: make it with mtu-calibrate ranges --keep")
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError):
+        raise InvalidInputError(
+            f"--keep-fp32 {path} cannot be read: give a text file with the name of a layer on each line"
+        ) from None
+    return frozenset(line for line in lines if line and not line.startswith("#"))
+
+
+def check_layers(keep: Iterable[str], known: Iterable[str]) -> None:
+    """Raises InvalidInputError if `keep` has a layer that is not among `known`, those of the network."""
+    known = list(known)
+    if unknown := sorted(set(keep).difference(known)):
+        rest = f" and {len(unknown) - LISTED} more" if len(unknown) > LISTED else ""
+        raise InvalidInputError(
+            f"--keep-fp32 names {', '.join(unknown[:LISTED])}{rest}, which the network has not: its layers are"
+            f" {', '.join(known[:LISTED])} and so on, named as in the checkpoint"
+        )
+
+
+def layers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
+    """The convolutions of a graph, in its order, by the layers' names in the checkpoint: "HGs.0.enc1.0"."""
+    producers = {name: node for node in model.graph.node for name in node.output}
+    found = {}
+    for node in model.graph.node:
+        if is_layer(node):
+            weight = node.input[1]
+            while weight in producers:
+                weight = producers[weight].input[0]
+            found[weight.removesuffix(".weight")] = node
+    return found
+
+
+def fp32_layers(model: onnx.ModelProto) -> frozenset[str]:
+    """The layers that compute in fp32, in a graph that may be fp16 otherwise. `model` has the op's function."""
+    floats = fp32_tensors(model)
+    return frozenset(layer for layer, node in layers(model).items() if node.output[0] in floats)
+
+
+def fp32_nodes(model: onnx.ModelProto, keep: Iterable[str]) -> frozenset[str]:
+    """The names of the nodes that compute in fp32 where the layers `keep` are kept: see Note [layers kept in fp32].
+
+    Layers that the graph has not are passed over; the last scaling, which is always fp32, is not among the nodes.
+    """
+    nodes = model.graph.node
+    producers = {name: node for node in nodes for name in node.output}
+    found = layers(model)
+    kept = {found[layer].name for layer in keep if layer in found}
+    behind: set[str] = set()  # tensors that come from a kept layer
+    for node in nodes:
+        if node.name in kept or (not is_layer(node) and behind.intersection(carried(node))):
+            behind.add(node.output[0])
+    before = set(scaling(model.graph)[-1].input)  # tensors that lead to a kept layer or to the last scaling
+    for node in reversed(nodes):
+        if node.name in kept or (not is_layer(node) and node.output[0] in before):
+            before.update(carried(node))
+    between = {
+        node.name for node in nodes if not is_layer(node) and node.output[0] in behind and node.output[0] in before
+    }
+    relus = {node.name for node in nodes if node.op_type == "Relu" and producers[node.input[0]].name in kept}
+    of_weights = set()
+    for layer in keep:
+        waiting = list(found[layer].input[1:]) if layer in found else []
+        while waiting:
+            if maker := producers.get(waiting.pop()):
+                of_weights.add(maker.name)
+                waiting += maker.input
+    return frozenset(kept | relus | of_weights | (between - {node.name for node in scaling(model.graph)}))
+
+
+def to_fp16(model: onnx.ModelProto, keep: Iterable[str] = ()) -> None:
+    """Rewrites a graph made by `export_graph` in place; the layers `keep` stay fp32 (Note [layers kept in fp32]).
+
+    Raises InvalidInputError if a weight of another layer overflows fp16.
+    """
     graph = model.graph
-    scale = _scaling_node(graph)
-    _give_own_constant(graph, scale)
-    for tensor in graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT and tensor.name != OUTPUT_SCALE:
-            value = numpy_helper.to_array(tensor)
-            if np.abs(value).max(initial=0) > np.finfo(np.float16).max:
-                raise InvalidInputError(f"weights {tensor.name} exceed fp16's range of 65504: use --precision fp32")
-            tensor.CopyFrom(numpy_helper.from_array(value.astype(np.float16), tensor.name))
+    floats = fp32_tensors(model)
+    single = fp32_nodes(model, keep) | {node.name for node in scaling(graph)}
+    # For each tensor: is it taken in fp32, or in fp16, or in both.
+    taken: dict[str, set[bool]] = {value.name: {False} for value in graph.output}
+    uses = []
+    for node in graph.node:
+        matched = node.input[:2] if node.domain == OP_DOMAIN else ()  # the op takes both motion maps in fp16
+        for index, name in enumerate(node.input):
+            if name in floats:
+                in_fp32 = node.name in single and name not in matched
+                taken.setdefault(name, set()).add(in_fp32)
+                uses.append((node, index, name, in_fp32))
+    # The tensors that are there in fp32; the others are in fp16.
+    made = {name for node in graph.node if node.name in single for name in node.output}
+    made |= {tensor.name for tensor in graph.initializer if taken.get(tensor.name) == {True}}
+    outputs = {value.name for value in graph.output}
+    # What each tensor is called in fp16 and in fp32. An output of the graph has its own name in fp16.
+    names = {name: (f"{name}_fp16", name) if name in made - outputs else (name, f"{name}_fp32") for name in floats}
+    for node, index, name, in_fp32 in uses:
+        node.input[index] = names[name][in_fp32]
+    _cast_constants(graph, made, taken, names)
+    _cast_between(graph, single, made, taken, names)
+    for value in (*graph.input, *graph.output):
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    if any(node.op_type == "QuantizeLinear" for node in graph.node):
+        for opset in (*model.opset_import, *(each for f in model.functions for each in f.opset_import)):
+            if not opset.domain:
+                opset.version = max(opset.version, HALF_QUANTISING_OPSET)
+
+
+def _cast_constants(
+    graph: onnx.GraphProto, made: set[str], taken: dict[str, set[bool]], names: dict[str, tuple[str, str]]
+) -> None:
+    for tensor in list(graph.initializer):
+        if tensor.data_type != TensorProto.FLOAT or tensor.name in made:
+            continue
+        name, value = tensor.name, numpy_helper.to_array(tensor)
+        if True in taken.get(name, ()):
+            graph.initializer.append(numpy_helper.from_array(value, names[name][True]))
+        if np.abs(value).max(initial=0) > LARGEST:
+            raise InvalidInputError(
+                f"weights {name} exceed fp16's range of {LARGEST:g}: use --precision fp32, or keep their layer in fp32"
+                " with --keep-fp32 and the file that mtu-calibrate ranges --keep writes"
+            )
+        tensor.CopyFrom(numpy_helper.from_array(value.astype(np.float16), name))
+
+
+def _cast_between(
+    graph: onnx.GraphProto,
+    single: frozenset[str],
+    made: set[str],
+    taken: dict[str, set[bool]],
+    names: dict[str, tuple[str, str]],
+) -> None:
+    """Puts a Cast behind each tensor that is there in one type and taken in the other."""
+
+    def casts(name: str) -> Iterator[onnx.NodeProto]:
+        if name in names and (name not in made) in taken.get(name, ()):
+            source, target = names[name] if name not in made else reversed(names[name])
+            kind = TensorProto.FLOAT if name not in made else TensorProto.FLOAT16
+            yield helper.make_node("Cast", [source], [target], f"node_{target}", to=kind)
+
+    nodes = [cast for value in graph.input for cast in casts(value.name)]
     for node in graph.node:
         for attribute in node.attribute:
             if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
-                attribute.i = TensorProto.FLOAT16
-    for outer in (*graph.input, *graph.output):
-        if outer.type.tensor_type.elem_type == TensorProto.FLOAT:
-            outer.type.tensor_type.elem_type = TensorProto.FLOAT16
-    _scale_in_fp32(graph, scale)
+                attribute.i = TensorProto.FLOAT if node.name in single else TensorProto.FLOAT16
+        born = list(node.output)
+        for index, name in enumerate(born):
+            if name in names:
+                node.output[index] = names[name][name in made]
+        nodes += [node, *(cast for name in born for cast in casts(name))]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
-def _scaling_node(graph: onnx.GraphProto) -> onnx.NodeProto:
-    """The Mul by 255 that the picture goes through: Mul, Round, Transpose, Cast."""
+def is_layer(node: onnx.NodeProto) -> bool:
+    """Whether a node has the weights of a layer."""
+    return node.op_type in ("Conv", "ConvTranspose")
+
+
+def carried(node: onnx.NodeProto) -> list[str]:
+    """The inputs whose values a node hands on, changed or not; its first output is where they go."""
+    if is_layer(node):
+        return [node.input[0]]
+    return [node.input[2]] if node.domain == OP_DOMAIN else list(node.input)
+
+
+def fp32_tensors(model: onnx.ModelProto) -> set[str]:
+    """The names of all fp32 tensors of the main graph: inputs, weights, what nodes give. It has the op's function."""
+    graph = shape_inference.infer_shapes(model).graph
+    values = (*graph.input, *graph.output, *graph.value_info)
+    return {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT} | {
+        tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT
+    }
+
+
+def scaling(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """The nodes that the picture goes through at the end, from the last: Cast, Transpose, Round, Mul by 255."""
     producers = {name: node for node in graph.node for name in node.output}
-    node = producers[OUTPUT_NAME]
-    while node.op_type in ("Cast", "Transpose", "Round"):
-        node = producers[node.input[0]]
-    assert node.op_type == "Mul", node.op_type
-    return node
-
-
-def _give_own_constant(graph: onnx.GraphProto, scale: onnx.NodeProto) -> None:
-    """Gives the output scaling a copy of its 255, which the scaling of the inputs may share."""
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    index = next(i for i, name in enumerate(scale.input) if name in constants)
-    own = onnx.TensorProto()
-    own.CopyFrom(constants[scale.input[index]])
-    own.name = scale.input[index] = OUTPUT_SCALE
-    graph.initializer.append(own)
-
-
-def _scale_in_fp32(graph: onnx.GraphProto, scale: onnx.NodeProto) -> None:
-    index = next(i for i, name in enumerate(scale.input) if name != OUTPUT_SCALE)
-    cast = helper.make_node("Cast", [scale.input[index]], ["restored_fp32"], "node_restored_fp32", to=TensorProto.FLOAT)
-    scale.input[index] = cast.output[0]
-    graph.node.insert(next(i for i, node in enumerate(graph.node) if node.name == scale.name), cast)
+    found = [producers[OUTPUT_NAME]]
+    while found[-1].op_type in ("Cast", "Transpose", "Round"):
+        found.append(producers[found[-1].input[0]])
+    assert found[-1].op_type == "Mul", found[-1].op_type
+    return found

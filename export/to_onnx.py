@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import shutil
 import warnings
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 
 import onnx
@@ -21,11 +18,12 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from mtu.export.precision import to_fp16
+from mtu.export.graph_file import to_bytes
+from mtu.export.precision import check_layers, read_layers, to_fp16
 from mtu.export.verify import verify
 from mtu.models.checkpoint import Checkpoint, random_checkpoint
-from mtu.models.errors import OutputError
-from mtu.models.files import check_target, temporary_beside
+from mtu.models.errors import InvalidInputError
+from mtu.models.files import check_target, publish, temporary_beside, write_through
 from mtu.models.interface import GRAPHS, OP_DOMAIN, SIZE_MULTIPLE, GraphName, Interface
 from mtu.models.network import Network
 from mtu.plugins.correlation_argmax_warp.onnx_function import function_proto
@@ -91,15 +89,21 @@ def export_bundle(
     directory: Path,
     *,
     precision: str = "fp32",
+    keep_fp32: Path | None = None,
     overwrite: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> Bundle:
     """Writes the bundle of a checkpoint to `directory`, which gets its name when both graphs have been verified.
 
-    `precision` "fp16" makes weights, states and arithmetic fp16 (matching stays in fp32 inside the op). `say` is called
-    with one line for each stage. Raises OutputError if `directory` exists (without `overwrite`) or cannot be written,
-    InvalidInputError if a graph does not give what the network gives.
+    `precision` "fp16" makes weights, states and arithmetic fp16 (matching stays in fp32 inside the op), but for the
+    layers that the file `keep_fp32` names. `say` is called with one line for each stage. Raises OutputError if
+    `directory` exists (without `overwrite`) or cannot be written, MissingFileError or InvalidInputError for a file of
+    layers that cannot be used, InvalidInputError if a graph does not give what the network gives.
     """
+    if keep_fp32 is not None and precision != "fp16":
+        raise InvalidInputError(f"--keep-fp32 is for --precision fp16: with {precision} every layer is fp32")
+    keep = frozenset[str]() if keep_fp32 is None else read_layers(keep_fp32)
+    check_layers(keep, (name.removesuffix(".weight") for name in checkpoint.weights if name.endswith(".weight")))
     # Replacing a directory moves it: neither "." nor a link can be moved.
     directory = directory.resolve()
     check_target(directory, "a bundle", {"first.onnx", "step.onnx"}, overwrite)
@@ -109,30 +113,12 @@ def export_bundle(
             say(f"exporting {graph}.onnx")
             model = export_graph(checkpoint, Interface(checkpoint.config), graph)
             if precision == "fp16":
-                to_fp16(model)
-            onnx.helper.set_model_props(model, interface.to_metadata(graph))
-            model.producer_name, model.producer_version = "mtu-trt", version("mtu-trt")
-            _write(model, temporary / f"{graph}.onnx")
+                to_fp16(model, keep)
+            write_through(temporary / f"{graph}.onnx", to_bytes(model, interface, graph))
         say("checking both graphs against torch")
         verify(open_bundle(temporary), checkpoint.network())
-        temporary.chmod(0o755)
-        try:
-            if directory.exists():
-                shutil.rmtree(directory)
-            temporary.rename(directory)
-        except OSError as error:
-            raise OutputError(f"cannot write {directory}: {error.strerror}") from None
+        publish(temporary, directory, overwrite)
     return open_bundle(directory)
-
-
-def _write(model: onnx.ModelProto, path: Path) -> None:
-    try:
-        with path.open("wb") as file:
-            file.write(model.SerializeToString(deterministic=True))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _rename(model: onnx.ModelProto) -> None:

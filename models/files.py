@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import secrets
 import shutil
 import tempfile
@@ -52,3 +54,39 @@ def temporary_beside(directory: Path) -> Iterator[Path]:
         yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_through(path: Path, content: bytes) -> None:
+    """Writes a file of a directory that is to be published, and waits for the disk. Raises OutputError."""
+    try:
+        with path.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OutputError(f"cannot write {path.name} in {path.parent.parent}: {error.strerror}") from None
+
+
+def publish(temporary: Path, directory: Path, overwrite: bool) -> None:
+    """Gives a whole directory its name. What stood there goes first, and only with `overwrite`. Raises OutputError."""
+    temporary.chmod(0o755)
+    old = temporary.with_suffix(".old")
+    try:
+        for _ in range(10):
+            if overwrite and directory.exists():
+                with contextlib.suppress(FileNotFoundError):  # another process took it away
+                    directory.rename(old)
+                shutil.rmtree(old, ignore_errors=True)
+            try:
+                temporary.rename(directory)
+                return
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            if not overwrite:
+                break
+    except OSError as error:
+        raise OutputError(f"cannot write {directory}: {error.strerror}") from None
+    raise OutputError(
+        f"{directory} has appeared meanwhile, written by another process, and is not replaced: use that one"
+    )

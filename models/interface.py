@@ -145,10 +145,15 @@ class Interface:
     pool_size: int = POOL_SIZE
     """Side of the square over which each channel of the cost volume is averaged."""
     op_version: int = OP_VERSION
+    int8_layers: tuple[str, ...] = ()
+    """Convolutions that compute in int8, by their names in the checkpoint ("HGs.0.enc1.0"), in graph order."""
 
     def __post_init__(self) -> None:
         if self.state_dtype not in ("float32", "float16"):
             raise InvalidInputError(f"state_dtype {self.state_dtype!r}: choose float32 or float16")
+        object.__setattr__(self, "int8_layers", tuple(self.int8_layers))  # JSON has lists
+        if any(type(layer) is not str for layer in self.int8_layers):
+            raise InvalidInputError(f"int8_layers {self.int8_layers!r}: must be texts")
         if type(self.checkpoint) is not str:
             raise InvalidInputError(f"checkpoint {self.checkpoint!r}: must be a text")
         for name in ("max_displacement", "pool_size", "op_version"):
@@ -160,6 +165,12 @@ class Interface:
     def preset(self) -> str:
         """Name of the published variant, or "custom"."""
         return preset_name(self.config)
+
+    @property
+    def precision(self) -> str:
+        """What computes, in words: "fp32", "fp16", "fp32 with 40 layers in int8"."""
+        kind = "fp16" if self.state_dtype == "float16" else "fp32"
+        return f"{kind} with {len(self.int8_layers)} layers in int8" if self.int8_layers else kind
 
     @property
     def has_motion(self) -> bool:
@@ -208,6 +219,9 @@ class Interface:
     def to_metadata(self, graph: GraphName) -> dict[str, str]:
         """ONNX `metadata_props` of a graph: `mtu.interface` is enough to rebuild this object, the rest is for readers
         that do not have it (a Triton configuration, a shell script)."""
+        fields = dataclasses.asdict(self)
+        if not self.int8_layers:
+            del fields["int8_layers"]  # no bundle had it before there was int8
         tensors = {
             "inputs": [dataclasses.asdict(spec) for spec in self.inputs(graph)],
             "outputs": [dataclasses.asdict(spec) for spec in self.outputs],
@@ -217,7 +231,7 @@ class Interface:
             "mtu.format_version": FORMAT_VERSION,
             "mtu.graph": graph,
             "mtu.preset": self.preset,
-            "mtu.interface": json.dumps(dataclasses.asdict(self), sort_keys=True),
+            "mtu.interface": json.dumps(fields, sort_keys=True),
             "mtu.tensors": json.dumps(tensors, sort_keys=True),
             "mtu.window": json.dumps(WINDOW),
             "mtu.look_ahead": str(LOOK_AHEAD),

@@ -123,6 +123,8 @@ class EngineManifest:
     """Builds it again."""
     release: str
     """Version of mtu-trt."""
+    fp32_layers: tuple[str, ...] = ()
+    """The layers of an fp16 engine that compute in fp32, by their names in the checkpoint, sorted."""
 
     def to_json(self) -> str:
         """The content of engine.json."""
@@ -163,6 +165,7 @@ def _rebuilt(fields: dict[str, Any]) -> dict[str, Any]:
     return {
         "interface": Interface(**{**interface, "config": NetworkConfig(**interface["config"])}),
         "compute_capabilities": tuple(fields["compute_capabilities"]),
+        "fp32_layers": tuple(fields.get("fp32_layers", ())),  # engines built before there were any lack it
         "profile": Profile(**{name: Sizes(**sizes) for name, sizes in fields["profile"].items()}),
     }
 
@@ -175,6 +178,8 @@ def _check(manifest: EngineManifest) -> None:
     good = {
         "library": manifest.library in LIBRARIES,
         "precision": manifest.precision in get_args(Precision),
+        "fp32_layers": all(type(layer) is str for layer in manifest.fp32_layers)
+        and (manifest.precision == "fp16" or not manifest.fp32_layers),
         "plugin": type(manifest.plugin) is bool,
         "plugin_revision": type(manifest.plugin_revision) is int and (manifest.plugin_revision > 0) == manifest.plugin,
         "compute_capabilities": bool(manifest.compute_capabilities)

@@ -177,7 +177,7 @@ def _new_report(job: Job, reader: Reader, backend: Backend, writer: Writer) -> R
         target=job.target,
         model=interface.preset,
         checkpoint=interface.checkpoint,
-        precision=interface.state_dtype,
+        precision=interface.precision,
         backend=backend.name,
         device=backend.device,
         width=reader.width,

@@ -1,7 +1,10 @@
-"""The progress line of mtu-run on stderr. Imports rich."""
+"""The progress lines of the commands on stderr, on a terminal alone. Imports rich."""
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -63,3 +66,30 @@ class Progress:
     def advance(self) -> None:
         """Called after each frame."""
         self._bar.advance(self._task)
+
+
+@contextlib.contextmanager
+def frame_counter(program: str, total: int | None) -> Iterator[Callable[[], None]]:
+    """A line with the frames done and the time left; gives what is to be called after each. `total` None: unknown."""
+    with _transient(MofNCompleteColumn(), TimeRemainingColumn()) as bar:
+        task = bar.add_task(program, total=total)
+        yield lambda: bar.advance(task)
+
+
+@contextlib.contextmanager
+def stage_bar(program: str, *, enabled: bool = True) -> Iterator[Callable[[str, float], None]]:
+    """A line with what is being done; gives what is to be called with that and with how far all of it is, 0 to 1."""
+    with _transient(TimeRemainingColumn(), enabled=enabled) as bar:
+        task = bar.add_task(program, total=1.0)
+        yield lambda text, done: bar.update(task, description=f"{program}: {text[:60]}", completed=done)
+
+
+def _transient(*columns: ProgressColumn, enabled: bool = True) -> RichProgress:
+    return RichProgress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        *columns,
+        console=Console(stderr=True),
+        transient=True,
+        disable=not enabled or sys.stderr is None or not sys.stderr.isatty(),
+    )

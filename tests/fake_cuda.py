@@ -344,35 +344,39 @@ def pycuda_driver(gpu: Gpu) -> types.ModuleType:
     def upload(target: Any, source: np.ndarray, stream: Stream) -> None:
         assert source.flags.c_contiguous
         gpu.uploads += 1
-        size, start = source.nbytes, address_of(source)
+        size, start, to = source.nbytes, address_of(source), int(target)
 
-        def run() -> None:
-            gpu.view(int(target), size)[:] = source.reshape(-1).view(np.uint8)
+        def run() -> None:  # like the driver, it keeps addresses of the device, not the memory
+            gpu.view(to, size)[:] = source.reshape(-1).view(np.uint8)
 
-        accesses = [Access(start, start + size, False), Access(int(target), int(target) + size, True)]
+        accesses = [Access(start, start + size, False), Access(to, to + size, True)]
         gpu.enqueue(stream, Work("upload", accesses, run))
 
     def download(target: np.ndarray, source: Any, stream: Stream) -> None:
-        size, start = target.nbytes, address_of(target)
+        size, start, begin = target.nbytes, address_of(target), int(source)
 
         def run() -> None:
-            target.reshape(-1).view(np.uint8)[:] = gpu.view(int(source), size)
+            target.reshape(-1).view(np.uint8)[:] = gpu.view(begin, size)
 
-        accesses = [Access(int(source), int(source) + size, False), Access(start, start + size, True)]
+        accesses = [Access(begin, begin + size, False), Access(start, start + size, True)]
         gpu.enqueue(stream, Work("download", accesses, run))
 
     def copy(target: Any, source: Any, size: int, stream: Stream) -> None:
-        def run() -> None:
-            gpu.view(int(target), size)[:] = gpu.view(int(source), size)
+        to, begin = int(target), int(source)
 
-        accesses = [Access(int(source), int(source) + size, False), Access(int(target), int(target) + size, True)]
+        def run() -> None:
+            gpu.view(to, size)[:] = gpu.view(begin, size)
+
+        accesses = [Access(begin, begin + size, False), Access(to, to + size, True)]
         gpu.enqueue(stream, Work("copy", accesses, run))
 
     def clear(target: Any, value: int, words: int, stream: Stream) -> None:
-        def run() -> None:
-            gpu.view(int(target), 4 * words).view(np.uint32)[:] = value
+        to = int(target)
 
-        gpu.enqueue(stream, Work("clear", [Access(int(target), int(target) + 4 * words, True)], run))
+        def run() -> None:
+            gpu.view(to, 4 * words).view(np.uint32)[:] = value
+
+        gpu.enqueue(stream, Work("clear", [Access(to, to + 4 * words, True)], run))
 
     driver.init = lambda: None
     driver.Error, driver.LogicError, driver.MemoryError = CudaError, LogicError, CudaMemoryError

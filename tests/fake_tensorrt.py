@@ -42,12 +42,17 @@ class Tensor:
 
 
 class Layer:
-    def __init__(self, name: str, kind: LayerType, dtypes: list[DataType]) -> None:
-        self.name, self.type, self._dtypes = name, kind, dtypes
-        self.num_outputs = len(dtypes)
+    def __init__(self, name: str, kind: LayerType, output: str, dtype: DataType) -> None:
+        self.name, self.type, self._output = name, kind, Tensor(output, dtype)
+        self.num_outputs = 1
+        self.precision: DataType | None = None
+        self.output_types: dict[int, DataType] = {}
 
     def get_output(self, index: int) -> Tensor:
-        return Tensor("", self._dtypes[index])
+        return self._output
+
+    def set_output_type(self, index: int, dtype: DataType) -> None:
+        self.output_types[index] = dtype
 
 
 class Registry:
@@ -93,7 +98,8 @@ class FakeTensorRT(types.SimpleNamespace):
         self.DataType, self.LayerType = DataType, LayerType
         flags = (["EXPLICIT_BATCH"] if old or ten else []) + ([] if old else ["STRONGLY_TYPED"])
         self.NetworkDefinitionCreationFlag = names("Flag", *flags)
-        self.BuilderFlag = names("BuilderFlag", "TF32", "VERSION_COMPATIBLE", *(["FP16"] if old or ten else []))
+        flags = ["FP16", "OBEY_PRECISION_CONSTRAINTS"] if old or ten else []
+        self.BuilderFlag = names("BuilderFlag", "TF32", "VERSION_COMPATIBLE", *flags)
         self.MemoryPoolType = names("Pool", "WORKSPACE")
         self.ProfilingVerbosity = names("Verbosity", "LAYER_NAMES_ONLY", "DETAILED")
         self.LayerInformationFormat = names("Format", "JSON")
@@ -157,13 +163,17 @@ class FakeTensorRT(types.SimpleNamespace):
             hasattr(self.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
             and network.flags >> self.NetworkDefinitionCreationFlag.STRONGLY_TYPED & 1
         )
-        half = any(tensor.data_type == 10 for tensor in model.graph.initializer)
+        half = {tensor.name for tensor in model.graph.initializer if tensor.data_type == 10}
         plain = DataType.HALF if typed and half else DataType.FLOAT
         functions = {function.name for function in model.functions}
         known = (OP_NAME, "1", OP_DOMAIN) in self.registry.creators
         plugin = LayerType.PLUGIN_V2 if self.numbers < (10,) else LayerType.PLUGIN_V3
         for node in model.graph.node:
-            kind = {"Conv": LayerType.CONVOLUTION}.get(node.op_type, LayerType.OTHER)
+            kinds = {"Conv": LayerType.CONVOLUTION, "ConvTranspose": LayerType.DECONVOLUTION}
+            kind = kinds.get(node.op_type, LayerType.OTHER)
+            dtype = plain
+            if node.op_type in kinds and node.input[1] not in half:
+                dtype = DataType.FLOAT
             if node.op_type == OP_NAME:
                 function_wins = OP_NAME in functions and ((10,) <= self.numbers < (10, 7) or not known)
                 if function_wins and self.numbers >= (10,):
@@ -173,7 +183,7 @@ class FakeTensorRT(types.SimpleNamespace):
                 else:
                     logger.record("ERROR", "Plugin not found, are the plugin name, version, and namespace correct?")
                     return False
-            network.layers.append(Layer(node.name, kind, [plain]))
+            network.layers.append(Layer(node.name, kind, node.output[0], dtype))
         for values, tensors in ((model.graph.input, network.inputs), (model.graph.output, network.outputs)):
             tensors += [Tensor(value.name, ONNX_TYPES[value.type.tensor_type.elem_type]) for value in values]
         network.num_inputs, network.num_outputs = len(network.inputs), len(network.outputs)

@@ -27,7 +27,7 @@ import onnx
 from mtu.export import engine as build
 from mtu.export.engine import USUAL_CAPABILITIES, BuildOptions, build_engine
 from mtu.export.engine_graph import estimate_memory, inspected_half_share, load_graphs, plugin_nodes, prepare
-from mtu.export.precision import to_fp16
+from mtu.export.precision import layers, to_fp16
 from mtu.export.timing_cache import check_timing_cache, read_timing_cache, write_timing_cache
 from mtu.models.errors import InvalidInputError, MissingExtraError, OutputError
 from mtu.models.interface import GRAPHS, PRESETS, Interface, NetworkConfig
@@ -185,6 +185,82 @@ def test_an_fp16_bundle_is_fp16_with_or_without_the_option(small, tmp_path):
     assert [line for line in said if "already" in line] == ["the bundle is fp16 already, and so is the engine"]
 
 
+KEPT = ("HGs.0.enc1.0", "HGs.1.enc1.0", "out")
+
+
+@pytest.fixture
+def keep(tmp_path):
+    """A file of layers; in the first frame the op moves a map that lies between the first two."""
+    path = tmp_path / "keep.txt"
+    path.write_text("# of a test\n" + "\n".join(KEPT))
+    return path
+
+
+@rtx
+@pytest.mark.parametrize("plugin", [True, False])
+def test_kept_layers_are_fp32_in_the_network(small, tmp_path, capsys, keep, plugin):
+    options = ("--fp16", "--keep-fp32", keep, *(() if plugin else ("--no-plugin",)), "-o", tmp_path / "E")
+    ended = cli.run(capsys, PROGRAM, small.directory, *SIZE, "--compute-capability", "8.6", *options)
+    assert ended.code == 0, ended.err
+    assert f"custom fp16 (3 layers in fp32) with{'' if plugin else 'out'} plugin" in ended.out
+    made = open_engine(tmp_path / "E").manifest
+    assert (made.precision, made.fp32_layers) == ("fp16", KEPT)
+    assert f"--keep-fp32 {keep}" in made.command
+    for graph in GRAPHS:
+        model = load_graphs(small)[1][graph]
+        wanted = {layers(model)[layer].name for layer in KEPT}
+        to_fp16(model, KEPT)
+        assert wanted == {name for name, half in convolutions(prepare(model, plugin=plugin)).items() if not half}
+
+
+def convolutions(model):
+    """The convolutions of the network that TensorRT-RTX makes of a graph, and whether they are fp16."""
+    import tensorrt_rtx as trt
+
+    library = tensorrt_library.load_library("tensorrt-rtx")
+    network = trt.Builder(library.logger).create_network(0)
+    parser = trt.OnnxParser(network, library.logger)
+    assert parser.parse(model.SerializeToString()), library.logger.last_error()
+    kinds = (trt.LayerType.CONVOLUTION, trt.LayerType.DECONVOLUTION)
+    found = (network.get_layer(index) for index in range(network.num_layers))
+    return {layer.name: layer.get_output(0).dtype == trt.DataType.HALF for layer in found if layer.type in kinds}
+
+
+@rtx
+def test_an_fp16_bundle_with_kept_layers(small, tmp_path, capsys, keep):
+    """The engine has them too, and the option is refused."""
+    interface, models = load_graphs(small)
+    (tmp_path / "half").mkdir()
+    for graph, model in models.items():
+        to_fp16(model, KEPT)
+        onnx.helper.set_model_props(model, dataclasses.replace(interface, state_dtype="float16").to_metadata(graph))
+        onnx.save(model, tmp_path / "half" / f"{graph}.onnx")
+    options = BuildOptions(SMALL, compute_capabilities=("8.6",))
+    made = build_engine(open_bundle(tmp_path / "half"), tmp_path / "E", options).manifest
+    assert made.fp32_layers == KEPT and "--keep-fp32" not in made.command
+    options = ("--fp16", "--keep-fp32", keep, "-o", tmp_path / "F")
+    ended = cli.run(capsys, PROGRAM, tmp_path / "half", *SIZE, *options)
+    assert ended.code == 2 and "--keep-fp32 needs the fp32 bundle, this one is fp16 already" in ended.err
+
+
+@rtx
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--keep-fp32", "keep.txt"), "--keep-fp32 is for --fp16"),
+        (("--fp16", "--keep-fp32", "none.txt"), "--keep-fp32 none.txt does not exist"),
+        (("--fp16", "--keep-fp32", "."), "--keep-fp32 . cannot be read"),
+        (("--fp16", "--keep-fp32", "other.txt"), "names HGs.2.enc1.0, which the network has not: its layers are base"),
+    ],
+)
+def test_bad_files_of_layers(small, tmp_path, capsys, monkeypatch, keep, options, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other.txt").write_text("HGs.2.enc1.0\nout")
+    ended = cli.run(capsys, PROGRAM, small.directory, *SIZE, *options, "-o", tmp_path / "E")
+    assert ended.code == 2 and words in ended.err and ended.err.count("error:") == 1, ended.err
+    assert not (tmp_path / "E").exists()
+
+
 @rtx
 def test_the_options_of_rtx(small, tmp_path, capsys):
     size = ("--min-shapes", "16x16", "--opt-shapes", "32x48", "--max-shapes", "64x96")
@@ -289,6 +365,38 @@ def test_8_6_gets_the_fp32_graph_the_flag_and_half_states(small, tmp_path, fake)
                 assert tensor.dtype == DataType.HALF, tensor.name
         assert [layer.name for layer in network.layers if layer.type.name == "PLUGIN_V2"] == ["motion_compensation_0"]
     assert made.interface.state_dtype == "float16" and made.library_version == "8.6.1"
+
+
+def test_8_6_is_told_which_layers_are_fp32(small, tmp_path, fake, keep):
+    trt = fake("8.6.1")
+    options = BuildOptions(SMALL, fp16=True, keep_fp32=keep, plugin=False)
+    made = build_engine(small, tmp_path / "E", options).manifest
+    assert made.fp32_layers == KEPT
+    for network, config, graph in zip(trt.networks, trt.configs, GRAPHS, strict=True):
+        assert trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS in config.set
+        model = load_graphs(small)[1][graph]
+        wanted = {layers(model)[layer].name for layer in KEPT}
+        told = {layer.name: layer for layer in network.layers if layer.precision is not None}
+        assert wanted == {name for name, layer in told.items() if layer.type.name == "CONVOLUTION"}
+        assert all(layer.precision == DataType.FLOAT for layer in told.values())
+        # What is between two of them too; a state stays half.
+        between = next(node.name for node in model.graph.node if node.output[0] == "cat_2")
+        clip = next(node.name for node in model.graph.node if node.output[0] == "restored_out")
+        assert told[between].output_types == {0: DataType.FLOAT} and told[clip].output_types == {}
+    trt = fake("8.6.1")
+    build_engine(small, tmp_path / "F", BuildOptions(SMALL, fp16=True, plugin=False))
+    assert all(config.set == {trt.BuilderFlag.FP16} for config in trt.configs)
+    assert all(layer.precision is None for network in trt.networks for layer in network.layers)
+
+
+@pytest.mark.parametrize("version", ["10.3.0", "11.4.0"])
+def test_kept_layers_that_did_not_reach_the_network_are_refused(small, tmp_path, fake, keep, monkeypatch, version):
+    trt = fake(version)
+    build_engine(small, tmp_path / "E", BuildOptions(SMALL, fp16=True, keep_fp32=keep))
+    assert all(not config.set for config in trt.configs)
+    monkeypatch.setattr("mtu.export.precision.to_fp16", lambda model, keep: to_fp16(model))
+    with pytest.raises(InvalidInputError, match=r"first.onnx: only 17 of 20 convolutions have the precision"):
+        build_engine(small, tmp_path / "F", BuildOptions(SMALL, fp16=True, keep_fp32=keep))
 
 
 def test_8_6_needs_the_c_plugin_or_none(small, tmp_path, fake):
@@ -411,11 +519,11 @@ def test_fp16_without_an_fp16_layer_is_refused(small, tmp_path, fake):
 
 def test_fp16_that_did_not_reach_the_network_is_refused(small, tmp_path, fake, monkeypatch):
     fake("11.4.0")
-    monkeypatch.setattr("mtu.export.precision.to_fp16", lambda model: None)
+    monkeypatch.setattr("mtu.export.precision.to_fp16", lambda model, keep: None)
     with pytest.raises(InvalidInputError, match=r"its metadata says"):
         build_engine(small, tmp_path / "E", BuildOptions(SMALL, fp16=True))
     monkeypatch.setattr("mtu.export.engine_graph._check_tensors", lambda *arguments: None)
-    with pytest.raises(InvalidInputError, match=r"only 0 of \d+ convolutions are fp16"):
+    with pytest.raises(InvalidInputError, match=r"only 0 of \d+ convolutions have the precision"):
         build_engine(small, tmp_path / "E", BuildOptions(SMALL, fp16=True))
 
 
@@ -572,7 +680,7 @@ def test_an_engine_that_appears_during_the_build_is_not_replaced(small, tmp_path
         (tmp_path / "E").mkdir(exist_ok=True)
         (tmp_path / "E" / "engine.json").write_text("theirs")
 
-    with pytest.raises(OutputError, match="has appeared meanwhile, built by another process, and is not replaced"):
+    with pytest.raises(OutputError, match="has appeared meanwhile, written by another process, and is not replaced"):
         build_engine(small, tmp_path / "E", BuildOptions(SMALL), say=other)
     assert (tmp_path / "E" / "engine.json").read_text() == "theirs"
     build_engine(small, tmp_path / "E", BuildOptions(SMALL), say=other, overwrite=True)
@@ -586,8 +694,8 @@ def test_a_full_disk_leaves_nothing(small, tmp_path, fake, monkeypatch):
     def full(number):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(build.os, "fsync", full)
-    with pytest.raises(OutputError, match=r"cannot write first.engine beside the engine: No space left on device"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match=r"cannot write first.engine in .*: No space left on device"):
         build_engine(small, tmp_path / "E", BuildOptions(SMALL))
     assert left_over(tmp_path) == []
 

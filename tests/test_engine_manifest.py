@@ -70,10 +70,15 @@ def engine(tmp_path):
         manifest(),
         manifest(**RTX, version_compatible=True, plugin=False, plugin_revision=0),
         manifest(profile=Profile(Sizes(4, 8), Sizes(360, 640), Sizes(2160, 3840)), precision="fp32"),
+        manifest(fp32_layers=("HGs.0.enc1.0", "out")),
     ],
 )
 def test_round_trip(made):
     assert EngineManifest.from_json(made.to_json(), "x") == made
+
+
+def test_engines_from_before_there_were_kept_layers_have_none():
+    assert EngineManifest.from_json(change(manifest().to_json(), ["fp32_layers"], None), "x") == manifest()
 
 
 def test_an_engine_is_opened_and_its_files_are_checked(engine):
@@ -105,6 +110,8 @@ def change(text, path, value):
         (["library_version"], 10, "library_version is 10"),
         (["precision"], "int8", "precision is 'int8'"),
         (["plugin"], "yes", "plugin is 'yes'"),
+        (["fp32_layers"], [7], "fp32_layers is (7,)"),
+        (["fp32_layers"], 7, "is damaged"),
         (["plugin_revision"], 0, "plugin_revision is 0"),
         (["plugin_revision"], True, "plugin_revision is True"),
         (["compute_capabilities"], [], "compute_capabilities is ()"),

@@ -10,12 +10,14 @@ import pytest
 import torch
 from onnx import TensorProto
 
+from mtu.export.precision import fp32_layers, fp32_nodes, layers, to_fp16
 from mtu.export.to_onnx import export_bundle
 from mtu.models.checkpoint import Checkpoint, random_checkpoint
 from mtu.models.errors import InvalidInputError, OutputError
-from mtu.models.interface import PRESETS, Interface, NetworkConfig
+from mtu.models.interface import GRAPHS, PRESETS, Interface, NetworkConfig
 from mtu.runtime import Bundle, Session, open_backend, open_bundle
 from mtu.runtime.backends.torch_backend import read_model
+from tests import cli
 from tests.frames import moving_frames
 
 SMALL = NetworkConfig(units=2, channels=4, blocks=1)
@@ -115,7 +117,7 @@ def test_one_unit_exports_without_motion(tmp_path):
 def test_fp16_is_in_the_graph_and_stays_close(small, tmp_path):
     half = export_bundle(random_checkpoint(SMALL), tmp_path / "half", precision="fp16")
     model = onnx.load(half.graph("step"))
-    kinds = {t.data_type for t in model.graph.initializer if t.name != "output_scale"}
+    kinds = {t.data_type for t in model.graph.initializer if t.name != "scalar_tensor_default_fp32"}
     assert TensorProto.FLOAT not in kinds and TensorProto.FLOAT16 in kinds
     assert half.graph("step").stat().st_size < small.graph("step").stat().st_size
     backend = open_backend("onnxruntime", half, "cpu")
@@ -133,6 +135,91 @@ def test_weights_beyond_fp16_are_refused(tmp_path):
     with pytest.raises(InvalidInputError, match=r"out.weight exceed fp16's range"):
         export_bundle(checkpoint, tmp_path / "b", precision="fp16")
     assert list(tmp_path.iterdir()) == []
+
+
+KEPT = ("HGs.0.enc2.0", "HGs.0.enc3.0", "HGs.1.dec2.0", "out")
+
+
+def test_kept_layers_and_what_is_between_them_stay_fp32(tmp_path, capsys):
+    keep = tmp_path / "keep.txt"
+    keep.write_text("# why\n\n" + "\n".join(KEPT) + "\n")
+    checkpoint = random_checkpoint(SMALL)
+    half = export_bundle(checkpoint, tmp_path / "half", precision="fp16", keep_fp32=keep)
+    for graph in GRAPHS:
+        model = onnx.load(half.graph(graph))
+        stored = {tensor.name: tensor for tensor in model.graph.initializer}
+        for name, value in checkpoint.weights.items():
+            kept = name.rpartition(".")[0] in KEPT
+            assert stored[name].data_type == (TensorProto.FLOAT if kept else TensorProto.FLOAT16), name
+            if kept:
+                assert np.array_equal(onnx.numpy_helper.to_array(stored[name]), value.numpy())
+        values = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph
+        types = {v.name: v.type.tensor_type.elem_type for v in (*values.value_info, *values.output)}
+        producers = {name: node for node in model.graph.node for name in node.output}
+        convolutions = layers(model)
+        assert {name for name, node in convolutions.items() if types[node.output[0]] == TensorProto.FLOAT} == set(KEPT)
+        assert fp32_layers(model) == set(KEPT)
+        # Between two kept layers there is no Cast; at the other borders there is one.
+        assert producers[convolutions["HGs.0.enc3.0"].input[0]].op_type == "Relu"
+        assert producers[convolutions["HGs.0.enc2.0"].input[0]].op_type == "Cast"
+        assert producers[convolutions["HGs.0.RBs.0.0"].input[0]].op_type == "Cast"
+        # The sum that is a state goes on in fp32 to the output layer, and from there to the last scaling.
+        assert producers[convolutions["out"].input[0]].op_type == "Add"
+        assert types["detail_out"] == types["restored_out"] == TensorProto.FLOAT16
+        scaling = next(node for node in model.graph.node if node.op_type == "Mul")
+        assert producers[scaling.input[0]].op_type == "Clip"
+
+
+def test_one_kept_layer_costs_two_casts(small):
+    for layer in ("HGs.0.RBs.0.0", "motion_layer.0.0", "out"):
+        plain, kept = (onnx.load(small.graph("step")) for _ in range(2))
+        to_fp16(plain)
+        to_fp16(kept, [layer])
+        assert fp32_layers(plain) == set() and fp32_layers(kept) == {layer}
+        assert len(kept.graph.node) - len(plain.graph.node) == 2
+
+
+def test_what_is_computed_in_fp32_is_found_again_in_an_fp16_graph(small):
+    for keep in ((), KEPT, ("HGs.0.enc1.0", "HGs.1.enc1.0")):
+        model = onnx.load(small.graph("first"))
+        wanted = fp32_nodes(model, keep)
+        to_fp16(model, keep)
+        assert fp32_nodes(model, fp32_layers(model)) == wanted
+    assert "motion_compensation_0" in wanted  # the map that it moves lies between the two
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("HGs.0.enc9.0\nout\n", "names HGs.0.enc9.0, which the network has not: its layers are base_conv.0, inp_prev"),
+        ("\n".join("abcdef"), "names a, b, c, d and 2 more, which"),
+        (b"\xff\xfe", "cannot be read: give a text file"),
+        (None, "does not exist: make it with mtu-calibrate ranges --keep"),
+    ],
+)
+def test_a_file_of_layers_that_is_of_no_use(tmp_path, capsys, content, words):
+    keep = tmp_path / "keep.txt"
+    if content is not None:
+        keep.write_bytes(content if isinstance(content, bytes) else content.encode())
+    options = ("onnx", "--preset", "mtu1", "--precision", "fp16", "--keep-fp32", keep, "-o", tmp_path / "b")
+    ended = cli.run(capsys, "mtu-export", *options)
+    assert ended.code == 2 and words in ended.err and ended.err.count("error:") == 1, ended.err
+    assert not (tmp_path / "b").exists()
+
+
+def test_layers_are_kept_in_fp16_alone(tmp_path, capsys):
+    (tmp_path / "keep.txt").write_text("")
+    options = ("onnx", "--preset", "mtu1", "--keep-fp32", tmp_path / "keep.txt", "-o", tmp_path / "b")
+    ended = cli.run(capsys, "mtu-export", *options)
+    assert ended.code == 2 and "--keep-fp32 is for --precision fp16" in ended.err
+
+
+def test_the_model_of_the_package_is_a_checkpoint_too(tmp_path, capsys):
+    target = tmp_path / "half"
+    ended = cli.run(capsys, "mtu-export", "onnx", "--checkpoint", "mtu2", "--precision", "fp16", "-o", target)
+    assert ended.code == 0, ended.err
+    half, whole = (read_model(open_bundle(name)) for name in (target, "mtu2"))
+    assert half[0].precision == "fp16" and half[0].checkpoint == whole[0].checkpoint == whole[1].digest
 
 
 def test_an_existing_directory_is_kept_unless_asked(small, tmp_path):

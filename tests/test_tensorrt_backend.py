@@ -29,6 +29,7 @@ pytest.importorskip("torch")
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from mtu.calib.rollout import windows
 from mtu.export.engine import BuildOptions, build_engine
 from mtu.export.to_onnx import export_bundle
 from mtu.models.checkpoint import random_checkpoint
@@ -433,6 +434,54 @@ def test_weights_that_overflow_in_the_first_frame_too_are_an_error(gpu, overflow
     assert session.redone == []
 
 
+# States outside
+
+
+@pytest.mark.parametrize("seed", [None, 0, 1, 2])
+def test_states_go_out_and_in_between_frames(make_gpu, small, engine, seed):
+    """Every other frame gets its states by way of the host, which changes nothing, and nothing is kept."""
+    gpu = make_gpu(seed=seed)
+    frames = dim_frames(10)
+    expected, _ = truth(small, frames, scene_threshold=None)
+    reference, backend = opened(small), open_backend("tensorrt", engine)
+    states, its = {}, {}
+    for index, _, inputs in windows(frames):
+        if index % 2:
+            arrays = backend.read_states(states)
+            for name, array in reference.read_states(its).items():
+                assert array.dtype == arrays[name].dtype and np.array_equal(array, arrays[name])
+            states = backend.write_states(arrays)
+            for name, array in backend.read_states(states).items():
+                assert np.array_equal(array, arrays[name])
+        pending, its = backend.submit({**inputs, **states}), reference.submit({**inputs, **its}).states
+        assert np.array_equal(pending.result()["output"][0], expected[index].rgb)
+        states = pending.states
+        del pending
+    used = gpu.used
+    backend.write_states(backend.read_states(states))
+    assert gpu.used == used
+    backend.close()
+    del backend, states
+    gc.collect()
+    assert gpu.used == gpu.freed_outside == 0
+
+
+def test_states_of_another_size_than_the_last_frame(gpu, small, engine):
+    backend = open_backend("tensorrt", engine)
+    pairs = []
+    for height, width in ((32, 48), (16, 24)):
+        _, _, inputs = next(windows(dim_frames(3, height, width)))
+        pending = backend.submit(inputs)
+        pending.result()
+        pairs.append((inputs, pending.states))
+    (inputs, states), _ = pairs
+    arrays = backend.read_states(states)
+    assert arrays["restored_in"].shape == (1, 3, 32, 48) and arrays["motion_in"].shape == (1, 8, 8, 12)
+    again = backend.submit({**inputs, **backend.write_states(arrays)}).result()
+    expected = opened(small).submit({**inputs, **opened(small).write_states(arrays)}).result()
+    assert np.array_equal(again["output"], expected["output"])
+
+
 # Through the command line
 
 
@@ -669,6 +718,21 @@ def test_graphs_on_a_gpu_change_nothing(demo_engine, demo_frames):
     assert remarks == []
     assert_same(run_on_gpu(demo_engine, demo_frames, cuda_graph=False)[0], with_graphs)
     assert_same(run_on_gpu(demo_engine, demo_frames)[0], with_graphs)
+
+
+@pytest.mark.needs_cuda
+def test_states_on_a_gpu_go_out_and_in(demo_engine, demo_frames):
+    backend = open_backend("auto", demo_engine)
+    (_, _, first), (_, _, second) = itertools.islice(windows(demo_frames), 2)
+    pending = backend.submit(first)
+    pending.result()
+    arrays = backend.read_states(pending.states)
+    written = backend.write_states(arrays)
+    assert all(np.array_equal(array, arrays[name]) for name, array in backend.read_states(written).items())
+    plain, other = (backend.submit({**second, **states}).result() for states in (pending.states, written))
+    assert np.array_equal(plain["output"], other["output"])
+    del pending, written
+    backend.close()
 
 
 @pytest.mark.needs_cuda

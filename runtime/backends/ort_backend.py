@@ -59,6 +59,8 @@ class OrtBackend:
     def _open(self, path: str) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        # On processors without VNNI the sums of int8 products would otherwise overflow 16 bits.
+        options.add_session_config_entry("session.x64quantprecision", "1")
         providers: list[Any] = ["CPUExecutionProvider"]
         if self._kind == "cuda":
             providers.insert(0, ("CUDAExecutionProvider", {"device_id": self._index}))
@@ -123,8 +125,11 @@ class OrtBackend:
         return {name: np.array(value.numpy()) for name, value in states.items()}
 
     def write_states(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """See `Backend.write_states`. The session takes arrays of the host as they are."""
-        return {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+        """See `Backend.write_states`."""
+        return {
+            name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value), self._kind, self._index)
+            for name, value in arrays.items()
+        }
 
     def close(self) -> None:
         """See `Backend.close`."""

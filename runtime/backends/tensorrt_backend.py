@@ -150,6 +150,7 @@ class _Buffers:
 
     def __init__(self, device: Device, interface: Interface, height: int, width: int, stream: Any) -> None:
         names = {state.output.name for state in interface.states}
+        self.size = height, width
         self.memory = {spec.name: device.memory(_size(spec, height, width)) for spec in interface.outputs}
         for spec in interface.outputs:
             if spec.name in names:  # what lies behind the last value is looked at too
@@ -446,6 +447,35 @@ class TensorrtBackend:
             frame.arrived.record(self.upload)
             self.compute.wait_for_event(frame.arrived)
         return frame
+
+    def read_states(self, states: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+        """See `Backend.read_states`."""
+        arrays = {}
+        with self.gpu:
+            for state in self.interface.states:
+                buffers: _Buffers = states[state.input.name].buffers
+                staging = self.gpu.pinned(state.output.at(*buffers.size), state.dtype)
+                download(staging, buffers.memory[state.output.name], self.download)
+                self.download.synchronize()
+                arrays[state.input.name] = np.array(staging)
+                del staging  # freed while the device is current
+        return arrays
+
+    def write_states(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+        """See `Backend.write_states`. They are in buffers as a frame's results have them."""
+        self.prepare(*arrays[self.interface.states[0].input.name].shape[2:])
+        setup = self._setup
+        assert setup is not None
+        with self.gpu:
+            lease = setup.pool.lease()
+            for state in self.interface.states:
+                array = arrays[state.input.name]
+                staging = self.gpu.pinned(array.shape, state.dtype)
+                np.copyto(staging, array)
+                upload(lease.buffers.memory[state.output.name], staging, self.compute)
+                self.compute.synchronize()
+                del staging
+        return {state.input.name: lease for state in self.interface.states}
 
     def close(self) -> None:
         """See `Backend.close`."""

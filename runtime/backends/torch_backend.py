@@ -70,6 +70,14 @@ class TorchBackend:
         frame = frame if frame.flags.writeable else frame.copy()
         return torch.from_numpy(frame).to(self.device).to(self._dtype).permute(0, 3, 1, 2) / 255
 
+    def read_states(self, states: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """See `Backend.read_states`."""
+        return {name: np.array(value.cpu().numpy()) for name, value in states.items()}
+
+    def write_states(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """See `Backend.write_states`."""
+        return {name: torch.tensor(value, device=self.device) for name, value in arrays.items()}
+
     def compile(self) -> None:
         """Compiles both graphs at their first call, which then takes a minute; once for each frame size."""
         self._network.first = torch.compile(self._network.first, dynamic=False)  # type: ignore[method-assign]
@@ -89,6 +97,11 @@ def read_model(bundle: Bundle) -> tuple[Interface, Checkpoint]:
         raise InvalidInputError(f"{path} cannot be read as ONNX: {error}") from None
     metadata = {prop.key: prop.value for prop in model.metadata_props}
     interface = Interface.from_metadata(metadata, "step", str(path))
+    if interface.int8_layers:
+        raise InvalidInputError(
+            f"model {bundle.directory} is {interface.precision}, and torch computes in fp32 or fp16 alone: use"
+            " --backend onnxruntime, or the bundle it was made of"
+        )
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     kinds = {TensorProto.FLOAT16 if interface.state_dtype == "float16" else TensorProto.FLOAT}
     last = f"HGs.{interface.config.units - 1}.enc1.0.weight"
@@ -100,6 +113,11 @@ def read_model(bundle: Bundle) -> tuple[Interface, Checkpoint]:
     for key, value in expected.items():
         if key in stored:
             tensor = stored[key]
+            if tensor.data_type == TensorProto.FLOAT and interface.state_dtype == "float16":
+                raise InvalidInputError(
+                    f"model {bundle.directory} keeps {key} in fp32 among fp16 layers, and torch computes in one type:"
+                    " use --backend onnxruntime"
+                )
             if tuple(tensor.dims) != tuple(value.shape) or tensor.data_type not in kinds:
                 found = f"{TensorProto.DataType.Name(tensor.data_type)} {list(tensor.dims)}"
                 raise InvalidInputError(

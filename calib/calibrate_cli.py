@@ -1,0 +1,114 @@
+"""`mtu-calibrate`: parses, calls `mtu.calib.ranges` or `mtu.calib.int8`, prints. Heavy imports inside the commands."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from mtu.models.errors import InvalidInputError
+from mtu.runtime.bundle import open_bundle
+from mtu.runtime.console import Version, new_app, require, run_app, say
+from mtu.runtime.progress import frame_counter, stage_bar
+from mtu.runtime.report import check_report, write_report
+
+PROGRAM = "mtu-calibrate"
+BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="mtu2 or a bundle of mtu-export onnx, in fp32.")]
+ClipsOption = Annotated[
+    list[str], typer.Option("--input", metavar="CLIP", help="Video or directory of images; give several times.")
+]
+JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all figures.")]
+app = new_app()
+
+
+@app.callback()
+def main_help(version: Version = False) -> None:
+    """Looks at what a model computes on your videos, to make it narrower: fp16 or int8."""
+
+
+@app.command()
+def ranges(
+    bundle: BundleArgument,
+    clips: ClipsOption,
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="Take so many frames of each clip, from the first.", show_default="all")
+    ] = None,
+    json_file: JsonOption = None,
+    keep_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--keep",
+            metavar="FILE",
+            help="Write the layers to keep in fp32, for --keep-fp32 of mtu-export onnx and mtu-build-engine.",
+        ),
+    ] = None,
+) -> None:
+    """Measures every tensor of an fp32 bundle on clips, and says which layers fp16 is too narrow for."""
+    source = open_bundle(bundle)
+    targets = {option: path for option, path in (("--json", json_file), ("--keep", keep_file)) if path is not None}
+    for option, path in targets.items():
+        others = (str(other) for name, other in targets.items() if name != option)
+        check_report(path, *clips, *others, option=option)
+    require("export", PROGRAM, "onnx", "onnxruntime")
+    from mtu.calib.ranges import find_ranges
+
+    with frame_counter(PROGRAM, frames and frames * len(clips)) as advance:
+        report = find_ranges(source, clips, frames, advance)
+    print(report.table())
+    if json_file is not None:
+        write_report(json_file, report.as_json())
+    if keep_file is not None:
+        write_report(keep_file, report.keep_file(), "--keep")
+
+
+@app.command()
+def int8(
+    bundle: BundleArgument,
+    clips: ClipsOption,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Directory to write: a bundle.")],
+    sharp: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CLIP", help="What each --input should look like, in the same order; measures the loss."),
+    ] = None,
+    frames: Annotated[int, typer.Option(min=2, help="Take so many frames of each clip, from the first.")] = 8,
+    min_psnr_drop: Annotated[
+        float, typer.Option(metavar="dB", help="Allowed loss of PSNR: less is the floor for writing.")
+    ] = 0.1,
+    json_file: JsonOption = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that exists.")] = False,
+) -> None:
+    """Writes a bundle with as many layers in int8 as an allowed loss of PSNR leaves; refuses if there is none."""
+    if not (math.isfinite(min_psnr_drop) and min_psnr_drop > 0):
+        raise InvalidInputError(f"--min-psnr-drop {min_psnr_drop:g}: give dB above 0")
+    source = open_bundle(bundle)
+    if json_file is not None:
+        check_report(json_file, *clips, *(sharp or ()))
+    require("export", PROGRAM, "onnx", "onnxruntime")
+    require("compare", PROGRAM, "skimage")
+    from mtu.calib.int8 import calibrate, read_clips
+
+    read = read_clips(clips, sharp or [], frames)
+    with stage_bar(PROGRAM) as progress:
+        found = calibrate(
+            source,
+            read,
+            output,
+            allowed=min_psnr_drop,
+            overwrite=overwrite,
+            say=lambda text: say(PROGRAM, text),
+            progress=progress,
+        )
+    print(found.table())
+    if json_file is not None:
+        write_report(json_file, found.as_json())
+
+
+def main() -> NoReturn:
+    """Entry point."""
+    run_app(app, PROGRAM)
+
+
+if __name__ == "__main__":
+    main()

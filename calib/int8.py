@@ -1,0 +1,303 @@
+"""Finds the layers of a model that can be int8, and writes the bundle. Imports onnx, onnxruntime and scikit-image.
+
+Note [how layers are chosen]
+    1. The fp32 model runs over the clips with its own states, and the largest value of every layer's input and output
+       is kept: that is the range of int8.
+    2. Each layer alone is made int8, and the clips are restored with it, every frame with the states of the frame
+       before. What that does to the pictures at the end of the recurrence is the layer's harm; a single step would
+       hide it.
+    3. All layers are made int8 together. While the clips lose more than is allowed, the most harmful layer goes back.
+
+Note [loss]
+    The loss is the PSNR against the sharp clips that int8 costs, in dB, mean over all frames. Where there are no sharp
+    clips, it is estimated from the difference of the two models' pictures: as if fp32 missed the truth by
+    `ASSUMED_PSNR`, and int8's error came on top of that independently. At 31 dB, 0.1 dB is a difference of 47.3 dB.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from mtu.calib.compare_report import decibels
+from mtu.calib.quality import psnr
+from mtu.calib.ranges import largest_values
+from mtu.calib.rollout import feeds, first_frames
+from mtu.export.engine_graph import load_graphs
+from mtu.export.graph_file import to_bytes
+from mtu.export.precision import layers
+from mtu.export.quantise import Limits, candidates, quantise
+from mtu.models.errors import InvalidInputError
+from mtu.models.files import check_target, publish, temporary_beside, write_through
+from mtu.models.interface import GRAPHS, GraphName, Interface
+from mtu.runtime import Bundle, Picture, Session, open_backend, open_bundle
+
+ASSUMED_PSNR = 31.0
+"""How far fp32 is taken to be from the truth, in dB, where there is no truth: the paper's mtu2 on the DVD videos."""
+TIMED_FRAMES = 10
+
+Say = Callable[[str], None]
+Progress = Callable[[str, float], None]
+"""Takes what is being done and how far all of it is, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Frames to calibrate with: uint8 [H, W, 3] of one size."""
+
+    source: str
+    frames: Sequence[Picture]
+    sharp: Sequence[Picture] | None
+    """What they should look like, frame by frame."""
+
+
+@dataclass(frozen=True)
+class Harm:
+    """What a model with int8 layers does to the clips, against the fp32 model."""
+
+    psnr: float
+    """Of its pictures against those of fp32, in dB over all pixels of all frames; infinite where they are equal."""
+    loss: float
+    """dB. See Note [loss]."""
+
+
+@dataclass(frozen=True)
+class Time:
+    """Milliseconds a frame."""
+
+    median: float
+    p90: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was found and what was written."""
+
+    alone: Mapping[str, Harm]
+    """Every candidate in graph order: what it does if nothing else is int8."""
+    int8: tuple[str, ...]
+    """The layers that are int8 in the bundle, in graph order."""
+    never: tuple[str, ...]
+    """The other layers with weights."""
+    together: Harm
+    allowed: float
+    """Largest loss, dB."""
+    has_sharp: bool
+    """Whether losses are measured; if not, they are estimated."""
+    times: Mapping[str, Time]
+    """Of a later frame of the first clip, "fp32" and "int8", in onnxruntime on the CPU."""
+    size: tuple[int, int]
+    """Height and width of that frame."""
+
+    @property
+    def speedup(self) -> float:
+        """How many times as fast as fp32, by the medians."""
+        return self.times["fp32"].median / self.times["int8"].median
+
+    def table(self) -> str:
+        """All of it in words and columns."""
+        kind = "" if self.has_sharp else " (estimated, without sharp clips)"
+        lines = [f"{'layer':20} {'alone: PSNR to fp32':>20} {'loss':>10}"]
+        for name, harm in self.alone.items():
+            lines.append(f"{name:20} {decibels(harm.psnr):>20} {harm.loss:+7.3f} dB  {'int8' * (name in self.int8)}")
+        fp32, int8 = self.times["fp32"], self.times["int8"]
+        return "\n".join(
+            [
+                *map(str.rstrip, lines),
+                f"never int8: {', '.join(self.never)}",
+                f"{len(self.int8)} of {len(self.alone)} layers in int8: PSNR to fp32 {decibels(self.together.psnr)},"
+                f" loss {self.together.loss:+.3f} dB of {self.allowed:g} dB allowed{kind}",
+                f"a frame of {self.size[1]}x{self.size[0]} in onnxruntime on this CPU: fp32 {fp32.median:.1f} ms (p90"
+                f" {fp32.p90:.1f}), int8 {int8.median:.1f} ms (p90 {int8.p90:.1f}), {self.speedup:.2f} times as fast",
+            ]
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, for `json.dumps`; a PSNR of null is that of equal pictures."""
+
+        def plain(harm: Harm) -> dict[str, float | None]:
+            return {name: value if math.isfinite(value) else None for name, value in asdict(harm).items()}
+
+        return {**asdict(self), "alone": {k: plain(v) for k, v in self.alone.items()}, "together": plain(self.together)}
+
+
+def read_clips(inputs: Sequence[str], sharp: Sequence[str], frames: int) -> list[Clip]:
+    """The first `frames` frames of each input and of what it should look like; `sharp` is empty or has as many clips.
+
+    Raises InvalidInputError if they do not fit together.
+    """
+    if sharp and len(sharp) != len(inputs):
+        raise InvalidInputError(
+            f"{len(inputs)} clips of --input and {len(sharp)} of --sharp: give a sharp clip for each, in the same order"
+        )
+    clips = []
+    for source, truth in itertools.zip_longest(inputs, sharp):
+        blurred = list(first_frames(source, frames))
+        wanted = None if truth is None else list(first_frames(truth, frames))
+        for name, pictures in ((source, blurred), (truth, wanted or [])):
+            if any(picture.shape != blurred[0].shape for picture in pictures):
+                raise InvalidInputError(
+                    f"{name} has frames of another size than the first of {source}: the frames of a clip and of its"
+                    " sharp clip have one size"
+                )
+        clips.append(Clip(source, blurred, wanted))
+    return clips
+
+
+def calibrate(
+    bundle: Bundle,
+    clips: Sequence[Clip],
+    directory: Path,
+    *,
+    allowed: float,
+    overwrite: bool = False,
+    say: Say = lambda text: None,
+    progress: Progress = lambda text, done: None,
+) -> Calibration:
+    """Writes the bundle with as many layers in int8 as lose no more than `allowed` dB on the clips.
+
+    All clips have sharp ones, or none has. Everything runs in onnxruntime on the CPU. Raises InvalidInputError if the
+    bundle is not fp32, if the clips are empty or if no layer keeps the loss; then nothing is written. NonFiniteError if
+    the model overflows, OutputError if `directory` cannot be written.
+    """
+    directory = directory.resolve()
+    check_target(directory, "a bundle", {f"{graph}.onnx" for graph in GRAPHS}, overwrite)
+    interface, models = load_graphs(bundle)
+    if interface.state_dtype != "float32" or interface.int8_layers:
+        raise InvalidInputError(
+            f"model {bundle.directory} is {interface.precision}: int8 is made of the fp32 bundle, which mtu-export"
+            " onnx writes"
+        )
+    if not clips or any(len(clip.frames) < 2 for clip in clips):
+        shortest = min((len(clip.frames) for clip in clips), default=0)
+        raise InvalidInputError(
+            f"{len(clips)} clips, {shortest} frames in the shortest: give at least one, and two frames of each, for the"
+            " states are used from the second frame on"
+        )
+    names = list(dict.fromkeys(layer.name for model in models.values() for layer in candidates(model)))
+    search = _Search(bundle, interface, models, clips, len(names), progress)
+    alone = {name: search.harm([name], f"{name} alone") for name in names}
+    chosen = sorted(names, key=lambda name: alone[name].psnr)  # the most harmful first
+    together = search.harm(chosen, "all layers")
+    while together.loss > allowed:
+        say(f"{len(chosen)} layers lose {together.loss:.3f} dB: {chosen[0]} goes back to fp32")
+        del chosen[0]
+        if not chosen:
+            best = min(alone.values(), key=lambda harm: harm.loss)
+            raise InvalidInputError(
+                f"no layer can be int8 with a loss of {allowed:g} dB: the most harmless alone loses {best.loss:.3f} dB;"
+                " nothing is written; allow more with --min-psnr-drop, or keep fp32 or fp16"
+            )
+        together = search.harm(chosen, f"{len(chosen)} layers")
+    with temporary_beside(directory) as temporary:
+        search.write(temporary, chosen)
+        progress("timing", 1.0)
+        times = _times(bundle, open_bundle(temporary), clips[0].frames)
+        publish(temporary, directory, overwrite)
+    every = dict.fromkeys(name for model in models.values() for name in layers(model))
+    return Calibration(
+        alone,
+        tuple(name for name in names if name in chosen),
+        tuple(name for name in every if name not in alone),
+        together,
+        allowed,
+        clips[0].sharp is not None,
+        times,
+        (clips[0].frames[0].shape[0], clips[0].frames[0].shape[1]),
+    )
+
+
+class _Search:
+    """Makes models with int8 layers and restores the clips with them."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        interface: Interface,
+        models: Mapping[GraphName, onnx.ModelProto],
+        clips: Sequence[Clip],
+        steps: int,
+        progress: Progress,
+    ) -> None:
+        self._interface, self._models, self._clips = interface, models, clips
+        self._progress, self._steps, self._done = progress, steps + 2, 0
+        self._advance("ranges")
+        values = largest_values(bundle, [clip.frames for clip in clips])
+        self._limits: dict[str, Limits] = {}
+        for graph, model in models.items():
+            for layer in candidates(model):
+                # The weights of a layer are those of both graphs, and so are its scales.
+                before = self._limits.get(layer.name, Limits(0.0, 0.0))
+                found = values[graph][layer.input], values[graph][layer.output]
+                self._limits[layer.name] = Limits(max(before.input, found[0]), max(before.output, found[1]))
+        self._advance("fp32")
+        self._fp32 = [_restored(bundle, clip) for clip in clips]
+
+    def _advance(self, text: str) -> None:
+        self._progress(text, min(1.0, self._done / self._steps))
+        self._done += 1
+
+    def write(self, directory: Path, chosen: Sequence[str]) -> None:
+        """Writes both graphs with these layers in int8."""
+        interface = replace(self._interface, int8_layers=tuple(name for name in self._limits if name in chosen))
+        for graph in GRAPHS:
+            model = onnx.ModelProto()
+            model.CopyFrom(self._models[graph])
+            quantise(model, {name: self._limits[name] for name in chosen})
+            write_through(directory / f"{graph}.onnx", to_bytes(model, interface, graph))
+
+    def harm(self, chosen: Sequence[str], text: str) -> Harm:
+        """Restores all clips with these layers in int8."""
+        self._advance(text)
+        with tempfile.TemporaryDirectory(prefix="mtu-int8-") as directory:
+            self.write(Path(directory), chosen)
+            pictures = [_restored(open_bundle(directory), clip) for clip in self._clips]
+        away, pixels, losses = 0.0, 0, []
+        for clip, found, fp32 in zip(self._clips, pictures, self._fp32, strict=True):
+            for index, (mine, other) in enumerate(zip(found, fp32, strict=True)):
+                squared = float(np.square(mine.astype(np.float32) - other).sum())
+                away, pixels = away + squared, pixels + mine.size
+                if clip.sharp is not None:
+                    losses.append(_no_better(other, clip.sharp[index]) - _no_better(mine, clip.sharp[index]))
+        error = away / pixels / 255**2
+        loss = float(np.mean(losses)) if losses else 10 * math.log10(1 + error * 10 ** (ASSUMED_PSNR / 10))
+        return Harm(-10 * math.log10(error) if error else math.inf, loss)
+
+
+def _no_better(picture: Picture, truth: Picture) -> float:
+    """PSNR of a picture that may be equal to the truth: 8 bits can say no more than this."""
+    return min(psnr(picture, truth), 100.0)
+
+
+def _restored(bundle: Bundle, clip: Clip) -> list[Picture]:
+    with contextlib.closing(open_backend("onnxruntime", bundle, "cpu")) as backend:
+        session = Session(backend, scene_threshold=None, strict=True)
+        results = [result for frame in clip.frames for result in session.push(frame)]
+        return [result.rgb for result in (*results, *session.flush())]
+
+
+def _times(fp32: Bundle, int8: Bundle, frames: Sequence[Picture]) -> dict[str, Time]:
+    """Both models in turn on one later frame, warm."""
+    with contextlib.ExitStack() as stack:
+        backends = {
+            name: stack.enter_context(contextlib.closing(open_backend("onnxruntime", bundle, "cpu")))
+            for name, bundle in (("fp32", fp32), ("int8", int8))
+        }
+        *_, (_, inputs) = feeds(backends["fp32"], frames[:2])
+        spent: dict[str, list[float]] = {name: [] for name in backends}
+        for _ in range(TIMED_FRAMES + 1):
+            for name, backend in backends.items():
+                began = time.perf_counter()
+                backend.submit(inputs).result()
+                spent[name].append(1000 * (time.perf_counter() - began))
+    return {name: Time(float(np.median(each[1:])), float(np.quantile(each[1:], 0.9))) for name, each in spent.items()}

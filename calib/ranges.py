@@ -1,0 +1,422 @@
+"""Measures what the tensors of a model hold on clips, and finds the layers that fp16 is too narrow for.
+
+Imports onnx and onnxruntime. It reads models and frames, and writes nothing.
+
+Note [which layers are to be kept in fp32]
+    fp16 ends at 65504, and below 2^-14 its steps no longer shrink: it rounds by up to 2^-25, and up to 2^-25 gives 0. A
+    tensor is beyond fp16 if its largest value comes within a factor of `MARGIN` of the end, for other videos are
+    brighter than the clips, or if `VANISHING` of its values that are not 0 are below 2^-14. Where fewer are, there are
+    larger ones beside them, which fp16 rounds by as much as it rounds the small ones: nothing is lost that counts.
+
+    To be kept are the layer that makes such a tensor and every layer that takes it, since what lies between two kept
+    layers stays fp32 (mtu.export.precision). Of sums, concatenations and the like the maker is the last layer that goes
+    into them, and nobody if one of their parts is beyond fp16 already. A layer is to be kept for its weights too: those
+    beyond 65504, without a margin, since no video changes them, and those of which `VANISHING` are below 2^-14.
+
+    A layer kept for nothing costs speed alone. The states are fp16 between the frames whatever is kept, so a model
+    whose states are beyond fp16 cannot be fp16.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from mtu.calib.rollout import feeds, first_frames
+from mtu.export.engine_graph import load_graphs
+from mtu.export.precision import LARGEST, carried, fp32_tensors, is_layer, layers, scaling
+from mtu.models.errors import InvalidInputError, NonFiniteError
+from mtu.models.interface import GraphName, Interface
+from mtu.runtime import Bundle, Picture, open_backend
+
+MARGIN = 4.0
+"""How many times as large the values of other videos may be."""
+VANISHING = 0.9
+"""Share of the values that are not 0; if so many are below fp16's smallest normal number, they vanish."""
+SMALLEST_NORMAL = 2.0**-14
+HALF_STEP = 2.0**-25
+"""The largest value that becomes 0 in fp16."""
+
+COUNTS = {
+    "finite": ("LessOrEqual", float(np.finfo(np.float32).max)),
+    "zeros": ("LessOrEqual", 0.0),
+    "above": ("Greater", LARGEST),
+    "gone": ("LessOrEqual", HALF_STEP),
+    "tiny": ("Less", SMALLEST_NORMAL),
+}
+"""What is counted of the absolute values of a tensor, by ONNX's comparisons; zeros count as gone and tiny as well."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a tensor held in all frames together."""
+
+    lowest: float
+    highest: float
+    elements: int
+    zeros: int
+    above: int
+    """Elements beyond 65504 on either side, which overflow in fp16."""
+    gone: int
+    """Elements that are not 0 and become 0 in fp16."""
+    tiny: int
+    """Elements that are not 0 and become 0 or subnormal in fp16; among them those that are gone."""
+
+    @property
+    def largest(self) -> float:
+        """The largest absolute value."""
+        return max(-self.lowest, self.highest)
+
+    @property
+    def above_share(self) -> float:
+        """Of the elements that overflow, 0 to 1."""
+        return self.above / self.elements
+
+    @property
+    def tiny_share(self) -> float:
+        """Of those that become 0 or subnormal among all that are not 0, 0 to 1."""
+        return self.tiny / max(1, self.elements - self.zeros)
+
+    def trouble(self, margin: float) -> str:
+        """Why fp16 is too narrow, to be said behind the tensor's name; empty if it is not."""
+        if self.largest * margin > LARGEST:
+            return f"reaches {self.largest:.4g}"
+        if self.tiny_share >= VANISHING:
+            return f"has {self.tiny_share:.1%} of its values below 2^-14"
+        return ""
+
+    def __or__(self, other: Range) -> Range:
+        return Range(
+            min(self.lowest, other.lowest),
+            max(self.highest, other.highest),
+            self.elements + other.elements,
+            self.zeros + other.zeros,
+            self.above + other.above,
+            self.gone + other.gone,
+            self.tiny + other.tiny,
+        )
+
+
+def range_of(values: NDArray[Any]) -> Range:
+    """The range of an array of fp32 values, none of them missing or infinite."""
+    size = np.abs(values)
+    zeros = int((size == 0).sum())
+    return Range(
+        lowest=float(values.min()),
+        highest=float(values.max()),
+        elements=values.size,
+        zeros=zeros,
+        above=int((size > LARGEST).sum()),
+        gone=int((size <= HALF_STEP).sum()) - zeros,
+        tiny=int((size < SMALLEST_NORMAL).sum()) - zeros,
+    )
+
+
+# Measuring
+
+
+def measure(
+    bundle: Bundle, clips: Iterable[Iterable[Picture]], progress: Callable[[], None] = lambda: None
+) -> dict[GraphName, dict[str, Range]]:
+    """The range of every fp32 tensor of both graphs but the weights, by its name in the graph, over all clips.
+
+    A clip is uint8 frames [H, W, 3] of one size; the states are the model's own. `progress` is called after each frame.
+    Runs in onnxruntime on the CPU. A graph that no frame went through (step, of clips of one frame) is left out. Raises
+    InvalidInputError for clips that cannot be used, NonFiniteError with the tensor's name and the number of the frame
+    if a value is not finite.
+    """
+    _, models = load_graphs(bundle)
+    measuring: dict[GraphName, _Measuring] = {}
+    found: dict[GraphName, dict[str, Range]] = {}
+    with contextlib.closing(open_backend("onnxruntime", bundle, "cpu")) as backend:
+        for clip in clips:
+            for index, (graph, inputs) in enumerate(feeds(backend, clip)):
+                if graph not in measuring:
+                    measuring[graph] = _Measuring(models[graph])
+                ranges = measuring[graph].run(inputs, index)
+                if graph in found:
+                    ranges = {name: found[graph][name] | each for name, each in ranges.items()}
+                found[graph] = ranges
+                progress()
+    return found
+
+
+def largest_values(bundle: Bundle, clips: Iterable[Iterable[Picture]]) -> dict[GraphName, dict[str, float]]:
+    """The largest absolute value of every fp32 tensor of both graphs; see `measure`."""
+    return {
+        graph: {name: each.largest for name, each in ranges.items()} for graph, ranges in measure(bundle, clips).items()
+    }
+
+
+class _Measuring:
+    """A graph that gives what its tensors hold in place of its outputs."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        import onnxruntime
+
+        constants = {tensor.name for tensor in model.graph.initializer}
+        self._names = sorted(fp32_tensors(model) - constants)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        # In the order of the nodes, so that a tensor is measured when it is made and freed when it has been used:
+        # otherwise all of them are in memory at once.
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        content = _measuring(model, self._names).SerializeToString()
+        self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+    def run(self, inputs: Mapping[str, Any], index: int) -> dict[str, Range]:
+        """The ranges in frame `index`; raises NonFiniteError."""
+        found = {}
+        values = iter(self._session.run(None, dict(inputs)))
+        for name in self._names:
+            lowest, highest = float(next(values)), float(next(values))
+            elements, finite, zeros, above, gone, tiny = (int(next(values)) for _ in ("elements", *COUNTS))
+            if finite < elements:
+                raise NonFiniteError([name], index)
+            found[name] = Range(lowest, highest, elements, zeros, above, gone - zeros, tiny - zeros)
+        return found
+
+
+def _measuring(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """A copy of a graph that gives of each of the tensors `names`, in order, lowest, highest, elements and `COUNTS`."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    graph = copy.graph
+    del graph.output[:]
+    kinds = {"lowest": TensorProto.FLOAT, "highest": TensorProto.FLOAT, "elements": TensorProto.INT64}
+    kinds |= dict.fromkeys(COUNTS, TensorProto.INT32)
+    for name in names:
+        for what, kind in kinds.items():
+            graph.output.append(helper.make_tensor_value_info(f"{name}/{what}", kind, []))
+    for count, (_, limit) in COUNTS.items():
+        graph.initializer.append(numpy_helper.from_array(np.array(limit, np.float32), f"measure/{count}"))
+    nodes = [node for value in graph.input if value.name in names for node in _measuring_nodes(value.name)]
+    for node in graph.node:
+        nodes += [node, *(each for name in node.output if name in names for each in _measuring_nodes(name))]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return copy
+
+
+def _measuring_nodes(name: str) -> list[onnx.NodeProto]:
+    nodes = []
+
+    def add(kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        nodes.append(helper.make_node(kind, inputs, [f"{name}/{output}"], f"{name}/{output}", **attributes))
+        return f"{name}/{output}"
+
+    add("ReduceMin", [name], "lowest", keepdims=0)
+    add("ReduceMax", [name], "highest", keepdims=0)
+    add("Size", [name], "elements")
+    size = add("Abs", [name], "size")
+    for count, (comparison, _) in COUNTS.items():
+        where = add(comparison, [size, f"measure/{count}"], f"{count}_where")
+        ones = add("Cast", [where], f"{count}_ones", to=TensorProto.INT32)
+        add("ReduceSum", [ones], count, keepdims=0)
+    return nodes
+
+
+# What is to be kept
+
+
+@dataclass(frozen=True)
+class Row:
+    """A tensor of the network, of both graphs together."""
+
+    layer: str
+    """The layer that it belongs to: the last that goes into it. Empty for what frames and states alone go into."""
+    name: str
+    """In the graphs."""
+    range: Range
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was measured, and what follows from it. See Note [which layers are to be kept in fp32]."""
+
+    model: str
+    interface: Interface
+    clips: Sequence[str]
+    frames: int
+    """Of all clips."""
+    rows: Sequence[Row]
+    """In graph order; the frames and states first."""
+    weights: Mapping[str, Range]
+    """Of every layer in graph order, biases included."""
+    keep: Mapping[str, Sequence[str]]
+    """The layers to keep in fp32, in graph order, each with its reasons in words."""
+    states: Sequence[str]
+    """What is wrong with states, in words. Then no fp16 model is right."""
+
+    def table(self) -> str:
+        """All of it in words and columns."""
+        lines = [
+            f"{self.model}: {self.interface.preset}, {self.frames} frames of {', '.join(self.clips)}\n",
+            f"{'layer, tensors':24} {'lowest':>11} {'highest':>11} {'>65504':>8} {'<2^-14':>8} {'weights':>9}  verdict",
+        ]
+        for layer in ("", *self.weights):
+            largest = f"{self.weights[layer].largest:9.4g}" if layer else " " * 9
+            verdict = "" if not layer else "keep in fp32" if layer in self.keep else "fp16"
+            lines.append(f"{layer or 'frames and states':24} {' ' * 41} {largest}  {verdict}".rstrip())
+            for row in self.rows:
+                if row.layer == layer:
+                    low, high, shares = (
+                        row.range.lowest,
+                        row.range.highest,
+                        (row.range.above_share, row.range.tiny_share),
+                    )
+                    lines.append(f"  {row.name:22} {low:11.4g} {high:11.4g} {shares[0]:8.2%} {shares[1]:8.2%}")
+        lines += ["", *(f"{layer}: {'; '.join(reasons)}" for layer, reasons in self.keep.items()), *self.states]
+        kept = f"keep {len(self.keep)} of {len(self.weights)} layers in fp32"
+        return "\n".join([*lines, kept if self.keep else "every layer fits fp16"])
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, for `json.dumps`; shares are 0 to 1."""
+        return {
+            "model": self.model,
+            "checkpoint": self.interface.checkpoint,
+            "clips": list(self.clips),
+            "frames": self.frames,
+            "limit": LARGEST,
+            "margin": MARGIN,
+            "keep": {layer: list(reasons) for layer, reasons in self.keep.items()},
+            "states": list(self.states),
+            "tensors": [{"layer": row.layer, "name": row.name, **_as_json(row.range)} for row in self.rows],
+            "weights": {layer: _as_json(each) for layer, each in self.weights.items()},
+        }
+
+    def keep_file(self) -> str:
+        """The text of the file of layers. Raises InvalidInputError if the states make all of it useless."""
+        if self.states:
+            raise InvalidInputError(
+                f"{'; '.join(self.states)}: the states of an fp16 model are fp16 whatever layers are kept, so this"
+                " model cannot be one; use --precision fp32"
+            )
+        sources = ", ".join(" ".join(clip.split()) for clip in self.clips)
+        return "".join(
+            f"{line}\n"
+            for line in (
+                "# Layers to keep in fp32, for --keep-fp32 of mtu-export onnx and mtu-build-engine.",
+                f"# Found by mtu-calibrate ranges for weights {self.interface.checkpoint[:12]}: {self.frames} frames of"
+                f" {sources}",
+                *self.keep,
+            )
+        )
+
+
+def _as_json(found: Range) -> dict[str, float | int]:
+    shares = {"largest": found.largest, "above_share": found.above_share, "tiny_share": found.tiny_share}
+    return {**dataclasses.asdict(found), **shares}
+
+
+def find_ranges(
+    bundle: Bundle,
+    clips: Sequence[str],
+    frames: int | None = None,
+    progress: Callable[[], None] = lambda: None,
+) -> Report:
+    """Measures the first `frames` frames of each clip (None: all) and says which layers fp16 is too narrow for.
+
+    `clips` are videos or directories of images. Raises InvalidInputError if the bundle is not fp32 or a clip has fewer
+    frames or is of several sizes, what `read_frames` raises, and NonFiniteError if a value of the model is not finite.
+    """
+    interface, models = load_graphs(bundle)
+    if interface.state_dtype != "float32" or interface.int8_layers:
+        raise InvalidInputError(
+            f"model {bundle.directory} is {interface.precision}: ranges are measured on the fp32 bundle that it was"
+            " made of, or that mtu-export onnx makes of its checkpoint"
+        )
+    if not clips:
+        raise InvalidInputError("no clip to measure: give some of the videos that the model is for")
+    taken = 0
+
+    def count() -> None:
+        nonlocal taken
+        taken += 1
+        progress()
+
+    measured = measure(bundle, (first_frames(clip, frames) for clip in clips), count)
+    weights = _weights(models)
+    rows: dict[tuple[str, str], Range] = {}
+    for graph, ranges in measured.items():
+        for name, layer in _owners(models[graph]).items():
+            if name in ranges:
+                rows[layer, name] = rows[layer, name] | ranges[name] if (layer, name) in rows else ranges[name]
+    order = ["", *weights]
+    return Report(
+        str(bundle.directory),
+        interface,
+        list(clips),
+        taken,
+        [Row(*key, rows[key]) for key in sorted(rows, key=lambda key: order.index(key[0]))],
+        weights,
+        _to_keep(models, measured, weights),
+        _bad_states(interface, measured),
+    )
+
+
+def _weights(models: Mapping[GraphName, onnx.ModelProto]) -> dict[str, Range]:
+    found: dict[str, Range] = {}
+    for model in models.values():
+        arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        for layer in layers(model):
+            values = np.concatenate([arrays[f"{layer}.{part}"].ravel() for part in ("weight", "bias")])
+            if not np.isfinite(values).all():
+                raise NonFiniteError([f"the weights of {layer}"])
+            found[layer] = range_of(values)
+    return found
+
+
+def _owners(model: onnx.ModelProto) -> dict[str, str]:
+    """The layer that each tensor belongs to, as `Row.layer` says."""
+    layer_of = {node.name: layer for layer, node in layers(model).items()}
+    order = ["", *layer_of.values()]
+    owners = {value.name: "" for value in model.graph.input}
+    for node in model.graph.node:
+        mine = layer_of.get(node.name) or max((owners.get(name, "") for name in carried(node)), key=order.index)
+        owners[node.output[0]] = mine
+    return owners
+
+
+def _to_keep(
+    models: Mapping[GraphName, onnx.ModelProto],
+    measured: Mapping[GraphName, Mapping[str, Range]],
+    weights: Mapping[str, Range],
+) -> dict[str, list[str]]:
+    reasons: dict[str, dict[str, None]] = {layer: {} for layer in weights}
+    for layer, each in weights.items():
+        if trouble := each.trouble(margin=1):
+            reasons[layer][f"its weight {trouble}"] = None
+    for graph, ranges in measured.items():
+        model, owners = models[graph], _owners(models[graph])
+        layer_of = {node.name: layer for layer, node in layers(model).items()}
+        always_fp32 = {node.name for node in scaling(model.graph)}
+        bad = {name: trouble for name, each in ranges.items() if (trouble := each.trouble(MARGIN))}
+        for node in model.graph.node:
+            name = node.output[0]
+            passed_on = not is_layer(node) and any(part in bad for part in carried(node))
+            if name in bad and owners[name] and not passed_on and node.name not in always_fp32:
+                reasons[owners[name]][f"gives {name}, which {bad[name]}"] = None
+            for part in carried(node) if is_layer(node) else ():
+                if part in bad:
+                    reasons[layer_of[node.name]][f"takes {part}, which {bad[part]}"] = None
+    return {layer: list(found) for layer, found in reasons.items() if found}
+
+
+def _bad_states(interface: Interface, measured: Mapping[GraphName, Mapping[str, Range]]) -> list[str]:
+    found = {}
+    for ranges in measured.values():
+        for state in interface.states:
+            largest = ranges[state.output.name].largest
+            if largest > LARGEST:
+                found[state.name] = f"the state {state.name} reaches {largest:.4g}, beyond fp16's {LARGEST:g}"
+    return list(found.values())

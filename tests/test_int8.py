@@ -1,0 +1,200 @@
+"""The search for layers that can be int8: harm after a rollout, the allowed loss, what is written and what is not."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import re
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+
+pytest.importorskip("av")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("torch")
+pytest.importorskip("skimage")
+
+from mtu.calib.int8 import ASSUMED_PSNR, Clip, calibrate, read_clips
+from mtu.calib.quality import psnr
+from mtu.export.engine import BuildOptions, build_engine
+from mtu.models.errors import InvalidInputError, NonFiniteError
+from mtu.models.interface import GRAPHS
+from mtu.runtime import open_backend, open_bundle, restore
+from mtu.runtime.engine import Profile
+from mtu.runtime.video import write_png
+from tests import cli
+from tests.frames import moving_frames
+from tests.test_compare import altered
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def restored(bundle, frames):
+    with contextlib.closing(open_backend("onnxruntime", bundle)) as backend:
+        return [result.rgb for result in restore(frames, backend, scene_threshold=None)]
+
+
+@pytest.fixture(scope="module")
+def clips(small):
+    """Two clips, and as the truth what the model gives with a little noise."""
+    made = []
+    for seed in range(2):
+        frames = moving_frames(4, 30, 50, seed)
+        noise = np.random.default_rng(seed).integers(-4, 5, (4, 30, 50, 3))
+        sharp = [np.clip(f + n, 0, 255).astype(np.uint8) for f, n in zip(restored(small, frames), noise, strict=True)]
+        made.append(Clip(f"clip {seed}", frames, sharp))
+    return made
+
+
+@pytest.fixture(scope="module")
+def everything(small, clips, tmp_path_factory):
+    """The bundle with all layers in int8, and what was found on the way."""
+    directory = tmp_path_factory.mktemp("int8") / "bundle"
+    said = []
+    found = calibrate(small, clips, directory, allowed=50, progress=lambda text, done: said.append((text, done)))
+    return open_bundle(directory), found, said
+
+
+def test_the_bundle_is_a_normal_one(small, clips, everything):
+    bundle, found, said = everything
+    assert found.int8 == tuple(found.alone) and len(found.int8) == 14
+    assert found.never == ("HGs.0.dec1.0", "HGs.0.dec2.0", "motion_layer.0.0", "HGs.1.dec1.0", "HGs.1.dec2.0", "out")
+    with contextlib.closing(open_backend("onnxruntime", bundle)) as backend:
+        assert backend.interface.int8_layers == found.int8
+        assert backend.interface.precision == "fp32 with 14 layers in int8"
+    for graph in GRAPHS:
+        onnx.checker.check_model(onnx.load(bundle.graph(graph)), full_check=True)
+    done = [share for _, share in said]
+    assert done == sorted(done) and done[-1] == 1.0 and done[0] >= 0
+    # What was measured is what the bundle does, over whole clips, with its own states.
+    pairs = [(restored(bundle, clip.frames), restored(small, clip.frames), clip.sharp) for clip in clips]
+    away = np.concatenate([np.subtract(int8, fp32, dtype=np.float64).ravel() for int8, fp32, _ in pairs])
+    assert found.together.psnr == pytest.approx(10 * math.log10(255**2 / np.mean(away**2)), abs=1e-3)
+    losses = [psnr(b, s) - psnr(a, s) for int8, fp32, sharp in pairs for a, b, s in zip(int8, fp32, sharp, strict=True)]
+    assert found.together.loss == pytest.approx(np.mean(losses), abs=1e-6)
+    assert found.together.psnr < min(harm.psnr for harm in found.alone.values())
+
+
+def test_the_most_harmful_layers_go_back_until_the_loss_is_allowed(small, clips, everything, tmp_path):
+    _, before, _ = everything
+    allowed = before.together.loss * 0.6
+    said = []
+    found = calibrate(small, clips, tmp_path / "bundle", allowed=allowed, say=said.append)
+    assert found.together.loss <= allowed < before.together.loss
+    gone = [name for name in found.alone if name not in found.int8]
+    assert gone and found.int8
+    assert max(found.alone[name].psnr for name in gone) <= min(found.alone[name].psnr for name in found.int8)
+    assert len(said) == len(gone) and all("goes back to fp32" in line for line in said)
+    assert found.alone == before.alone
+    weights = {t.name: t.data_type for t in onnx.load(tmp_path / "bundle" / "step.onnx").graph.initializer}
+    for name in found.alone:
+        kind = onnx.TensorProto.INT8 if name in found.int8 else onnx.TensorProto.FLOAT
+        assert weights[f"{name}.weight"] == kind
+
+
+def test_without_sharp_clips_the_loss_is_estimated(small, clips, tmp_path):
+    blurred = [Clip(clip.source, clip.frames, None) for clip in clips[:1]]
+    found = calibrate(small, blurred, tmp_path / "bundle", allowed=50)
+    assert not found.has_sharp
+    truth, error = (10 ** (-value / 10) for value in (ASSUMED_PSNR, found.together.psnr))
+    assert found.together.loss == pytest.approx(10 * math.log10((truth + error) / truth))
+    assert all(harm.loss >= 0 for harm in found.alone.values())
+
+
+def test_a_bundle_that_misses_the_floor_is_not_written(small, clips, tmp_path):
+    with pytest.raises(InvalidInputError, match=r"no layer can be int8 with a loss of 1e-09 dB: .* nothing is written"):
+        calibrate(small, [Clip("clip", clips[0].frames, None)], tmp_path / "bundle", allowed=1e-9)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("fp16", [False, True])
+def test_tensorrt_rtx_builds_it(everything, tmp_path, fp16):
+    pytest.importorskip("tensorrt_rtx")
+    bundle, found, _ = everything
+    options = BuildOptions(Profile.fixed(32, 48), fp16=fp16, runtime="tensorrt-rtx", compute_capabilities=("8.6",))
+    said = []
+    engine = build_engine(bundle, tmp_path / "engine", options, say=said.append)
+    interface = engine.manifest.interface
+    assert interface.int8_layers == found.int8
+    assert interface.precision == f"fp{16 if fp16 else 32} with 14 layers in int8"
+
+
+def test_what_cannot_be_made_int8(small, everything, clips, tmp_path):
+    bundle, _, _ = everything
+    with pytest.raises(InvalidInputError, match=r"is fp32 with 14 layers in int8: int8 is made of the fp32 bundle"):
+        calibrate(bundle, clips, tmp_path / "b", allowed=1)
+    for few, said in (([], "0 clips, 0 frames"), ([clips[0], Clip("one", clips[0].frames[:1], None)], "2 clips, 1 fr")):
+        with pytest.raises(InvalidInputError, match=said):
+            calibrate(small, few, tmp_path / "b", allowed=1)
+    broken = altered(small, tmp_path / "nan", lambda weights: weights["HGs.0.enc1.0.bias"].fill(np.inf))
+    with pytest.raises(NonFiniteError):
+        calibrate(broken, clips, tmp_path / "b", allowed=1)
+    assert not (tmp_path / "b").exists()
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def folders(clips, tmp_path_factory):
+    root = tmp_path_factory.mktemp("clips")
+    for number, clip in enumerate(clips):
+        for kind, frames in (("blurred", clip.frames), ("sharp", clip.sharp)):
+            (root / f"{kind}{number}").mkdir()
+            for index, frame in enumerate(frames):
+                write_png(root / f"{kind}{number}" / f"{index}.png", frame)
+    return root
+
+
+def test_the_command_says_what_it_did(capsys, tmp_path, small, folders):
+    arguments = ["int8", small.directory, "-o", tmp_path / "bundle", "--frames", 3, "--min-psnr-drop", 20]
+    for number in range(2):
+        arguments += ["--input", folders / f"blurred{number}", "--sharp", folders / f"sharp{number}"]
+    ended = cli.run(capsys, "mtu-calibrate", *arguments, "--json", tmp_path / "r.json")
+    assert ended.code == 0, ended.err
+    report = json.loads((tmp_path / "r.json").read_text(), parse_constant=lambda text: pytest.fail(text))
+    assert len(report["alone"]) == len(report["int8"]) == 14 and report["has_sharp"]
+    for name, harm in report["alone"].items():
+        alone = "equal" if harm["psnr"] is None else f"{harm['psnr']:.2f} dB"
+        assert re.search(rf"^{re.escape(name)} +{alone} ", ended.out, re.MULTILINE)
+    assert "14 of 14 layers in int8" in ended.out
+    assert set(report["times"]) == {"fp32", "int8"} and " times" in ended.out
+    ran = cli.run(capsys, "mtu-run", folders / "blurred0", "--model", tmp_path / "bundle", "-o", tmp_path / "out")
+    assert ran.code == 0 and "fp32 with 14 layers in int8" in ran.err + ran.out
+    same = ["--input", folders / "blurred0", "--min-psnr", 20]
+    compared = cli.run(capsys, "mtu-compare", small.directory, tmp_path / "bundle", *same)
+    assert compared.code == 0 and "fp32 with 14 layers in int8 on onnxruntime" in compared.out
+
+
+def test_bad_input_is_one_message(capsys, tmp_path, small, folders, clips):
+    blurred, sharp = folders / "blurred0", folders / "sharp0"
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    for index, width in enumerate((48, 48, 52)):
+        write_png(mixed / f"{index}.png", moving_frames(1, 32, width)[0])
+    (tmp_path / "empty").mkdir()
+    full = tmp_path / "full"
+    shutil.copytree(small.directory, full)
+    start = ["int8", small.directory, "-o", tmp_path / "out"]
+    for arguments, message in (
+        ([*start, "--input", blurred, "--frames", 5], "has 4 frames, fewer than the 5 asked for"),
+        ([*start, "--input", blurred, "--sharp", sharp, "--sharp", sharp], "1 clips of --input and 2 of --sharp"),
+        ([*start, "--input", blurred, "--sharp", mixed, "--frames", 3], "has frames of another size"),
+        ([*start, "--input", mixed, "--frames", 3], "has frames of another size"),
+        ([*start, "--input", tmp_path / "empty"], "empty"),
+        ([*start, "--input", tmp_path / "none.mp4"], "none.mp4"),
+        ([*start, "--input", blurred, "--frames", 4, "--min-psnr-drop", "nan"], "--min-psnr-drop nan: give dB above 0"),
+        ([*start, "--input", blurred, "--frames", 4, "--min-psnr-drop", 0], "--min-psnr-drop 0: give dB above 0"),
+        ([*start, "--input", blurred, "--frames", 4, "--json", tmp_path], "--json"),
+        (["int8", small.directory, "-o", full, "--input", blurred, "--frames", 4], "exists already"),
+        (["int8", tmp_path / "none", "-o", tmp_path / "out", "--input", blurred], "does not exist"),
+    ):
+        ended = cli.run(capsys, "mtu-calibrate", *arguments)
+        assert ended.code == 2 and message in ended.err and ended.out == "", (arguments, ended)
+        assert ended.err.startswith("mtu-calibrate: error: ")
+    assert {path.name for path in tmp_path.iterdir()} == {"mixed", "empty", "full"}
+    with pytest.raises(InvalidInputError, match="fewer than the 5"):
+        read_clips([str(blurred)], [], 5)
