@@ -6,8 +6,9 @@ Reads the JSON files that mtu-compare writes. Imports matplotlib.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -27,15 +28,15 @@ def main_command(
     require("dev", PROGRAM, "matplotlib")
     from matplotlib.figure import Figure
 
+    if output.suffix not in (".png", ".svg"):
+        raise InvalidInputError(f"-o {output}: give a name that ends in .png or .svg")
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     pictures, displacements = figure.subplots(1, 2)
     for path in reports:
-        for mode, frames in _read(path).items():
-            places = [frame["frame"] for frame in frames]
+        for mode, (psnr, shares) in _read(path).items():
             style = {"label": f"{path.stem}, {mode}", "linewidth": 1.0, "linestyle": "-" if mode == "rollout" else ":"}
-            pictures.plot(places, [frame["psnr"] for frame in frames], **style)
-            shares = [100 * (d["equal"] + d["ties"]) for frame in frames if (d := frame["displacement"])]
-            displacements.plot(places[: len(shares)], shares, **style)
+            pictures.plot(psnr, **style)
+            displacements.plot(shares, **style)
     for axes, title in ((pictures, "PSNR of B against A (dB)"), (displacements, "equal or tied displacements (%)")):
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("frame")
@@ -45,11 +46,17 @@ def main_command(
     print(output)
 
 
-def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """The frames of each mode."""
+def _read(path: Path) -> dict[str, tuple[list[float], list[float]]]:
+    """Of each mode, frame by frame, the PSNR (NaN where the pictures are equal) and the percentage that agrees."""
     try:
         modes = json.loads(path.read_text(encoding="utf-8"))["modes"]
-        return {mode: run["frames"] for mode, run in modes.items()}
+        return {
+            mode: (
+                [math.nan if frame["psnr"] is None else float(frame["psnr"]) for frame in run["frames"]],
+                [100 * float(d["equal"] + d["ties"]) for frame in run["frames"] if (d := frame["displacement"])],
+            )
+            for mode, run in modes.items()
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise InvalidInputError(f"{path} is no report of mtu-compare --json") from None
 

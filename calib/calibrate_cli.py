@@ -9,7 +9,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from mtu.models.errors import InvalidInputError
-from mtu.runtime.bundle import open_bundle
+from mtu.models.interface import GRAPHS
+from mtu.runtime.bundle import Bundle, open_bundle
 from mtu.runtime.console import Version, new_app, require, run_app, say
 from mtu.runtime.progress import frame_counter, stage_bar
 from mtu.runtime.report import check_report, write_report
@@ -50,7 +51,7 @@ def ranges(
     targets = {option: path for option, path in (("--json", json_file), ("--keep", keep_file)) if path is not None}
     for option, path in targets.items():
         others = (str(other) for name, other in targets.items() if name != option)
-        check_report(path, *clips, *others, option=option)
+        check_report(path, *clips, *others, *_files(source), option=option)
     require("export", PROGRAM, "onnx", "onnxruntime")
     from mtu.calib.ranges import find_ranges
 
@@ -79,12 +80,12 @@ def int8(
     json_file: JsonOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that exists.")] = False,
 ) -> None:
-    """Writes a bundle with as many layers in int8 as an allowed loss of PSNR leaves; refuses if there is none."""
+    """Writes a bundle with layers in int8, within an allowed loss of PSNR; refuses if no layer can be."""
     if not (math.isfinite(min_psnr_drop) and min_psnr_drop > 0):
         raise InvalidInputError(f"--min-psnr-drop {min_psnr_drop:g}: give dB above 0")
     source = open_bundle(bundle)
     if json_file is not None:
-        check_report(json_file, *clips, *(sharp or ()))
+        check_report(json_file, *clips, *(sharp or ()), *_files(source))
     require("export", PROGRAM, "onnx", "onnxruntime")
     require("compare", PROGRAM, "skimage")
     from mtu.calib.int8 import calibrate, read_clips
@@ -103,6 +104,10 @@ def int8(
     print(found.table())
     if json_file is not None:
         write_report(json_file, found.as_json())
+
+
+def _files(bundle: Bundle) -> list[str]:
+    return [str(bundle.graph(graph)) for graph in GRAPHS]
 
 
 def main() -> NoReturn:

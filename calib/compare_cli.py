@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 import typer
 
 from mtu.models.errors import InvalidInputError
+from mtu.models.interface import GRAPHS
 from mtu.runtime.backends import FACTORIES
 from mtu.runtime.console import Version, new_app, require, run_app, say
 from mtu.runtime.progress import frame_counter
@@ -59,10 +60,10 @@ def compare(
         if floor is not None and not (math.isfinite(floor) and 0 <= floor <= highest):
             raise InvalidInputError(f"{option} {floor:g}: give {'dB from 0' if highest > 100 else 'percent, 0 to 100'}")
     targets = {option: path for option, path in (("--json", json_file), ("--html", html_file)) if path is not None}
+    files = [f"{side}/{graph}.{kind}" for side in (a, b) for graph in GRAPHS for kind in ("onnx", "engine")]
     for option, path in targets.items():
-        check_report(
-            path, source, a, b, *(str(other) for name, other in targets.items() if name != option), option=option
-        )
+        others = (str(other) for name, other in targets.items() if name != option)
+        check_report(path, source, a, b, *files, *others, option=option)
     require("compare", PROGRAM, "polygraphy", "skimage")
     os.environ["POLYGRAPHY_AUTOINSTALL_DEPS"] = "0"  # read when Polygraphy is imported: it must not install packages
     from mtu.calib.compare import Side, compare_models

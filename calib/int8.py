@@ -7,6 +7,8 @@ Note [how layers are chosen]
        before. What that does to the pictures at the end of the recurrence is the layer's harm; a single step would
        hide it.
     3. All layers are made int8 together. While the clips lose more than is allowed, the most harmful layer goes back.
+       That is the one whose pictures are furthest from those of fp32: what one layer loses against sharp clips is a few
+       thousandths of a dB of either sign, too little to go by.
 
 Note [loss]
     The loss is the PSNR against the sharp clips that int8 costs, in dB, mean over all frames. Where there are no sharp
@@ -31,13 +33,12 @@ import onnx
 
 from mtu.calib.compare_report import decibels
 from mtu.calib.quality import psnr
-from mtu.calib.ranges import largest_values
+from mtu.calib.ranges import largest_values, load_fp32
 from mtu.calib.rollout import feeds, first_frames
-from mtu.export.engine_graph import load_graphs
 from mtu.export.graph_file import to_bytes
 from mtu.export.precision import layers
 from mtu.export.quantise import Limits, candidates, quantise
-from mtu.models.errors import InvalidInputError
+from mtu.models.errors import InvalidInputError, OutputError
 from mtu.models.files import check_target, publish, temporary_beside, write_through
 from mtu.models.interface import GRAPHS, GraphName, Interface
 from mtu.runtime import Bundle, Picture, Session, open_backend, open_bundle
@@ -164,7 +165,7 @@ def calibrate(
     say: Say = lambda text: None,
     progress: Progress = lambda text, done: None,
 ) -> Calibration:
-    """Writes the bundle with as many layers in int8 as lose no more than `allowed` dB on the clips.
+    """Writes the bundle with the layers in int8 that leave a loss of at most `allowed` dB on the clips.
 
     All clips have sharp ones, or none has. Everything runs in onnxruntime on the CPU. Raises InvalidInputError if the
     bundle is not fp32, if the clips are empty or if no layer keeps the loss; then nothing is written. NonFiniteError if
@@ -172,12 +173,9 @@ def calibrate(
     """
     directory = directory.resolve()
     check_target(directory, "a bundle", {f"{graph}.onnx" for graph in GRAPHS}, overwrite)
-    interface, models = load_graphs(bundle)
-    if interface.state_dtype != "float32" or interface.int8_layers:
-        raise InvalidInputError(
-            f"model {bundle.directory} is {interface.precision}: int8 is made of the fp32 bundle, which mtu-export"
-            " onnx writes"
-        )
+    if directory == bundle.directory.resolve():
+        raise OutputError(f"{directory} is the fp32 bundle itself, which is still needed: choose another name")
+    interface, models = load_fp32(bundle)
     if not clips or any(len(clip.frames) < 2 for clip in clips):
         shortest = min((len(clip.frames) for clip in clips), default=0)
         raise InvalidInputError(
@@ -185,21 +183,21 @@ def calibrate(
             " states are used from the second frame on"
         )
     names = list(dict.fromkeys(layer.name for model in models.values() for layer in candidates(model)))
-    search = _Search(bundle, interface, models, clips, len(names), progress)
-    alone = {name: search.harm([name], f"{name} alone") for name in names}
-    chosen = sorted(names, key=lambda name: alone[name].psnr)  # the most harmful first
-    together = search.harm(chosen, "all layers")
-    while together.loss > allowed:
-        say(f"{len(chosen)} layers lose {together.loss:.3f} dB: {chosen[0]} goes back to fp32")
-        del chosen[0]
-        if not chosen:
-            best = min(alone.values(), key=lambda harm: harm.loss)
-            raise InvalidInputError(
-                f"no layer can be int8 with a loss of {allowed:g} dB: the most harmless alone loses {best.loss:.3f} dB;"
-                " nothing is written; allow more with --min-psnr-drop, or keep fp32 or fp16"
-            )
-        together = search.harm(chosen, f"{len(chosen)} layers")
     with temporary_beside(directory) as temporary:
+        search = _Search(bundle, interface, models, clips, len(names), progress)
+        alone = {name: search.harm([name], f"{name} alone") for name in names}
+        chosen = sorted(names, key=lambda name: alone[name].psnr)  # the most harmful first
+        together = search.harm(chosen, "all layers")
+        while together.loss > allowed:
+            say(f"{len(chosen)} layers lose {together.loss:.3f} dB: {chosen[0]} goes back to fp32")
+            del chosen[0]
+            if not chosen:
+                best = min(harm.loss for harm in alone.values())
+                raise InvalidInputError(
+                    f"no layer can be int8 with a loss of {allowed:g} dB: the most harmless alone loses {best:.3f} dB;"
+                    " nothing is written; allow more with --min-psnr-drop, or keep fp32 or fp16"
+                )
+            together = search.harm(chosen, f"{len(chosen)} layers")
         search.write(temporary, chosen)
         progress("timing", 1.0)
         times = _times(bundle, open_bundle(temporary), clips[0].frames)

@@ -46,7 +46,9 @@ def compare_outputs(found: Mapping[str, Array], reference: Mapping[str, Array]) 
             peak = 255.0 if name == OUTPUT_NAME else float(np.abs(expected).max())
             value = _psnr(found[name], expected, peak)
             passed[name] = value >= psnr_floor
-            said = f"PSNR {value:.2f} dB, floor {psnr_floor:g} dB" if value < math.inf else "equal"
+            said = "equal" if value == math.inf else f"PSNR {value:.2f} dB, floor {psnr_floor:g} dB"
+            if not np.isfinite(found[name]).all():
+                said = "has values that are not finite"
         (G_LOGGER.finish if passed[name] else G_LOGGER.error)(f"{name}: {said}")
     return passed
 

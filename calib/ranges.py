@@ -318,6 +318,17 @@ def _as_json(found: Range) -> dict[str, float | int]:
     return {**dataclasses.asdict(found), **shares}
 
 
+def load_fp32(bundle: Bundle) -> tuple[Interface, dict[GraphName, onnx.ModelProto]]:
+    """The models of an fp32 bundle; raises InvalidInputError for any other, or a broken one."""
+    interface, models = load_graphs(bundle)
+    if interface.precision != "fp32":
+        raise InvalidInputError(
+            f"model {bundle.directory} is {interface.precision}: calibration needs the fp32 bundle that it was made of,"
+            " or that mtu-export onnx makes of its checkpoint"
+        )
+    return interface, models
+
+
 def find_ranges(
     bundle: Bundle,
     clips: Sequence[str],
@@ -329,12 +340,7 @@ def find_ranges(
     `clips` are videos or directories of images. Raises InvalidInputError if the bundle is not fp32 or a clip has fewer
     frames or is of several sizes, what `read_frames` raises, and NonFiniteError if a value of the model is not finite.
     """
-    interface, models = load_graphs(bundle)
-    if interface.state_dtype != "float32" or interface.int8_layers:
-        raise InvalidInputError(
-            f"model {bundle.directory} is {interface.precision}: ranges are measured on the fp32 bundle that it was"
-            " made of, or that mtu-export onnx makes of its checkpoint"
-        )
+    interface, models = load_fp32(bundle)
     if not clips:
         raise InvalidInputError("no clip to measure: give some of the videos that the model is for")
     taken = 0
@@ -392,31 +398,37 @@ def _to_keep(
     measured: Mapping[GraphName, Mapping[str, Range]],
     weights: Mapping[str, Range],
 ) -> dict[str, list[str]]:
-    reasons: dict[str, dict[str, None]] = {layer: {} for layer in weights}
-    for layer, each in weights.items():
-        if trouble := each.trouble(margin=1):
-            reasons[layer][f"its weight {trouble}"] = None
+    found: dict[str, dict[str, Range]] = {layer: {} for layer in weights}
+
+    def add(layer: str, what: str, each: Range) -> None:
+        found[layer][what] = max(found[layer].get(what, each), each, key=lambda each: each.largest)
+
     for graph, ranges in measured.items():
         model, owners = models[graph], _owners(models[graph])
         layer_of = {node.name: layer for layer, node in layers(model).items()}
         always_fp32 = {node.name for node in scaling(model.graph)}
-        bad = {name: trouble for name, each in ranges.items() if (trouble := each.trouble(MARGIN))}
+        bad = {name: each for name, each in ranges.items() if each.trouble(MARGIN)}
         for node in model.graph.node:
             name = node.output[0]
             passed_on = not is_layer(node) and any(part in bad for part in carried(node))
             if name in bad and owners[name] and not passed_on and node.name not in always_fp32:
-                reasons[owners[name]][f"gives {name}, which {bad[name]}"] = None
+                add(owners[name], f"gives {name}", bad[name])
             for part in carried(node) if is_layer(node) else ():
                 if part in bad:
-                    reasons[layer_of[node.name]][f"takes {part}, which {bad[part]}"] = None
-    return {layer: list(found) for layer, found in reasons.items() if found}
+                    add(layer_of[node.name], f"takes {part}", bad[part])
+    reasons = {
+        layer: [f"{what}, which {each.trouble(MARGIN)}" for what, each in found[layer].items()] for layer in found
+    }
+    for layer, each in weights.items():
+        if trouble := each.trouble(margin=1):
+            reasons[layer].insert(0, f"its weight {trouble}")
+    return {layer: each for layer, each in reasons.items() if each}
 
 
 def _bad_states(interface: Interface, measured: Mapping[GraphName, Mapping[str, Range]]) -> list[str]:
     found = {}
     for ranges in measured.values():
         for state in interface.states:
-            largest = ranges[state.output.name].largest
-            if largest > LARGEST:
-                found[state.name] = f"the state {state.name} reaches {largest:.4g}, beyond fp16's {LARGEST:g}"
+            if trouble := ranges[state.output.name].trouble(MARGIN):
+                found[state.name] = f"the state {state.name} {trouble}"
     return list(found.values())

@@ -111,6 +111,8 @@ def build_engine(
     _check_options(library, options, gpu)
     capabilities = _capabilities(library, options, gpu, say)
     interface, models = load_graphs(bundle)
+    for model in models.values():
+        for_tensorrt(model)
     plugin = options.plugin and interface.has_motion
     cast = options.fp16 and interface.state_dtype == "float32"
     if interface.state_dtype == "float16" and not options.fp16:
@@ -123,6 +125,11 @@ def build_engine(
     if options.keep_fp32 is not None:
         keep = read_layers(options.keep_fp32)
         check_layers(keep, dict.fromkeys(layer for graph in GRAPHS for layer in layers(models[graph])))
+        if both := sorted(keep.intersection(interface.int8_layers)):
+            raise InvalidInputError(
+                f"--keep-fp32 names {both[0]}, which is int8 in this bundle: leave it out, or build from the fp32"
+                " bundle"
+            )
     elif interface.state_dtype == "float16":
         keep = frozenset[str]().union(*(fp32_layers(models[graph]) for graph in GRAPHS))
     else:
@@ -131,7 +138,6 @@ def build_engine(
         interface = replace(interface, state_dtype="float16")
     kept_nodes = {graph: fp32_nodes(models[graph], keep) for graph in GRAPHS}
     for graph in GRAPHS:
-        for_tensorrt(models[graph])
         if cast and _has_strong_types(library):  # TensorRT 8.6 makes the fp32 graph half by itself
             to_fp16(models[graph], keep)
         if gpu is not None:

@@ -109,8 +109,8 @@ def build(
     plugin = "with" if m.plugin else "without"
     kept = f" ({len(m.fp32_layers)} layer{'s' * (len(m.fp32_layers) > 1)} in fp32)" if m.fp32_layers else ""
     print(
-        f"{output}: {m.interface.preset} {m.precision}{kept} {plugin} plugin, frames {m.profile} (HEIGHTxWIDTH),"
-        f" {m.library} {m.library_version}, compute capability {', '.join(m.compute_capabilities)}"
+        f"{output}: {m.interface.preset} {m.interface.precision}{kept} {plugin} plugin, frames {m.profile}"
+        f" (HEIGHTxWIDTH), {m.library} {m.library_version}, compute capability {', '.join(m.compute_capabilities)}"
     )
 
 

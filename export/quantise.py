@@ -10,7 +10,8 @@ Note [where Q and DQ stand]
     The second pair stands before the ReLU and has the scale of what comes out behind it. Rounding and a ReLU commute
     when zero stays zero, so y is what it would be with the pair behind the ReLU. ONNX Runtime, on a CPU, computes in
     int8 in this order alone. TensorRT fuses convolution, ReLU and a Q behind them instead, and wants no Q before the
-    ReLU: `for_tensorrt` takes it away.
+    ReLU: `for_tensorrt` takes the second pair away. The next convolution rounds what it takes all the same; sums and
+    skip connections then read what was not rounded at all, so the engine is nearer to fp32 than the bundle.
 
     Only the convolution takes the rounded x. Whatever else reads x (the sums of the residual blocks, the skip
     connections, the op, a state) reads the fp32 map. onnxruntime.quantization gives the rounded map to all of them,
@@ -34,6 +35,8 @@ from onnx import helper, numpy_helper
 
 from mtu.models.interface import OP_DOMAIN
 
+SMALLEST_SCALE = 2.0**-24
+"""The smallest number above 0 in fp16, which the scales become where the graph does; 0 is no scale."""
 LEVELS = 127
 """Largest int8 value used; -128 is not, so that a range is symmetric."""
 QUANTISED, DEQUANTISED = "_quantised", "_dequantised"
@@ -131,7 +134,7 @@ def _activated(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, onnx.No
 
 
 def _scale(largest: float) -> float:
-    return (largest or 1.0) / LEVELS
+    return max((largest or 1.0) / LEVELS, SMALLEST_SCALE)
 
 
 def _pair(graph: onnx.GraphProto, name: str, scale: float) -> list[onnx.NodeProto]:
@@ -153,7 +156,7 @@ def _quantise_weights(
     scales = np.abs(weights).max(axis=(1, 2, 3)) / LEVELS
     # onnxruntime makes the bias int32 in steps of both scales together: that has to hold it, if weights are nearly 0.
     scales = np.maximum(scales, np.abs(bias) / (input_scale * 2**30))
-    scales = np.where(scales > 0, scales, 1).astype(np.float32)
+    scales = np.maximum(scales, SMALLEST_SCALE).astype(np.float32)
     rounded = np.clip(np.rint(weights / scales[:, None, None, None]), -LEVELS, LEVELS).astype(np.int8)
     tensor.CopyFrom(numpy_helper.from_array(rounded, name))
     graph.initializer.append(numpy_helper.from_array(scales, name + "_scale"))

@@ -132,7 +132,7 @@ def _model(directory: str) -> str:
     interface = open_backend("onnxruntime", open_bundle(directory), "cpu").interface
     c = interface.config
     return (
-        f"{interface.preset} ({c.units} units, {c.channels} channels, {c.blocks} blocks), {interface.state_dtype},"
+        f"{interface.preset} ({c.units} units, {c.channels} channels, {c.blocks} blocks), {interface.precision},"
         f" weights {interface.checkpoint[:12]}"
     )
 
@@ -305,8 +305,8 @@ def _describe(engine: Engine) -> str:
     m = engine.manifest
     plugin = f"plugin revision {m.plugin_revision}" if m.plugin else "no plugin"
     return (
-        f"engine {engine.directory}: {m.interface.preset} {m.precision}, frames {m.profile} (HEIGHTxWIDTH), {m.library}"
-        f" {m.library_version}, compute capability {', '.join(m.compute_capabilities)}"
+        f"engine {engine.directory}: {m.interface.preset} {m.interface.precision}, frames {m.profile} (HEIGHTxWIDTH),"
+        f" {m.library} {m.library_version}, compute capability {', '.join(m.compute_capabilities)}"
         + (f" ({m.gpu})" if m.gpu else "")
         + f", {plugin}, weights {m.interface.checkpoint[:12]}"
     )

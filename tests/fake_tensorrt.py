@@ -98,7 +98,7 @@ class FakeTensorRT(types.SimpleNamespace):
         self.DataType, self.LayerType = DataType, LayerType
         flags = (["EXPLICIT_BATCH"] if old or ten else []) + ([] if old else ["STRONGLY_TYPED"])
         self.NetworkDefinitionCreationFlag = names("Flag", *flags)
-        flags = ["FP16", "OBEY_PRECISION_CONSTRAINTS"] if old or ten else []
+        flags = ["FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS"] if old or ten else []
         self.BuilderFlag = names("BuilderFlag", "TF32", "VERSION_COMPATIBLE", *flags)
         self.MemoryPoolType = names("Pool", "WORKSPACE")
         self.ProfilingVerbosity = names("Verbosity", "LAYER_NAMES_ONLY", "DETAILED")

@@ -27,7 +27,9 @@ import onnx
 from mtu.export import engine as build
 from mtu.export.engine import USUAL_CAPABILITIES, BuildOptions, build_engine
 from mtu.export.engine_graph import estimate_memory, inspected_half_share, load_graphs, plugin_nodes, prepare
+from mtu.export.graph_file import to_bytes
 from mtu.export.precision import layers, to_fp16
+from mtu.export.quantise import Limits, quantise
 from mtu.export.timing_cache import check_timing_cache, read_timing_cache, write_timing_cache
 from mtu.models.errors import InvalidInputError, MissingExtraError, OutputError
 from mtu.models.interface import GRAPHS, PRESETS, Interface, NetworkConfig
@@ -365,6 +367,24 @@ def test_8_6_gets_the_fp32_graph_the_flag_and_half_states(small, tmp_path, fake)
                 assert tensor.dtype == DataType.HALF, tensor.name
         assert [layer.name for layer in network.layers if layer.type.name == "PLUGIN_V2"] == ["motion_compensation_0"]
     assert made.interface.state_dtype == "float16" and made.library_version == "8.6.1"
+
+
+def test_8_6_is_told_that_there_is_int8(small, tmp_path, fake):
+    trt = fake("8.6.1")
+    int8 = tmp_path / "int8"
+    int8.mkdir()
+    interface, models = load_graphs(small)
+    for graph, model in models.items():
+        quantise(model, {"HGs.0.enc1.0": Limits(1.0, 1.0)})
+        (int8 / f"{graph}.onnx").write_bytes(
+            to_bytes(model, dataclasses.replace(interface, int8_layers=("HGs.0.enc1.0",)), graph)
+        )
+    for fp16 in (False, True):
+        build_engine(open_bundle(int8), tmp_path / "E", BuildOptions(SMALL, fp16=fp16, plugin=False), overwrite=True)
+        assert trt.BuilderFlag.INT8 in trt.configs[-1].set
+        assert (trt.BuilderFlag.FP16 in trt.configs[-1].set) == fp16
+    build_engine(small, tmp_path / "E", BuildOptions(SMALL, plugin=False), overwrite=True)
+    assert trt.BuilderFlag.INT8 not in trt.configs[-1].set
 
 
 def test_8_6_is_told_which_layers_are_fp32(small, tmp_path, fake, keep):

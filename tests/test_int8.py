@@ -7,6 +7,7 @@ import json
 import math
 import re
 import shutil
+from collections import Counter
 
 import numpy as np
 import onnx
@@ -17,11 +18,17 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("torch")
 pytest.importorskip("skimage")
 
+import onnxruntime
+
 from mtu.calib.int8 import ASSUMED_PSNR, Clip, calibrate, read_clips
 from mtu.calib.quality import psnr
+from mtu.calib.rollout import feeds
 from mtu.export.engine import BuildOptions, build_engine
-from mtu.models.errors import InvalidInputError, NonFiniteError
-from mtu.models.interface import GRAPHS
+from mtu.export.engine_graph import build_graph
+from mtu.export.to_onnx import export_bundle
+from mtu.models.checkpoint import random_checkpoint
+from mtu.models.errors import InvalidInputError, NonFiniteError, OutputError
+from mtu.models.interface import GRAPHS, NetworkConfig
 from mtu.runtime import open_backend, open_bundle, restore
 from mtu.runtime.engine import Profile
 from mtu.runtime.video import write_png
@@ -47,6 +54,12 @@ def clips(small):
         sharp = [np.clip(f + n, 0, 255).astype(np.uint8) for f, n in zip(restored(small, frames), noise, strict=True)]
         made.append(Clip(f"clip {seed}", frames, sharp))
     return made
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory):
+    """A bundle of one unit: no motion, and six layers that can be int8."""
+    return export_bundle(random_checkpoint(NetworkConfig(1, 4, 0)), tmp_path_factory.mktemp("single") / "bundle")
 
 
 @pytest.fixture(scope="module")
@@ -95,36 +108,66 @@ def test_the_most_harmful_layers_go_back_until_the_loss_is_allowed(small, clips,
         assert weights[f"{name}.weight"] == kind
 
 
-def test_without_sharp_clips_the_loss_is_estimated(small, clips, tmp_path):
+def test_without_sharp_clips_the_loss_is_estimated(single, clips, tmp_path):
     blurred = [Clip(clip.source, clip.frames, None) for clip in clips[:1]]
-    found = calibrate(small, blurred, tmp_path / "bundle", allowed=50)
-    assert not found.has_sharp
+    found = calibrate(single, blurred, tmp_path / "bundle", allowed=50)
+    assert not found.has_sharp and len(found.int8) == 6
     truth, error = (10 ** (-value / 10) for value in (ASSUMED_PSNR, found.together.psnr))
     assert found.together.loss == pytest.approx(10 * math.log10((truth + error) / truth))
     assert all(harm.loss >= 0 for harm in found.alone.values())
 
 
-def test_a_bundle_that_misses_the_floor_is_not_written(small, clips, tmp_path):
+def test_a_bundle_that_misses_the_floor_is_not_written(single, clips, tmp_path):
     with pytest.raises(InvalidInputError, match=r"no layer can be int8 with a loss of 1e-09 dB: .* nothing is written"):
-        calibrate(small, [Clip("clip", clips[0].frames, None)], tmp_path / "bundle", allowed=1e-9)
+        calibrate(single, [Clip("clip", clips[0].frames, None)], tmp_path / "bundle", allowed=1e-9)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("fp16", [False, True])
-def test_tensorrt_rtx_builds_it(everything, tmp_path, fp16):
+def test_tensorrt_rtx_builds_it(small, everything, clips, tmp_path, fp16, monkeypatch):
     pytest.importorskip("tensorrt_rtx")
     bundle, found, _ = everything
-    options = BuildOptions(Profile.fixed(32, 48), fp16=fp16, runtime="tensorrt-rtx", compute_capabilities=("8.6",))
-    said = []
-    engine = build_engine(bundle, tmp_path / "engine", options, say=said.append)
-    interface = engine.manifest.interface
+    built = {}
+
+    def spy(library, model, interface, graph, *arguments, **options):
+        built[graph] = model
+        return build_graph(library, model, interface, graph, *arguments, **options)
+
+    monkeypatch.setattr("mtu.export.engine_graph.build_graph", spy)
+    options = BuildOptions(Profile.fixed(32, 48), fp16, None, "tensorrt-rtx", plugin=False)
+    interface = build_engine(bundle, tmp_path / "engine", options).manifest.interface
     assert interface.int8_layers == found.int8
     assert interface.precision == f"fp{16 if fp16 else 32} with 14 layers in int8"
+    for model in built.values():
+        kinds = Counter(node.op_type for node in model.graph.node)
+        assert kinds["QuantizeLinear"] == 14 and kinds["DequantizeLinear"] == 28
+        producers = {name: node.op_type for node in model.graph.node for name in node.output}
+        assert {producers[n.input[0]] for n in model.graph.node if n.op_type == "Relu"} == {"Conv", "ConvTranspose"}
+    # What was built gives what fp32 gives, nearly.
+    frames = [frame[:28, :48] for frame in clips[0].frames]
+    *_, (_, inputs) = feeds(open_backend("onnxruntime", small), frames)
+    half = {name: value.astype(np.float16) if fp16 and value.dtype == np.float32 else value
+            for name, value in inputs.items()}  # fmt: skip
+    session = onnxruntime.InferenceSession(built["step"].SerializeToString(), providers=["CPUExecutionProvider"])
+    truth = onnxruntime.InferenceSession(str(small.graph("step")), providers=["CPUExecutionProvider"])
+    (int8,), (fp32,) = (each.run(["output"], feed) for each, feed in ((session, half), (truth, inputs)))
+    assert 40 < psnr(int8[0], fp32[0]) < 90
+
+
+def test_a_layer_cannot_be_int8_and_kept_in_fp32(everything, tmp_path):
+    pytest.importorskip("tensorrt_rtx")
+    bundle, _, _ = everything
+    (tmp_path / "keep.txt").write_text("HGs.0.dec1.0\nHGs.0.enc1.0\n")
+    options = BuildOptions(Profile.fixed(32, 48), True, tmp_path / "keep.txt", "tensorrt-rtx")
+    with pytest.raises(InvalidInputError, match=r"--keep-fp32 names HGs\.0\.enc1\.0, which is int8 in this bundle"):
+        build_engine(bundle, tmp_path / "engine", options)
+    (tmp_path / "keep.txt").write_text("HGs.0.dec1.0\n")
+    assert build_engine(bundle, tmp_path / "engine", options).manifest.fp32_layers == ("HGs.0.dec1.0",)
 
 
 def test_what_cannot_be_made_int8(small, everything, clips, tmp_path):
     bundle, _, _ = everything
-    with pytest.raises(InvalidInputError, match=r"is fp32 with 14 layers in int8: int8 is made of the fp32 bundle"):
+    with pytest.raises(InvalidInputError, match=r"is fp32 with 14 layers in int8: calibration needs the fp32 bundle"):
         calibrate(bundle, clips, tmp_path / "b", allowed=1)
     for few, said in (([], "0 clips, 0 frames"), ([clips[0], Clip("one", clips[0].frames[:1], None)], "2 clips, 1 fr")):
         with pytest.raises(InvalidInputError, match=said):
@@ -132,6 +175,8 @@ def test_what_cannot_be_made_int8(small, everything, clips, tmp_path):
     broken = altered(small, tmp_path / "nan", lambda weights: weights["HGs.0.enc1.0.bias"].fill(np.inf))
     with pytest.raises(NonFiniteError):
         calibrate(broken, clips, tmp_path / "b", allowed=1)
+    with pytest.raises(OutputError, match="is the fp32 bundle itself"):
+        calibrate(small, clips, small.directory, allowed=1, overwrite=True)
     assert not (tmp_path / "b").exists()
 
 
@@ -149,24 +194,28 @@ def folders(clips, tmp_path_factory):
     return root
 
 
-def test_the_command_says_what_it_did(capsys, tmp_path, small, folders):
-    arguments = ["int8", small.directory, "-o", tmp_path / "bundle", "--frames", 3, "--min-psnr-drop", 20]
+def test_the_command_says_what_it_did(capsys, tmp_path, folders):
+    """On the model of the package."""
+    arguments = ["int8", "mtu2", "-o", tmp_path / "bundle", "--frames", 3]
     for number in range(2):
-        arguments += ["--input", folders / f"blurred{number}", "--sharp", folders / f"sharp{number}"]
-    ended = cli.run(capsys, "mtu-calibrate", *arguments, "--json", tmp_path / "r.json")
+        arguments += ["--input", folders / f"blurred{number}", "--sharp", folders / f"blurred{number}"]
+    ended = cli.run(capsys, "mtu-calibrate", *arguments, "--min-psnr-drop", 20, "--json", tmp_path / "r.json")
     assert ended.code == 0, ended.err
     report = json.loads((tmp_path / "r.json").read_text(), parse_constant=lambda text: pytest.fail(text))
-    assert len(report["alone"]) == len(report["int8"]) == 14 and report["has_sharp"]
+    assert len(report["alone"]) == len(report["int8"]) == 42 and report["has_sharp"]
     for name, harm in report["alone"].items():
         alone = "equal" if harm["psnr"] is None else f"{harm['psnr']:.2f} dB"
         assert re.search(rf"^{re.escape(name)} +{alone} ", ended.out, re.MULTILINE)
-    assert "14 of 14 layers in int8" in ended.out
+    assert "42 of 42 layers in int8" in ended.out
     assert set(report["times"]) == {"fp32", "int8"} and " times" in ended.out
     ran = cli.run(capsys, "mtu-run", folders / "blurred0", "--model", tmp_path / "bundle", "-o", tmp_path / "out")
-    assert ran.code == 0 and "fp32 with 14 layers in int8" in ran.err + ran.out
-    same = ["--input", folders / "blurred0", "--min-psnr", 20]
-    compared = cli.run(capsys, "mtu-compare", small.directory, tmp_path / "bundle", *same)
-    assert compared.code == 0 and "fp32 with 14 layers in int8 on onnxruntime" in compared.out
+    assert ran.code == 0 and "mtu2 fp32 with 42 layers in int8" in ran.err + ran.out
+    same = ["--input", folders / "blurred0", "--min-psnr", 40]
+    compared = cli.run(capsys, "mtu-compare", "mtu2", tmp_path / "bundle", *same)
+    assert compared.code == 0 and "fp32 with 42 layers in int8 on onnxruntime" in compared.out
+    refused = cli.run(capsys, "mtu-run", folders / "blurred0", "--model", tmp_path / "bundle", "--backend", "torch",
+                      "-o", tmp_path / "torch")  # fmt: skip
+    assert refused.code == 2 and "torch computes in fp32 or fp16 alone" in refused.err
 
 
 def test_bad_input_is_one_message(capsys, tmp_path, small, folders, clips):
@@ -175,6 +224,10 @@ def test_bad_input_is_one_message(capsys, tmp_path, small, folders, clips):
     mixed.mkdir()
     for index, width in enumerate((48, 48, 52)):
         write_png(mixed / f"{index}.png", moving_frames(1, 32, width)[0])
+    wide = tmp_path / "wide"
+    wide.mkdir()
+    for index, frame in enumerate(moving_frames(3, 30, 54)):
+        write_png(wide / f"{index}.png", frame)
     (tmp_path / "empty").mkdir()
     full = tmp_path / "full"
     shutil.copytree(small.directory, full)
@@ -182,19 +235,20 @@ def test_bad_input_is_one_message(capsys, tmp_path, small, folders, clips):
     for arguments, message in (
         ([*start, "--input", blurred, "--frames", 5], "has 4 frames, fewer than the 5 asked for"),
         ([*start, "--input", blurred, "--sharp", sharp, "--sharp", sharp], "1 clips of --input and 2 of --sharp"),
-        ([*start, "--input", blurred, "--sharp", mixed, "--frames", 3], "has frames of another size"),
-        ([*start, "--input", mixed, "--frames", 3], "has frames of another size"),
+        ([*start, "--input", blurred, "--sharp", wide, "--frames", 3], "has frames of another size"),
+        ([*start, "--input", mixed, "--frames", 3], "must have one size"),
         ([*start, "--input", tmp_path / "empty"], "empty"),
         ([*start, "--input", tmp_path / "none.mp4"], "none.mp4"),
         ([*start, "--input", blurred, "--frames", 4, "--min-psnr-drop", "nan"], "--min-psnr-drop nan: give dB above 0"),
         ([*start, "--input", blurred, "--frames", 4, "--min-psnr-drop", 0], "--min-psnr-drop 0: give dB above 0"),
         ([*start, "--input", blurred, "--frames", 4, "--json", tmp_path], "--json"),
+        ([*start, "--input", blurred, "--frames", 4, "--json", small.graph("step")], "is an input or the output"),
         (["int8", small.directory, "-o", full, "--input", blurred, "--frames", 4], "exists already"),
         (["int8", tmp_path / "none", "-o", tmp_path / "out", "--input", blurred], "does not exist"),
     ):
         ended = cli.run(capsys, "mtu-calibrate", *arguments)
         assert ended.code == 2 and message in ended.err and ended.out == "", (arguments, ended)
         assert ended.err.startswith("mtu-calibrate: error: ")
-    assert {path.name for path in tmp_path.iterdir()} == {"mixed", "empty", "full"}
+    assert {path.name for path in tmp_path.iterdir()} == {"mixed", "wide", "empty", "full"}
     with pytest.raises(InvalidInputError, match="fewer than the 5"):
         read_clips([str(blurred)], [], 5)

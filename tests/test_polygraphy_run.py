@@ -257,6 +257,7 @@ def test_what_cannot_be_measured_fails(asked, capsys):
     said = capsys.readouterr().out
     assert "output: of shape [1, 16, 20, 3], expected one of shape [1, 20, 20, 3]" in said
     assert "motion_out: missing" in said
+    assert said.count("detail_out: has values that are not finite") == 3
     off = {"motion_out": np.full((1, 8, 5, 5), 1e-6, np.float32)}
     assert polygraphy_psnr.compare_outputs(off, {"motion_out": reference["motion_out"]}) == {"motion_out": False}
 

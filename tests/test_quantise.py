@@ -17,6 +17,7 @@ import onnxruntime
 from onnx import helper, numpy_helper
 
 from mtu.calib.rollout import feeds
+from mtu.export.precision import to_fp16
 from mtu.export.quantise import DEQUANTISED, LEVELS, Limits, candidates, for_tensorrt, quantise
 from mtu.models.errors import InvalidInputError
 from mtu.models.interface import GRAPHS, Interface
@@ -150,6 +151,10 @@ def test_a_channel_of_no_weights_gives_its_bias(small, feed, limits):
     model.graph.output.append(helper.make_tensor_value_info(layer.output, 1, None))
     (found,) = run(model, feed, [layer.output])
     np.testing.assert_allclose(found[0, 0], 0.25, atol=0.5 / LEVELS)
+    del model.graph.output[-1]
+    to_fp16(model)
+    scales = [numpy_helper.to_array(t) for t in model.graph.initializer if t.name.endswith("_scale")]
+    assert all(scale.dtype == np.float16 and (scale > 0).all() for scale in scales)
 
 
 def test_an_input_of_zeros_and_layers_of_the_other_graph(small, limits):

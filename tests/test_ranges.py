@@ -277,6 +277,14 @@ def test_states_beyond_fp16_cannot_be_kept(small: Bundle, clip: Path, tmp_path: 
     assert "the state detail reaches" in json.loads(report.read_text())["states"][0] and not keep.exists()
 
 
+def test_a_state_that_vanishes_cannot_be_kept(small: Bundle, clip: Path, tmp_path: Path, capsys) -> None:
+    bundle = scaled(small, tmp_path / "b", {"motion_layer.": 1e-9})
+    keep = tmp_path / "keep.txt"
+    ended = run(capsys, PROGRAM, "ranges", bundle.directory, "--input", clip, "--frames", 2, "--keep", keep)
+    assert ended.code == 2 and "the state motion has 100.0% of its values below 2^-14" in ended.err
+    assert not keep.exists()
+
+
 @pytest.mark.parametrize(("layer", "value"), [("HGs.1.enc1.", np.nan), ("out.", np.inf), ("HGs.1.", 1e38)])
 def test_a_model_that_is_not_finite_is_refused(small: Bundle, tmp_path: Path, layer: str, value: float) -> None:
     bad = scaled(small, tmp_path / "bad", {layer: value})
@@ -301,7 +309,7 @@ def test_bad_input_gets_one_message(small: Bundle, clip: Path, tmp_path: Path, c
         (small.directory, (*whole, "--frames", 7), "has 6 frames, fewer than the 7"),
         (small.directory, (*whole, "--frames", 0), "--frames"),
         (small.directory, ("--input", "mixed"), "mixed/2.png is 28x16, but 0.png is 24x16"),
-        (half.directory, whole, "is fp16: ranges are measured on the fp32 bundle"),
+        (half.directory, whole, "is fp16: calibration needs the fp32 bundle"),
         ("none", whole, "model none does not exist"),
         (clip, whole, "lacks first.onnx and step.onnx"),
         (small.directory, (*whole, "--json", "no/r.json"), "the directory does not exist"),
