@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from mtu.models.errors import InvalidInputError
+from mtu.models.errors import InvalidInputError, OutputError
 from mtu.models.interface import GRAPHS
 from mtu.runtime.bundle import Bundle, open_bundle
 from mtu.runtime.console import Version, new_app, require, run_app, say
@@ -85,7 +85,9 @@ def int8(
         raise InvalidInputError(f"--min-psnr-drop {min_psnr_drop:g}: give dB above 0")
     source = open_bundle(bundle)
     if json_file is not None:
-        check_report(json_file, *clips, *(sharp or ()), *_files(source))
+        check_report(json_file, *clips, *(sharp or ()), *_files(source), str(output))
+        if output.resolve() in json_file.resolve().parents:
+            raise OutputError(f"--json {json_file}: lies in {output}, which is to hold the bundle alone; move it out")
     require("export", PROGRAM, "onnx", "onnxruntime")
     require("compare", PROGRAM, "skimage")
     from mtu.calib.int8 import calibrate, read_clips

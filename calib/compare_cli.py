@@ -93,7 +93,7 @@ def _print(report: Report) -> None:
         assert worst is not None
         moved = "              -       -              -"
         if found:
-            lowest = min(found, key=lambda each: each.share)
+            lowest = min(found, key=lambda each: (each.share, -each.ties))
             moved = f"{lowest.share:15.2%} {median(each.share for each in found):7.2%} {lowest.ties:14.2%}"
         print(
             f"{run.mode:8} {len(run.frames):6}  {decibels(worst.psnr):>12} {f'({worst.index})':5}"

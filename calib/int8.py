@@ -21,7 +21,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -84,6 +83,12 @@ class Time:
 class Calibration:
     """What was found and what was written."""
 
+    model: str
+    checkpoint: str
+    """sha256 of the fp32 weights."""
+    clips: Sequence[str]
+    frames: int
+    """Of all clips."""
     alone: Mapping[str, Harm]
     """Every candidate in graph order: what it does if nothing else is int8."""
     int8: tuple[str, ...]
@@ -184,7 +189,9 @@ def calibrate(
         )
     names = list(dict.fromkeys(layer.name for model in models.values() for layer in candidates(model)))
     with temporary_beside(directory) as temporary:
-        search = _Search(bundle, interface, models, clips, len(names), progress)
+        made = temporary / "bundle"
+        made.mkdir()
+        search = _Search(bundle, interface, models, clips, made, len(names), progress)
         alone = {name: search.harm([name], f"{name} alone") for name in names}
         chosen = sorted(names, key=lambda name: alone[name].psnr)  # the most harmful first
         together = search.harm(chosen, "all layers")
@@ -198,12 +205,15 @@ def calibrate(
                     " nothing is written; allow more with --min-psnr-drop, or keep fp32 or fp16"
                 )
             together = search.harm(chosen, f"{len(chosen)} layers")
-        search.write(temporary, chosen)
         progress("timing", 1.0)
-        times = _times(bundle, open_bundle(temporary), clips[0].frames)
-        publish(temporary, directory, overwrite)
+        times = _times(bundle, open_bundle(made), clips[0].frames)  # of the layers that were tried last
+        publish(made, directory, overwrite)
     every = dict.fromkeys(name for model in models.values() for name in layers(model))
     return Calibration(
+        str(bundle.directory),
+        interface.checkpoint,
+        [clip.source for clip in clips],
+        sum(len(clip.frames) for clip in clips),
         alone,
         tuple(name for name in names if name in chosen),
         tuple(name for name in every if name not in alone),
@@ -224,9 +234,12 @@ class _Search:
         interface: Interface,
         models: Mapping[GraphName, onnx.ModelProto],
         clips: Sequence[Clip],
+        directory: Path,
         steps: int,
         progress: Progress,
     ) -> None:
+        """What is tried is written to `directory`, and what was tried last stays there."""
+        self._directory = directory
         self._interface, self._models, self._clips = interface, models, clips
         self._progress, self._steps, self._done = progress, steps + 2, 0
         self._advance("ranges")
@@ -245,21 +258,21 @@ class _Search:
         self._progress(text, min(1.0, self._done / self._steps))
         self._done += 1
 
-    def write(self, directory: Path, chosen: Sequence[str]) -> None:
+    def _write(self, chosen: Sequence[str]) -> Bundle:
         """Writes both graphs with these layers in int8."""
         interface = replace(self._interface, int8_layers=tuple(name for name in self._limits if name in chosen))
         for graph in GRAPHS:
             model = onnx.ModelProto()
             model.CopyFrom(self._models[graph])
             quantise(model, {name: self._limits[name] for name in chosen})
-            write_through(directory / f"{graph}.onnx", to_bytes(model, interface, graph))
+            write_through(self._directory / f"{graph}.onnx", to_bytes(model, interface, graph))
+        return open_bundle(self._directory)
 
     def harm(self, chosen: Sequence[str], text: str) -> Harm:
         """Restores all clips with these layers in int8."""
         self._advance(text)
-        with tempfile.TemporaryDirectory(prefix="mtu-int8-") as directory:
-            self.write(Path(directory), chosen)
-            pictures = [_restored(open_bundle(directory), clip) for clip in self._clips]
+        bundle = self._write(chosen)
+        pictures = [_restored(bundle, clip) for clip in self._clips]
         away, pixels, losses = 0.0, 0, []
         for clip, found, fp32 in zip(self._clips, pictures, self._fp32, strict=True):
             for index, (mine, other) in enumerate(zip(found, fp32, strict=True)):

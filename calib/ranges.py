@@ -88,7 +88,8 @@ class Range:
     def trouble(self, margin: float) -> str:
         """Why fp16 is too narrow, to be said behind the tensor's name; empty if it is not."""
         if self.largest * margin > LARGEST:
-            return f"reaches {self.largest:.4g}"
+            more = f" (other videos may reach {margin:g} times that)" if self.largest <= LARGEST else ""
+            return f"reaches {self.largest:.4g}{more}"
         if self.tiny_share >= VANISHING:
             return f"has {self.tiny_share:.1%} of its values below 2^-14"
         return ""
@@ -163,7 +164,10 @@ class _Measuring:
         import onnxruntime
 
         constants = {tensor.name for tensor in model.graph.initializer}
-        self._names = sorted(fp32_tensors(model) - constants)
+        floats = fp32_tensors(model) - constants
+        order = [value.name for value in model.graph.input]
+        order += [name for node in model.graph.node for name in node.output]
+        self._names = [name for name in order if name in floats]  # the first that is not finite is the one to name
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         # In the order of the nodes, so that a tensor is measured when it is made and freed when it has been used:
@@ -350,8 +354,13 @@ def find_ranges(
         taken += 1
         progress()
 
-    measured = measure(bundle, (first_frames(clip, frames) for clip in clips), count)
     weights = _weights(models)
+    measured = measure(bundle, (first_frames(clip, frames) for clip in clips), count)
+    if "step" not in measured:
+        raise InvalidInputError(
+            f"{', '.join(clips)}: one frame each, and the states are used from the second on: give a clip of two frames"
+            " or more"
+        )
     rows: dict[tuple[str, str], Range] = {}
     for graph, ranges in measured.items():
         for name, layer in _owners(models[graph]).items():
@@ -374,10 +383,12 @@ def _weights(models: Mapping[GraphName, onnx.ModelProto]) -> dict[str, Range]:
     found: dict[str, Range] = {}
     for model in models.values():
         arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-        for layer in layers(model):
-            values = np.concatenate([arrays[f"{layer}.{part}"].ravel() for part in ("weight", "bias")])
+        for layer, node in layers(model).items():
+            values = np.concatenate([arrays[name].ravel() for name in node.input[1:] if name in arrays])
             if not np.isfinite(values).all():
-                raise NonFiniteError([f"the weights of {layer}"])
+                raise InvalidInputError(
+                    f"the weights of {layer} are not all finite: export the model again, from a sound checkpoint"
+                )
             found[layer] = range_of(values)
     return found
 

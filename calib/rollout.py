@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mtu.models.errors import InvalidInputError, NonFiniteError
 from mtu.models.interface import FRAME_NAMES, LOOK_AHEAD, WINDOW, GraphName
-from mtu.runtime import Picture, read_frames
+from mtu.runtime import Picture
 from mtu.runtime.backends import Backend
 from mtu.runtime.session import pad_to_multiple
 
@@ -71,12 +71,20 @@ def feeds(backend: Backend, frames: Iterable[Picture]) -> Iterator[tuple[GraphNa
 def first_frames(source: Path | str, count: int | None) -> Iterator[Picture]:
     """The first `count` frames of a video or directory of images; None takes all.
 
-    Raises InvalidInputError at the end of a clip that has fewer, or none.
+    Raises InvalidInputError at the end of a clip that has fewer, or none, or was found to be damaged.
     """
+    from mtu.runtime.video import Frame, open_reader
+
     taken = 0
-    for frame in itertools.islice(read_frames(source), count):
-        taken += 1
-        yield frame
+    with open_reader(str(source)) as reader:
+        for frame in itertools.islice((item.rgb for item in reader if isinstance(item, Frame)), count):
+            taken += 1
+            yield frame
+        if reader.damage is not None:
+            raise InvalidInputError(
+                f"{source} is damaged ({reader.damage}), and {taken} frames of it can be read: ask for no more than the"
+                " first of them, or give a whole clip"
+            )
     if taken == 0 or (count is not None and taken < count):
         raise InvalidInputError(
             f"{source} has {taken} frames, fewer than the {count or 1} asked for: ask for fewer or give a longer clip"

@@ -73,8 +73,9 @@ def to_onnx(
     )
     c = source.config
     print(
-        f"{output}: {preset_name(c)} ({c.units} units, {c.channels} channels, {c.blocks} blocks), {precision},"
-        f" weights {source.digest[:12]}"
+        f"{output}: {preset_name(c)} ({c.units} units, {c.channels} channels, {c.blocks} blocks), {precision}"
+        + (f" but for the layers in {keep_fp32}" if keep_fp32 else "")
+        + f", weights {source.digest[:12]}"
     )
 
 

@@ -122,6 +122,8 @@ def build_engine(
             "--keep-fp32 needs the fp32 bundle, this one is fp16 already: build from that, or make an fp16 bundle with"
             " mtu-export onnx --precision fp16 --keep-fp32"
         )
+    if options.keep_fp32 is not None and not options.fp16:
+        raise InvalidInputError("--keep-fp32 is for --fp16: without it every layer is fp32; add --fp16 or leave it out")
     if options.keep_fp32 is not None:
         keep = read_layers(options.keep_fp32)
         check_layers(keep, dict.fromkeys(layer for graph in GRAPHS for layer in layers(models[graph])))
@@ -239,8 +241,6 @@ def _choose_library(options: BuildOptions, gpu: Gpu | None) -> Library:
 
 def _check_options(library: Library, options: BuildOptions, gpu: Gpu | None) -> None:
     trt = library.module
-    if options.keep_fp32 is not None and not options.fp16:
-        raise InvalidInputError("--keep-fp32 is for --fp16: without it every layer is fp32; add --fp16 or leave it out")
     level = options.builder_optimization_level
     if level is not None and not 0 <= level <= 5:
         raise InvalidInputError(f"--builder-optimization-level {level}: choose 0 (quick build) to 5 (quick engine)")

@@ -156,7 +156,7 @@ def _cast_constants(
             graph.initializer.append(numpy_helper.from_array(value, names[name][True]))
         if np.abs(value).max(initial=0) > LARGEST:
             raise InvalidInputError(
-                f"weights {name} exceed fp16's range of {LARGEST:g}: use --precision fp32, or keep their layer in fp32"
+                f"weights {name} exceed fp16's range of {LARGEST:g}: stay with fp32, or keep their layer in fp32"
                 " with --keep-fp32 and the file that mtu-calibrate ranges --keep writes"
             )
         tensor.CopyFrom(numpy_helper.from_array(value.astype(np.float16), name))

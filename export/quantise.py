@@ -122,14 +122,14 @@ def for_tensorrt(model: onnx.ModelProto) -> None:
 
 
 def _activated(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, onnx.NodeProto]]:
-    """Every convolution with the ReLU that alone reads it."""
+    """Every convolution with a bias, and the ReLU that alone reads it."""
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
     for node in model.graph.node:
         behind = readers.get(node.output[0], []) if node.op_type == "Conv" else []
-        if [reader.op_type for reader in behind] == ["Relu"]:
+        if [reader.op_type for reader in behind] == ["Relu"] and len(node.input) == 3:
             yield node, behind[0]
 
 

@@ -7,6 +7,7 @@ Exit codes: 0 all well; 2 a user error, said in one message; 3 done, but a part 
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.util
 import os
 import signal
@@ -90,7 +91,11 @@ def run_app(app: typer.Typer, program: str) -> NoReturn:
     before = [(number, signal.signal(number, _terminate)) for number in ends]
     code = 0
     try:
-        app(prog_name=program)
+        try:
+            app(prog_name=program)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # so that what cannot be written is known in here
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     except MtuError as error:
@@ -104,10 +109,14 @@ def run_app(app: typer.Typer, program: str) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except OSError as error:
-        if error.filename is None:
+        if error.filename is not None:
+            # A name that the system refuses: too long, or in a directory that may not be searched.
+            say(program, f"error: {error.filename}: {error.strerror}")
+        elif error.errno == errno.ENOSPC:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # as above
+            say(program, "error: no space left on device; free some, or write elsewhere")
+        else:
             raise
-        # A name that the system refuses: too long, or in a directory that may not be searched.
-        say(program, f"error: {error.filename}: {error.strerror}")
         code = USER_ERROR
     except MemoryError:
         say(program, "error: out of memory: use smaller frames, or a machine with more memory")

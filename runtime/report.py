@@ -14,6 +14,9 @@ from typing import Any
 from mtu.models.errors import OutputError
 from mtu.models.files import write_whole
 
+REPORTS = (".json", ".html", ".txt")
+"""What a report may replace in a directory that is an input or an output."""
+
 
 def check_report(path: Path, *others: str, option: str = "--json") -> None:
     """Raises OutputError if the report of `option` cannot be written to `path`, or would replace one of `others`."""
@@ -27,6 +30,8 @@ def check_report(path: Path, *others: str, option: str = "--json") -> None:
     for other in others:
         if path.resolve() == Path(other).resolve() or (path.exists() and Path(other).exists() and path.samefile(other)):
             raise OutputError(f"{option} {path}: is an input or the output of another option; give another name")
+        if path.is_file() and path.suffix not in REPORTS and path.resolve().parent == Path(other).resolve():
+            raise OutputError(f"{option} {path}: is one of the files of {other}; give another name")
     written = (path,) if _is_device(path) else (path, directory)
     if not all(os.access(each, os.W_OK) for each in written if each.exists()):
         raise OutputError(f"{option} {path}: cannot be written; check the permissions of it and of its directory")

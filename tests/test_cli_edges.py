@@ -29,7 +29,9 @@ from mtu.runtime.video import open_reader, read_image, write_png
 from mtu.runtime.video.colour import upright
 from tests import cli
 from tests.conftest import ROOT
+from tests.frames import moving_frames
 from tests.media import make_video, moving
+from tests.test_lean import SCRIPTS
 from tests.test_run import refused, wait_for_part
 
 TURNS = {
@@ -117,6 +119,32 @@ def test_a_report_that_cannot_be_written_ends_in_a_message(capsys, tmp_path, sma
     ended = cli.run(capsys, "mtu-run", *arguments)
     assert ended.code == 2 and "--json /dev/full: cannot be written (No space left" in ended.err
     assert (tmp_path / "out.mkv").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("script", ["mtu-compare", "mtu-doctor"])
+def test_a_full_disk_under_stdout_is_a_message(script):
+    with Path("/dev/full").open("w") as full:
+        code = f"from {SCRIPTS[script].replace(':', ' import ')}\nmain()"
+        done = subprocess.run(
+            [sys.executable, "-c", code, "--version"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT / ".links")},
+        )
+    assert done.returncode == 2
+    assert done.stderr == f"{script}: error: no space left on device; free some, or write elsewhere\n"
+
+
+def test_a_report_does_not_replace_a_picture_of_the_input(capsys, tmp_path, small):
+    for number, frame in enumerate(moving_frames(3, 16, 16)):
+        write_png(tmp_path / f"{number}.png", frame)
+    before = (tmp_path / "1.png").read_bytes()
+    options = ("-o", tmp_path.parent / "out.mkv", "--model", small.directory, "--json", tmp_path / "1.png")
+    ended = cli.run(capsys, "mtu-run", tmp_path, *options)
+    assert ended.code == 2 and "1.png: is one of the files of" in ended.err
+    assert (tmp_path / "1.png").read_bytes() == before
 
 
 @pytest.mark.parametrize(("output", "motion"), [("a", "a"), ("a", "a/b"), ("a/out.mp4", "a")])

@@ -203,6 +203,8 @@ def test_the_command_says_what_it_did(capsys, tmp_path, folders):
     assert ended.code == 0, ended.err
     report = json.loads((tmp_path / "r.json").read_text(), parse_constant=lambda text: pytest.fail(text))
     assert len(report["alone"]) == len(report["int8"]) == 42 and report["has_sharp"]
+    assert report["frames"] == 6 and report["clips"] == [str(folders / f"blurred{number}") for number in range(2)]
+    assert len(report["checkpoint"]) == 64 and report["model"].endswith("mtu2")
     for name, harm in report["alone"].items():
         alone = "equal" if harm["psnr"] is None else f"{harm['psnr']:.2f} dB"
         assert re.search(rf"^{re.escape(name)} +{alone} ", ended.out, re.MULTILINE)
@@ -242,6 +244,8 @@ def test_bad_input_is_one_message(capsys, tmp_path, small, folders, clips):
         ([*start, "--input", blurred, "--frames", 4, "--min-psnr-drop", "nan"], "--min-psnr-drop nan: give dB above 0"),
         ([*start, "--input", blurred, "--frames", 4, "--min-psnr-drop", 0], "--min-psnr-drop 0: give dB above 0"),
         ([*start, "--input", blurred, "--frames", 4, "--json", tmp_path], "--json"),
+        ([*start, "--input", blurred, "--frames", 4, "--json", tmp_path / "out"], "is an input or the output"),
+        ([*start[:-1], full, "--overwrite", "--input", blurred, "--frames", 4, "--json", full / "r.json"], "lies in"),
         ([*start, "--input", blurred, "--frames", 4, "--json", small.graph("step")], "is an input or the output"),
         (["int8", small.directory, "-o", full, "--input", blurred, "--frames", 4], "exists already"),
         (["int8", tmp_path / "none", "-o", tmp_path / "out", "--input", blurred], "does not exist"),

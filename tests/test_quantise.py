@@ -22,6 +22,7 @@ from mtu.export.quantise import DEQUANTISED, LEVELS, Limits, candidates, for_ten
 from mtu.models.errors import InvalidInputError
 from mtu.models.interface import GRAPHS, Interface
 from mtu.runtime import open_backend, open_bundle
+from mtu.runtime.backends.ort_backend import sums_are_exact
 from tests.frames import moving_frames
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -176,3 +177,12 @@ def test_the_interface_says_what_is_int8():
     assert Interface.from_metadata(interface.to_metadata("step"), "step", "x") == interface != plain
     with pytest.raises(InvalidInputError, match="int8_layers"):
         replace(plain, int8_layers=(1,))
+
+
+def test_who_adds_in_16_bits(tmp_path):
+    cpuinfo = tmp_path / "cpuinfo"
+    assert sums_are_exact("aarch64", cpuinfo)
+    assert not sums_are_exact("x86_64", cpuinfo)
+    for flags, exact in (("sse avx2 avx512f", False), ("avx2 avx_vnni", True), ("avx512_vnni\n", True)):
+        cpuinfo.write_text(f"processor : 0\nflags : {flags} xsave")
+        assert sums_are_exact("AMD64", cpuinfo) is exact

@@ -25,7 +25,7 @@ from mtu.calib.quality import psnr
 from mtu.calib.ranges import COUNTS, Range, find_ranges, largest_values, measure, range_of
 from mtu.calib.rollout import feeds
 from mtu.export.engine_graph import load_graphs
-from mtu.export.precision import fp32_layers, read_layers, to_fp16
+from mtu.export.precision import fp32_layers, layers, read_layers, to_fp16
 from mtu.export.to_onnx import export_bundle
 from mtu.models.checkpoint import random_checkpoint
 from mtu.models.errors import InvalidInputError, NonFiniteError
@@ -35,6 +35,7 @@ from mtu.runtime import Bundle, deblur, open_backend
 from mtu.runtime.video import write_png
 from tests.cli import run
 from tests.frames import moving_frames
+from tests.media import make_video, moving
 
 PROGRAM = "mtu-calibrate"
 # What tensors of a model are multiplied by, and the layers that ranges has to name. What a layer gives is made large or
@@ -262,7 +263,7 @@ def test_small_values_beside_normal_ones_are_no_reason() -> None:
     counts = {"elements": 100, "zeros": 50, "above": 0, "gone": 10}
     assert not Range(0, 1, **counts, tiny=44).trouble(1)
     assert Range(0, 1, **counts, tiny=45).trouble(1) == "has 90.0% of its values below 2^-14"
-    assert Range(-16377, 1, **counts, tiny=0).trouble(4) == "reaches 1.638e+04"
+    assert Range(-16377, 1, **counts, tiny=0).trouble(4) == "reaches 1.638e+04 (other videos may reach 4 times that)"
     assert not Range(-16377, 1, **counts, tiny=0).trouble(1)
     assert set(COUNTS) > {"zeros", "above", "gone", "tiny"}
 
@@ -290,6 +291,30 @@ def test_a_model_that_is_not_finite_is_refused(small: Bundle, tmp_path: Path, la
     bad = scaled(small, tmp_path / "bad", {layer: value})
     with pytest.raises(NonFiniteError, match=r"non-finite values in \w+ at frame 0"):
         measure(bad, [moving_frames(3, 16, 16)])
+
+
+def test_weights_that_are_not_finite_are_named(small: Bundle, clip: Path, tmp_path: Path, capsys) -> None:
+    bad = scaled(small, tmp_path / "bad", {"HGs.0.enc2.": np.nan})
+    ended = run(capsys, PROGRAM, "ranges", bad.directory, "--input", clip, "--frames", 2)
+    assert ended.code == 2 and "the weights of HGs.0.enc2.0 are not all finite" in ended.err
+
+
+def test_the_first_tensor_that_overflows_is_named(small: Bundle, tmp_path: Path) -> None:
+    bad = scaled(small, tmp_path / "bad", {"HGs.0.enc": 1e38})
+    names = [node.output[0] for node in layers(onnx.load(bad.graph("first"))).values()]
+    with pytest.raises(NonFiniteError, match=f"values in {names[3]} at frame 0"):
+        measure(bad, [moving_frames(3, 16, 16)])
+
+
+def test_a_damaged_clip_is_not_taken_for_a_whole_one(small: Bundle, tmp_path: Path, capsys) -> None:
+    video = make_video(tmp_path / "whole.mkv", moving(40, 48, 64))
+    (tmp_path / "damaged.mkv").write_bytes(video.read_bytes()[: video.stat().st_size * 2 // 3])
+    ended = run(capsys, PROGRAM, "ranges", small.directory, "--input", tmp_path / "damaged.mkv")
+    assert ended.code == 2 and "damaged" in ended.err and ended.out == "", ended
+    ended = run(capsys, PROGRAM, "ranges", small.directory, "--input", tmp_path / "damaged.mkv", "--frames", 2)
+    assert ended.code == 0
+    ended = run(capsys, PROGRAM, "ranges", small.directory, "--input", video, "--frames", 1)
+    assert ended.code == 2 and "give a clip of two frames or more" in ended.err
 
 
 def test_bad_input_gets_one_message(small: Bundle, clip: Path, tmp_path: Path, capsys, monkeypatch) -> None:

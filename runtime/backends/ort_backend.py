@@ -8,7 +8,9 @@ largest frame. On a GPU the check for non-finite values copies the states to the
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,8 +61,8 @@ class OrtBackend:
     def _open(self, path: str) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        # On processors without VNNI the sums of int8 products would otherwise overflow 16 bits.
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        if not sums_are_exact():
+            options.add_session_config_entry("session.x64quantprecision", "1")
         providers: list[Any] = ["CPUExecutionProvider"]
         if self._kind == "cuda":
             providers.insert(0, ("CUDAExecutionProvider", {"device_id": self._index}))
@@ -134,6 +136,22 @@ class OrtBackend:
     def close(self) -> None:
         """See `Backend.close`."""
         self._sessions.clear()
+
+
+def sums_are_exact(machine: str = platform.machine(), cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether int8 models are right on this processor as they are.
+
+    On x86 without VNNI, onnxruntime adds products of int8 in 16 bits, and large ones overflow; told so, it takes a
+    slower way, which it also would where that is not needed. Without /proc/cpuinfo nobody can know, and the answer is
+    no.
+    """
+    if machine.lower() not in ("x86_64", "amd64"):
+        return True
+    try:
+        flags = set(cpuinfo.read_text(encoding="ascii", errors="replace").split())
+    except OSError:
+        return False
+    return bool(flags & {"avx512_vnni", "avx_vnni"})
 
 
 def _fixed(shape: Sequence[Dim | None]) -> tuple[int | None, ...]:

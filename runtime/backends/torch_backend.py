@@ -116,7 +116,7 @@ def read_model(bundle: Bundle) -> tuple[Interface, Checkpoint]:
             if tensor.data_type == TensorProto.FLOAT and interface.state_dtype == "float16":
                 raise InvalidInputError(
                     f"model {bundle.directory} keeps {key} in fp32 among fp16 layers, and torch computes in one type:"
-                    " use --backend onnxruntime"
+                    " use --backend onnxruntime, or export the model again without --keep-fp32"
                 )
             if tuple(tensor.dims) != tuple(value.shape) or tensor.data_type not in kinds:
                 found = f"{TensorProto.DataType.Name(tensor.data_type)} {list(tensor.dims)}"
