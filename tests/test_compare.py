@@ -534,9 +534,10 @@ def test_the_command_writes_what_it_measured(capsys, tmp_path, small, half, clip
     assert {path.name for path in tmp_path.iterdir()} == {"r.json", "r.html", "a.png"}
 
 
-def test_a_missed_floor_is_exit_code_1_and_the_reports_are_there(capsys, tmp_path, small, clip):
-    broken = altered(small, tmp_path / "broken", one_weight)
-    ended = cli.run(capsys, "mtu-compare", small.directory, broken.directory, "--input", clip, "--mode", "rollout",
+@pytest.mark.parametrize("change", [one_weight, swapped_channels])
+def test_a_missed_floor_is_exit_code_1_and_the_reports_are_there(capsys, tmp_path, clip, change):
+    broken = altered(open_bundle("mtu2"), tmp_path / "broken", change)
+    ended = cli.run(capsys, "mtu-compare", "mtu2", broken.directory, "--input", clip, "--mode", "rollout",
                     "--frames", 3, "--min-psnr", 45, "--json", tmp_path / "r.json",
                     "--html", tmp_path / "r.html")  # fmt: skip
     assert ended.code == 1, ended.err
