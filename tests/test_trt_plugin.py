@@ -342,6 +342,7 @@ def test_an_error_in_a_callback_fails_the_build(library, creator, small, monkeyp
             interface,
             "step",
             BuildOptions(Profile.fixed(32, 48)),
+            kept_nodes=frozenset(),
             capabilities=("8.6",),
             timing_cache=None,
             monitor=None,
