@@ -8,6 +8,7 @@ import math
 import re
 import shutil
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -19,12 +20,16 @@ pytest.importorskip("torch")
 pytest.importorskip("skimage")
 
 import onnxruntime
+from onnx import numpy_helper
 
 from mtu.calib.int8 import ASSUMED_PSNR, Clip, calibrate, read_clips
 from mtu.calib.quality import psnr
+from mtu.calib.ranges import largest_values
 from mtu.calib.rollout import feeds
 from mtu.export.engine import BuildOptions, build_engine
-from mtu.export.engine_graph import build_graph
+from mtu.export.engine_graph import build_graph, load_graphs
+from mtu.export.graph_file import to_bytes
+from mtu.export.quantise import Limits, candidates, quantise
 from mtu.export.to_onnx import export_bundle
 from mtu.models.checkpoint import random_checkpoint
 from mtu.models.errors import InvalidInputError, NonFiniteError, OutputError
@@ -62,6 +67,29 @@ def single(tmp_path_factory):
     return export_bundle(random_checkpoint(NetworkConfig(1, 4, 0)), tmp_path_factory.mktemp("single") / "bundle")
 
 
+def with_ranges_of(bundle, clip, directory):
+    """All layers in int8, with 1.5 times the largest values of a clip."""
+    interface, models = load_graphs(bundle)
+    values = largest_values(bundle, [clip.frames])
+    largest = {}
+    for graph, model in models.items():
+        for layer in candidates(model):
+            taken, given = values[graph][layer.input], values[graph][layer.output]
+            before = largest.get(layer.name, (0, 0))
+            largest[layer.name] = max(before[0], 1.5 * taken), max(before[1], 1.5 * given)
+    directory.mkdir()
+    for graph, model in models.items():
+        quantise(model, {name: Limits(*each) for name, each in largest.items()})
+        (directory / f"{graph}.onnx").write_bytes(to_bytes(model, replace(interface, int8_layers=(*largest,)), graph))
+    return open_bundle(directory)
+
+
+def scales(bundle):
+    """The scales of all activations of the step graph."""
+    tensors = onnx.load(bundle.graph("step")).graph.initializer
+    return {t.name: float(numpy_helper.to_array(t)) for t in tensors if t.name.endswith("_scale") and not t.dims}
+
+
 @pytest.fixture(scope="module")
 def everything(small, clips, tmp_path_factory):
     """The bundle with all layers in int8, and what was found on the way."""
@@ -71,7 +99,7 @@ def everything(small, clips, tmp_path_factory):
     return open_bundle(directory), found, said
 
 
-def test_the_bundle_is_a_normal_one(small, clips, everything):
+def test_the_bundle_is_a_normal_one(small, clips, everything, tmp_path):
     bundle, found, said = everything
     assert found.int8 == tuple(found.alone) and len(found.int8) == 14
     assert found.never == ("HGs.0.dec1.0", "HGs.0.dec2.0", "motion_layer.0.0", "HGs.1.dec1.0", "HGs.1.dec2.0", "out")
@@ -82,13 +110,20 @@ def test_the_bundle_is_a_normal_one(small, clips, everything):
         onnx.checker.check_model(onnx.load(bundle.graph(graph)), full_check=True)
     done = [share for _, share in said]
     assert done == sorted(done) and done[-1] == 1.0 and done[0] >= 0
-    # What was measured is what the bundle does, over whole clips, with its own states.
-    pairs = [(restored(bundle, clip.frames), restored(small, clip.frames), clip.sharp) for clip in clips]
+    assert found.held_out
+    # What was measured is what ranges of the other clip do, over whole clips, with their own states.
+    pairs = []
+    for number, clip in enumerate(clips):
+        int8 = with_ranges_of(small, clips[1 - number], tmp_path / str(number))
+        pairs.append((restored(int8, clip.frames), restored(small, clip.frames), clip.sharp))
     away = np.concatenate([np.subtract(int8, fp32, dtype=np.float64).ravel() for int8, fp32, _ in pairs])
     assert found.together.psnr == pytest.approx(10 * math.log10(255**2 / np.mean(away**2)), abs=1e-3)
     losses = [psnr(b, s) - psnr(a, s) for int8, fp32, sharp in pairs for a, b, s in zip(int8, fp32, sharp, strict=True)]
     assert found.together.loss == pytest.approx(np.mean(losses), abs=1e-6)
     assert found.together.psnr < min(harm.psnr for harm in found.alone.values())
+    # What was written has the larger ranges of the two.
+    one, other, both = (scales(each) for each in (open_bundle(tmp_path / "0"), open_bundle(tmp_path / "1"), bundle))
+    assert both == {name: max(one[name], other[name]) for name in one} and one != other
 
 
 def test_the_most_harmful_layers_go_back_until_the_loss_is_allowed(small, clips, everything, tmp_path):
@@ -111,7 +146,8 @@ def test_the_most_harmful_layers_go_back_until_the_loss_is_allowed(small, clips,
 def test_without_sharp_clips_the_loss_is_estimated(single, clips, tmp_path):
     blurred = [Clip(clip.source, clip.frames, None) for clip in clips[:1]]
     found = calibrate(single, blurred, tmp_path / "bundle", allowed=50)
-    assert not found.has_sharp and len(found.int8) == 6
+    assert not found.has_sharp and not found.held_out and len(found.int8) == 6
+    assert "one clip, restored with its own ranges" in found.table() and "(estimated" in found.table()
     truth, error = (10 ** (-value / 10) for value in (ASSUMED_PSNR, found.together.psnr))
     assert found.together.loss == pytest.approx(10 * math.log10((truth + error) / truth))
     assert all(harm.loss >= 0 for harm in found.alone.values())
@@ -196,26 +232,25 @@ def folders(clips, tmp_path_factory):
 
 def test_the_command_says_what_it_did(capsys, tmp_path, folders):
     """On the model of the package."""
-    arguments = ["int8", "mtu2", "-o", tmp_path / "bundle", "--frames", 3]
-    for number in range(2):
-        arguments += ["--input", folders / f"blurred{number}", "--sharp", folders / f"blurred{number}"]
+    clip = folders / "blurred0"
+    arguments = ["int8", "mtu2", "-o", tmp_path / "bundle", "--input", clip, "--sharp", clip, "--frames", 3]
     ended = cli.run(capsys, "mtu-calibrate", *arguments, "--min-psnr-drop", 20, "--json", tmp_path / "r.json")
     assert ended.code == 0, ended.err
     report = json.loads((tmp_path / "r.json").read_text(), parse_constant=lambda text: pytest.fail(text))
     assert len(report["alone"]) == len(report["int8"]) == 42 and report["has_sharp"]
-    assert report["frames"] == 6 and report["clips"] == [str(folders / f"blurred{number}") for number in range(2)]
+    assert report["frames"] == 3 and report["clips"] == [str(clip)] and not report["held_out"]
     assert len(report["checkpoint"]) == 64 and report["model"].endswith("mtu2")
     for name, harm in report["alone"].items():
         alone = "equal" if harm["psnr"] is None else f"{harm['psnr']:.2f} dB"
         assert re.search(rf"^{re.escape(name)} +{alone} ", ended.out, re.MULTILINE)
     assert "42 of 42 layers in int8" in ended.out
     assert set(report["times"]) == {"fp32", "int8"} and " times" in ended.out
-    ran = cli.run(capsys, "mtu-run", folders / "blurred0", "--model", tmp_path / "bundle", "-o", tmp_path / "out")
+    ran = cli.run(capsys, "mtu-run", clip, "--model", tmp_path / "bundle", "-o", tmp_path / "out")
     assert ran.code == 0 and "mtu2 fp32 with 42 layers in int8" in ran.err + ran.out
-    same = ["--input", folders / "blurred0", "--min-psnr", 40]
+    same = ["--input", clip, "--min-psnr", 40]
     compared = cli.run(capsys, "mtu-compare", "mtu2", tmp_path / "bundle", *same)
     assert compared.code == 0 and "fp32 with 42 layers in int8 on onnxruntime" in compared.out
-    refused = cli.run(capsys, "mtu-run", folders / "blurred0", "--model", tmp_path / "bundle", "--backend", "torch",
+    refused = cli.run(capsys, "mtu-run", clip, "--model", tmp_path / "bundle", "--backend", "torch",
                       "-o", tmp_path / "torch")  # fmt: skip
     assert refused.code == 2 and "torch computes in fp32 or fp16 alone" in refused.err
 
