@@ -64,7 +64,7 @@ def write_through(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise OutputError(f"cannot write {path.name} in {path.parent.parent}: {error.strerror}") from None
+        raise OutputError(f"cannot write {path.name}: {error.strerror}") from None
 
 
 def publish(temporary: Path, directory: Path, overwrite: bool) -> None:
