@@ -147,8 +147,10 @@ def test_ctrl_c_in_a_terminal_reaches_the_loader_too(
         process.kill()
         process.wait()
     assert (process.returncode, out) == (130, ""), err
-    stopped, interrupted = err.splitlines()
+    # A loader's process that aborts while it ends adds a line of C++'s.
+    stopped, interrupted = (line for line in err.splitlines() if line.startswith("mtu-train: "))
     assert stopped.startswith("mtu-train: stopped at step ") and interrupted == "mtu-train: interrupted", err
+    assert "Traceback" not in err
     step = int(stopped.split()[4])
     more = ("--resume", "--max-steps", step + 3, "--device=cpu", "--workers=0")
     ended = cli.run(capsys, "mtu-train", "-o", tmp_path / "run", *more)

@@ -792,3 +792,24 @@ def test_the_log_is_one_that_tensorboard_reads(tiny: None, tmp_path: Path) -> No
     assert [event.step for event in log.Scalars("validation/gain_db")] == [0, 3, 6]
     total = [log.Scalars(f"loss/{name}")[0].value for name in ("image", "motion", "total")]
     assert total[0] > 0 and total[1] > 0 and sum(total[:2]) == pytest.approx(total[2], rel=1e-5)
+
+
+def test_a_loader_process_that_aborts_while_it_ends_is_no_error() -> None:
+    class Loaded:
+        shut = False
+
+        def __iter__(self) -> Loaded:
+            return self
+
+        def __next__(self) -> str:
+            return "batch"
+
+        def _shutdown_workers(self) -> None:
+            self.shut = True
+            raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Aborted.")
+
+    loaded = Loaded()
+    generator = data._whole(loaded)
+    assert next(generator) == "batch"
+    generator.close()
+    assert loaded.shut

@@ -6,6 +6,7 @@ Made clips come from `mtu.calib.clips` with their true motion, data sets from `m
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import signal
 import sys
@@ -237,7 +238,9 @@ def _whole(loaded: Iterator[Batch | MtuError]) -> Generator[Batch, None, None]:
             yield batch
     finally:
         # Not left to the collector: Python waits at its end for processes that ignore SIGTERM, if need be for ever.
-        getattr(loaded, "_shutdown_workers", lambda: None)()
+        # One that aborts while it ends, as torch's now and then do, makes torch raise; it was to end anyway.
+        with contextlib.suppress(RuntimeError):
+            getattr(loaded, "_shutdown_workers", lambda: None)()
 
 
 def _leave_signals(worker: int) -> None:
