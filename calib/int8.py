@@ -23,7 +23,7 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from mtu.calib.compare_report import decibels
 from mtu.calib.quality import psnr
 from mtu.calib.ranges import largest_values, load_fp32
 from mtu.calib.rollout import feeds, first_frames
+from mtu.export.engine import Progress, Say
 from mtu.export.graph_file import to_bytes
 from mtu.export.precision import layers
 from mtu.export.quantise import Limits, candidates, quantise
@@ -49,10 +50,6 @@ HEADROOM = 1.5
 """How far int8 reaches beyond what was seen. The steps are as much larger, which costs about 2 dB of PSNR to fp32; what
 was cut off cost 18 dB on the demo clip, after calibration with two tamer ones."""
 TIMED_FRAMES = 10
-
-Say = Callable[[str], None]
-Progress = Callable[[str, float], None]
-"""Takes what is being done and how far all of it is, 0 to 1."""
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ def build_engine(
     library = _choose_library(options, gpu)
     require(EXTRAS[library.name], "mtu-build-engine", "onnx")
     from mtu.export.engine_graph import Messages, estimate_memory, load_graphs, prepare
-    from mtu.export.precision import check_layers, fp32_layers, fp32_nodes, layers, read_layers, to_fp16
+    from mtu.export.precision import fp32_nodes, to_fp16
     from mtu.export.quantise import for_tensorrt
 
     _check_options(library, options, gpu)
@@ -117,25 +117,7 @@ def build_engine(
     cast = options.fp16 and interface.state_dtype == "float32"
     if interface.state_dtype == "float16" and not options.fp16:
         say("the bundle is fp16 already, and so is the engine")
-    if interface.state_dtype == "float16" and options.keep_fp32 is not None:
-        raise InvalidInputError(
-            "--keep-fp32 needs the fp32 bundle, this one is fp16 already: build from that, or make an fp16 bundle with"
-            " mtu-export onnx --precision fp16 --keep-fp32"
-        )
-    if options.keep_fp32 is not None and not options.fp16:
-        raise InvalidInputError("--keep-fp32 is for --fp16: without it every layer is fp32; add --fp16 or leave it out")
-    if options.keep_fp32 is not None:
-        keep = read_layers(options.keep_fp32)
-        check_layers(keep, dict.fromkeys(layer for graph in GRAPHS for layer in layers(models[graph])))
-        if both := sorted(keep.intersection(interface.int8_layers)):
-            raise InvalidInputError(
-                f"--keep-fp32 names {both[0]}, which is int8 in this bundle: leave it out, or build from the fp32"
-                " bundle"
-            )
-    elif interface.state_dtype == "float16":
-        keep = frozenset[str]().union(*(fp32_layers(models[graph]) for graph in GRAPHS))
-    else:
-        keep = frozenset()
+    keep = _kept_layers(options, interface, models)
     if cast:
         interface = replace(interface, state_dtype="float16")
     kept_nodes = {graph: fp32_nodes(models[graph], keep) for graph in GRAPHS}
@@ -191,6 +173,29 @@ def build_engine(
         write_through(temporary / MANIFEST, manifest.to_json().encode())
         publish(temporary, directory, overwrite)
     return open_engine(directory)
+
+
+def _kept_layers(options: BuildOptions, interface: Interface, models: dict[GraphName, Any]) -> frozenset[str]:
+    """The layers that stay fp32: those of the file, or those that an fp16 bundle keeps."""
+    from mtu.export.precision import check_layers, fp32_layers, layers, read_layers
+
+    is_half = interface.state_dtype == "float16"
+    if options.keep_fp32 is None:
+        return frozenset[str]().union(*(fp32_layers(model) for model in models.values() if is_half))
+    if is_half:
+        raise InvalidInputError(
+            "--keep-fp32 needs the fp32 bundle, this one is fp16 already: build from that, or make an fp16 bundle with"
+            " mtu-export onnx --precision fp16 --keep-fp32"
+        )
+    if not options.fp16:
+        raise InvalidInputError("--keep-fp32 is for --fp16: without it every layer is fp32; add --fp16 or leave it out")
+    keep = read_layers(options.keep_fp32)
+    check_layers(keep, dict.fromkeys(layer for model in models.values() for layer in layers(model)))
+    if both := sorted(keep.intersection(interface.int8_layers)):
+        raise InvalidInputError(
+            f"--keep-fp32 names {both[0]}, which is int8 in this bundle: leave it out, or build from the fp32 bundle"
+        )
+    return keep
 
 
 def rebuild_command(bundle: Bundle, directory: Path, options: BuildOptions, library: LibraryName) -> str:

@@ -171,9 +171,8 @@ def build_graph(
     if half and _strongly_typed(trt):
         _check_convolutions(trt, network, kept_nodes, graph)
     config = builder.create_builder_config()
-    _configure(library, config, options, half=half, keeps=bool(kept_nodes), capabilities=capabilities)
-    if interface.int8_layers and not _strongly_typed(trt):
-        config.set_flag(trt.BuilderFlag.INT8)
+    int8, keeps = bool(interface.int8_layers), bool(kept_nodes)
+    _configure(library, config, options, half=half, int8=int8, keeps=keeps, capabilities=capabilities)
     if monitor is not None:
         config.progress_monitor = monitor
     profile = builder.create_optimization_profile()
@@ -272,7 +271,14 @@ def _check_convolutions(trt: Any, network: Any, kept_nodes: frozenset[str], grap
 
 
 def _configure(
-    library: Library, config: Any, options: BuildOptions, *, half: bool, keeps: bool, capabilities: Sequence[str]
+    library: Library,
+    config: Any,
+    options: BuildOptions,
+    *,
+    half: bool,
+    int8: bool,
+    keeps: bool,
+    capabilities: Sequence[str],
 ) -> None:
     trt = library.module
     config.clear_flag(trt.BuilderFlag.TF32)
@@ -280,6 +286,8 @@ def _configure(
         config.set_flag(trt.BuilderFlag.FP16)
         if keeps:
             config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+    if int8 and not _strongly_typed(trt):
+        config.set_flag(trt.BuilderFlag.INT8)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # for the inspector
     if options.builder_optimization_level is not None:
         config.builder_optimization_level = options.builder_optimization_level

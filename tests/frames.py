@@ -1,6 +1,8 @@
-"""Frames that move, made without any file."""
+"""Frames that move."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,3 +17,12 @@ def moving_frames(count: int, height: int, width: int, seed: int = 0) -> list[ND
         np.uint8
     )
     return [np.ascontiguousarray(smooth[2 * i : 2 * i + height, 3 * i : 3 * i + width]) for i in range(count)]
+
+
+def write_clip(directory: Path, count: int, height: int, width: int) -> Path:
+    """Writes `moving_frames` as pictures into `directory`."""
+    from mtu.runtime.video import write_png
+
+    for number, frame in enumerate(moving_frames(count, height, width)):
+        write_png(directory / f"{number}.png", frame)
+    return directory

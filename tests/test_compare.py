@@ -53,7 +53,7 @@ from mtu.runtime.report import check_report, write_report
 from mtu.runtime.video import read_image, write_png
 from tests import cli, fake_cuda
 from tests.conftest import ROOT
-from tests.frames import moving_frames
+from tests.frames import moving_frames, write_clip
 from tests.test_lean import run as run_lean
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -63,10 +63,7 @@ DEMO = ROOT / "calib/demo/blurred.mp4"
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("clip")
-    for number, frame in enumerate(moving_frames(COUNT, HEIGHT, WIDTH)):
-        write_png(directory / f"{number}.png", frame)
-    return directory
+    return write_clip(tmp_path_factory.mktemp("clip"), COUNT, HEIGHT, WIDTH)
 
 
 def altered(bundle, directory, change, graphs=("first", "step")):

@@ -25,9 +25,8 @@ from mtu.calib import polygraphy_data, polygraphy_psnr, quality
 from mtu.export.precision import to_fp16
 from mtu.models.interface import FRAME_NAMES, GRAPHS, WINDOW
 from mtu.runtime import open_bundle
-from mtu.runtime.video import write_png
 from tests.conftest import ROOT
-from tests.frames import moving_frames
+from tests.frames import moving_frames, write_clip
 from tests.test_compare import altered, one_weight
 from tests.test_lean import run as run_lean
 
@@ -38,10 +37,7 @@ TENSORS = ("output", "restored_out", "motion_out", "detail_out", "displacement")
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("clip")
-    for number, frame in enumerate(moving_frames(COUNT, HEIGHT, WIDTH)):
-        write_png(directory / f"{number}.png", frame)
-    return directory
+    return write_clip(tmp_path_factory.mktemp("clip"), COUNT, HEIGHT, WIDTH)
 
 
 @pytest.fixture
