@@ -5,7 +5,7 @@ Reads only the source it is given (a file, a directory of pictures, or stdin) an
 Rotation: pixels are given as they are stored, and the display matrix is in `Reader.display_matrix`. PyAV 18 can write
 the matrix of an encoded stream (`VideoStream.set_display_matrix`), and MP4, MOV, Matroska and WebM keep it, so the
 writer carries it over; for other targets, or an older PyAV, the writer turns the pixels upright. Single pictures are
-turned upright here, since PNG carries no orientation.
+turned upright by their reader, since PNG carries no orientation.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -23,13 +22,8 @@ from av.container import InputContainer
 from av.stream import Stream
 from av.video.stream import VideoStream
 
-from mtu.models.errors import InvalidInputError
-from mtu.runtime.video.colour import Colour, Pixels, colour_of
-from mtu.runtime.video.images import decode_image
+from mtu.runtime.video.colour import Colour, Pixels
 from mtu.runtime.video.timing import Segment
-
-PICTURE_RATE = Fraction(25)
-"""Pictures per second of a directory of images, which has no timing of its own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,35 +115,3 @@ def picture_notes(picture: av.VideoFrame, colour_notes: list[str]) -> list[str]:
     if any(component.is_alpha for component in components):
         notes.append("the source has an alpha channel: dropped")
     return notes
-
-
-class PictureReader(Reader):
-    """A directory of pictures, or one picture, as a video of `PICTURE_RATE` frames per second."""
-
-    def __init__(self, source: str, paths: list[Path], segment: Segment | None) -> None:
-        self.source, self.segment = source, segment
-        self.time_base, self.average_rate = 1 / PICTURE_RATE, PICTURE_RATE
-        paths = [path for index, path in enumerate(paths) if segment is None or segment.holds(index / PICTURE_RATE)]
-        if not paths:
-            raise InvalidInputError(f"{source} has no pictures in segment {segment} (at {PICTURE_RATE} per second)")
-        self._paths = paths
-        stems = tuple(path.stem for path in paths)
-        self.stems = stems if len(set(stems)) == len(stems) else tuple(path.name for path in paths)
-        self.frame_count = len(paths)
-        self.remarks, self.covers = [], {}
-        picture, self._first = decode_image(paths[0])
-        self.height, self.width = self._first.shape[:2]
-        self.colour, notes = colour_of(picture)
-        self.notes = picture_notes(picture, notes)
-        self.pix_fmt = picture.format.name
-
-    def __iter__(self) -> Iterator[Frame]:
-        """The pictures. Raises InvalidInputError if one has another size or cannot be read."""
-        for index, path in enumerate(self._paths):
-            rgb = self._first if index == 0 else decode_image(path)[1]
-            if rgb.shape[:2] != (self.height, self.width):
-                raise InvalidInputError(
-                    f"{path} is {rgb.shape[1]}x{rgb.shape[0]}, but {self._paths[0].name} is "
-                    f"{self.width}x{self.height}: all pictures of a directory must have one size"
-                )
-            yield Frame(rgb, index, self.time_base, 1)

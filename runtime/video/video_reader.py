@@ -22,7 +22,8 @@ from av.video.stream import VideoStream
 from mtu.models.errors import InvalidInputError, MissingFileError
 from mtu.runtime.video.colour import ToRGB, colour_of, quarter_turn
 from mtu.runtime.video.images import IMAGE_SUFFIXES, display_matrix, list_images, side_data
-from mtu.runtime.video.reader import Frame, PictureReader, Reader, is_inner, picture_notes
+from mtu.runtime.video.picture_reader import PictureReader
+from mtu.runtime.video.reader import Frame, Reader, is_inner, picture_notes
 from mtu.runtime.video.timing import Clock, Segment
 
 MAX_ERRORS_IN_A_ROW = 100

@@ -23,16 +23,9 @@ from mtu.runtime.video.colour import FULL, LIMITED, SD_LINES, FromRGB, Pixels, s
 from mtu.runtime.video.copying import Copier, kept_metadata
 from mtu.runtime.video.encoding import EncodeOptions, choose_encoding
 from mtu.runtime.video.images import IMAGE_SUFFIXES
+from mtu.runtime.video.picture_writer import DirectoryWriter, PictureWriter
 from mtu.runtime.video.reader import Frame, Reader
-from mtu.runtime.video.writer import (
-    DirectoryWriter,
-    PictureWriter,
-    Writer,
-    create_file,
-    finish_file,
-    temporary_name,
-    write_failed,
-)
+from mtu.runtime.video.writer import Writer, create_file, finish_file, temporary_name, write_failed
 
 # Containers that keep a display matrix; all eight turns and flips survive them (tests/test_video_pictures.py).
 _KEEPS_MATRIX = {"mp4", "mov", "3gp", "3g2", "ipod", "ismv", "f4v", "psp", "matroska", "webm"}

@@ -1,4 +1,4 @@
-"""What all targets share, and the targets made of pictures: PNG files in a directory, or one PNG file.
+"""What all targets share: the interface, and how files get their names.
 
 Writes beside the target under a hidden temporary name and renames when the result is whole, so a final name never
 holds half a result.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-import shutil
 from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +19,6 @@ import numpy as np
 
 from mtu.models.errors import OutputError
 from mtu.runtime.video.colour import Pixels, quarter_turn, upright
-from mtu.runtime.video.images import encode_png
 from mtu.runtime.video.reader import Frame, Reader
 
 
@@ -107,95 +105,3 @@ def finish_file(temporary: Path, target: Path, overwrite: bool) -> None:
         temporary.replace(target)
     except OSError as error:
         raise error if isinstance(error, OutputError) else write_failed(target, error) from None
-
-
-class PictureWriter(Writer):
-    """One PNG file."""
-
-    def __init__(self, path: Path, reader: Reader, width: int, height: int, overwrite: bool) -> None:
-        super().__init__(reader, width, height)
-        self._path, self._overwrite = path, overwrite
-        self._temporary = temporary_name(path)
-        create_file(self._temporary, path)
-
-    def _write(self, rgb: Pixels, frame: Frame) -> None:
-        try:
-            self._temporary.write_bytes(encode_png(rgb))
-        except OSError as error:
-            raise write_failed(self._path, error) from None
-
-    def commit(self) -> None:
-        """Give the file its final name. Raises OutputError."""
-        finish_file(self._temporary, self._path, self._overwrite)
-
-    def close(self) -> None:
-        """Remove what was not committed. May be called twice."""
-        self._temporary.unlink(missing_ok=True)
-
-
-class DirectoryWriter(Writer):
-    """A directory of PNG files: 000000.png and so on, or the names of the source's pictures."""
-
-    def __init__(self, path: Path, reader: Reader, width: int, height: int, overwrite: bool) -> None:
-        super().__init__(reader, width, height)
-        self._path, self._overwrite = path.absolute(), overwrite
-        self._check_free()
-        self._stems = reader.stems
-        self._count = 0
-        if self._turn is not None:
-            self.notes.append("PNG holds no orientation: the pictures are turned upright")
-        if reader.container is not None and len(reader.container.streams) > 1:
-            self.notes.append(
-                "a directory of PNG files holds pictures only: sound, subtitles and timestamps are dropped"
-            )
-        self._temporary = temporary_name(self._path)
-        try:
-            self._temporary.mkdir()
-        except OSError as error:
-            raise write_failed(path, error) from None
-
-    def _check_free(self) -> None:
-        """Refuse to touch anything but an empty directory or, with overwrite, one that holds nothing but PNG files."""
-        path = self._path
-        if not path.exists():
-            return
-        if not path.is_dir() or path.is_symlink():
-            raise OutputError(f"{path} exists and is no directory: choose another name")
-        entries = list(path.iterdir())
-        if entries and not self._overwrite:
-            raise OutputError(f"{path} exists and is not empty: choose another name, or replace it with --overwrite")
-        other = [entry.name for entry in entries if entry.suffix.lower() != ".png" or not entry.is_file()]
-        if other:
-            raise OutputError(
-                f"{path} is not replaced, since it holds more than PNG files ({', '.join(sorted(other)[:3])}): "
-                "choose another name"
-            )
-
-    def _write(self, rgb: Pixels, frame: Frame) -> None:
-        stem = f"{self._count:06d}" if self._stems is None else self._stems[self._count]
-        self._count += 1
-        try:
-            (self._temporary / f"{stem}.png").write_bytes(encode_png(rgb))
-        except OSError as error:
-            raise write_failed(self._path, error) from None
-
-    def commit(self) -> None:
-        """Give the directory its final name. Raises OutputError."""
-        self._check_free()
-        old = temporary_name(self._path)
-        try:
-            if self._path.exists():
-                self._path.rename(old)
-            try:
-                self._temporary.rename(self._path)
-            except OSError:
-                if old.exists():
-                    old.rename(self._path)
-                raise
-        except OSError as error:
-            raise write_failed(self._path, error) from None
-        shutil.rmtree(old, ignore_errors=True)
-
-    def close(self) -> None:
-        """Remove what was not committed. May be called twice."""
-        shutil.rmtree(self._temporary, ignore_errors=True)
