@@ -56,6 +56,12 @@ def run(
     segment: Annotated[
         str | None, typer.Option(metavar="A:B", help="Only from A to B, in seconds; either may be left out.")
     ] = None,
+    video_stream: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Video stream to process, counted from 0.", show_default="the one marked default"
+        ),
+    ] = None,
     codec: Annotated[
         str | None,
         typer.Option("--codec", "-c", help="Video encoder, as FFmpeg names it.", show_default="by container"),
@@ -78,7 +84,7 @@ def run(
     """Deblurs a video: one frame in, one frame out, everything else of the file kept."""
     from mtu.runtime.job import Job, run_job
     from mtu.runtime.progress import Progress
-    from mtu.runtime.video import EncodeOptions, Segment
+    from mtu.runtime.video import EncodeOptions, ReadOptions, Segment
 
     if not source or not output:
         raise InvalidInputError(f"the {'output' if source else 'input'} has no name: '' is given (an unset variable?)")
@@ -98,7 +104,7 @@ def run(
         strict=strict,
         compare=compare,
         save_motion=save_motion,
-        segment=None if segment is None else Segment.parse(segment),
+        read=ReadOptions(None if segment is None else Segment.parse(segment), video_stream),
         scene_threshold=scene_threshold if scene_detection else None,
         encode=EncodeOptions(codec=codec, crf=crf, pix_fmt=pix_fmt, options=options),
         overwrite=overwrite,

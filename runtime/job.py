@@ -23,7 +23,7 @@ from mtu.runtime.compare import Comparison, compared_size, compose
 from mtu.runtime.motion_picture import motion_picture
 from mtu.runtime.session import SCENE_THRESHOLD, Picture, Restored, Session
 from mtu.runtime.stages import Pipe, Stage, StoppedError
-from mtu.runtime.video import EncodeOptions, Frame, Reader, Segment, Writer, open_reader, open_writer
+from mtu.runtime.video import EncodeOptions, Frame, Reader, ReadOptions, Writer, open_reader, open_writer
 
 PATIENCE = 3.0
 """Seconds that the end of a run waits for a thread that waits for a pipe."""
@@ -43,7 +43,7 @@ class Job:
     strict: bool = False
     compare: Comparison | None = None
     save_motion: Path | None = None
-    segment: Segment | None = None
+    read: ReadOptions = field(default_factory=ReadOptions)
     scene_threshold: float | None = SCENE_THRESHOLD
     encode: EncodeOptions = field(default_factory=EncodeOptions)
     overwrite: bool = False
@@ -97,7 +97,7 @@ def run_job(
     right; then, and for every other exception, nothing stands at the target's name.
     """
     with contextlib.ExitStack() as stack:
-        reader = open_reader(job.source, segment=job.segment)
+        reader = open_reader(job.source, job.read)
         pipeline = stack.enter_context(Pipeline(reader, into_pipe=job.target == "-"))
         backend = open_backend(
             job.backend,

@@ -283,9 +283,9 @@ def test_the_progress_line_is_one_line():
 
 def test_the_expected_number_of_frames_is_not_too_small(tmp_path):
     source = make_video(tmp_path / "in.mp4", 12)
-    from mtu.runtime.video import Segment
+    from mtu.runtime.video import ReadOptions, Segment
 
-    with open_reader(source, segment=Segment(0, 0.1)) as reader:
+    with open_reader(source, ReadOptions(Segment(0, 0.1))) as reader:
         assert reader.frame_count == 3
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtu.models.errors import InvalidInputError
-from mtu.runtime.video import Frame, Segment, open_reader, open_writer
+from mtu.runtime.video import Frame, ReadOptions, Segment, open_reader, open_writer
 from mtu.runtime.video.timing import Clock
 from tests.media import FONT, make_video, moving, packets, times
 from tests.video_run import frames_of, packets_of, run
@@ -266,7 +266,7 @@ def test_segments(tmp_path: Path, ending: str, start: float | None, end: float |
     pictures = [np.full((48, 64, 3), 3 * index, np.uint8) for index in range(80)]
     make_video(path, pictures, audio=True, options={"g": "10", "bf": "2", "crf": "1"})
     begin, stop = start or 0, 3.2 if end is None else end
-    with open_reader(path, segment=Segment(start, end)) as reader:
+    with open_reader(path, ReadOptions(Segment(start, end))) as reader:
         events = list(reader)
         frames = [event for event in events if isinstance(event, Frame)]
         want = [index for index in range(80) if begin <= index / 25 < stop - 1e-9]
@@ -276,14 +276,14 @@ def test_segments(tmp_path: Path, ending: str, start: float | None, end: float |
         sound = [event for event in events if not isinstance(event, Frame)]
         length = float(sum(packet.duration * packet.time_base for packet in sound))
         assert length == pytest.approx(stop - begin, abs=0.2)
-    run(path, tmp_path / "out.mkv", segment=Segment(start, end))
+    run(path, tmp_path / "out.mkv", read=ReadOptions(Segment(start, end)))
     assert len(times(tmp_path / "out.mkv")) == len(want)
     assert times(tmp_path / "out.mkv")[0] <= (Fraction(1, 10) if start else times(path)[0] + Fraction(1, 10))
 
 
 def test_segment_cuts_chapters_and_sound(tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mkv", 20, audio=True, chapters=True)
-    run(source, tmp_path / "out.mkv", segment=Segment(0.3, 0.6))
+    run(source, tmp_path / "out.mkv", read=ReadOptions(Segment(0.3, 0.6)))
     with av.open(str(tmp_path / "out.mkv")) as file:
         chapters = [
             (c["metadata"]["title"], c["start"] * c["time_base"], c["end"] * c["time_base"]) for c in file.chapters()
@@ -295,12 +295,12 @@ def test_segment_cuts_chapters_and_sound(tmp_path: Path) -> None:
 def test_segment_outside(tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mp4", 10)
     with pytest.raises(InvalidInputError, match=r"no pictures in segment 50:60: it lasts 0\.4 s"):
-        open_reader(source, segment=Segment(50, 60))
+        open_reader(source, ReadOptions(Segment(50, 60)))
 
 
 def test_cover_is_given_first_and_in_a_segment(tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mp4", 60, cover=True)
-    with open_reader(source, segment=Segment(1.5, 2)) as reader:
+    with open_reader(source, ReadOptions(Segment(1.5, 2))) as reader:
         assert [packet.stream.type for packet in packets_of(reader)] == ["video"]
 
 
@@ -315,7 +315,7 @@ def test_several_videos_are_said_and_copied(tmp_path: Path) -> None:
                 out.mux(stream.encode(picture.reformat(format="yuv420p")))
         for stream in streams:
             out.mux(stream.encode(None))
-    assert "2 video streams: the first is processed" in run(path, tmp_path / "out.mkv").said
+    assert "2 video streams: number 0, the first, is processed" in run(path, tmp_path / "out.mkv").said
     assert [data for _, data in packets(tmp_path / "out.mkv", "video", 1)] == [
         data for _, data in packets(path, "video", 1)
     ]

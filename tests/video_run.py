@@ -8,7 +8,7 @@ from typing import Any
 
 import av
 
-from mtu.runtime.video import Frame, Reader, open_reader, open_writer
+from mtu.runtime.video import Frame, Reader, ReadOptions, open_reader, open_writer
 
 
 @dataclass
@@ -27,9 +27,9 @@ class Result:
         return " | ".join([*self.reader_notes, *self.writer_notes, *self.remarks, self.damage or ""])
 
 
-def run(source: str | Path, target: str | Path, *, segment: Any = None, **options: Any) -> Result:
+def run(source: str | Path, target: str | Path, *, read: ReadOptions | None = None, **options: Any) -> Result:
     """Copy a source to a target through decoding and encoding."""
-    with open_reader(source, segment=segment) as reader, open_writer(target, reader, **options) as writer:
+    with open_reader(source, read) as reader, open_writer(target, reader, **options) as writer:
         frames = 0
         for event in reader:
             if isinstance(event, Frame):

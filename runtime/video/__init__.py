@@ -7,7 +7,7 @@ both and writes a video, yuv4mpeg to stdout, or a directory of PNG files.
 from mtu.runtime.video.colour import Colour
 from mtu.runtime.video.encoding import EncodeOptions
 from mtu.runtime.video.images import read_image, write_png
-from mtu.runtime.video.reader import Frame, Reader
+from mtu.runtime.video.reader import Frame, Reader, ReadOptions
 from mtu.runtime.video.timing import Segment
 from mtu.runtime.video.video_reader import open_reader
 from mtu.runtime.video.video_writer import open_writer
@@ -17,6 +17,7 @@ __all__ = [
     "Colour",
     "EncodeOptions",
     "Frame",
+    "ReadOptions",
     "Reader",
     "Segment",
     "Writer",

@@ -12,8 +12,7 @@ from pathlib import Path
 from mtu.models.errors import InvalidInputError
 from mtu.runtime.video.colour import colour_of
 from mtu.runtime.video.images import decode_image
-from mtu.runtime.video.reader import Frame, Reader, picture_notes
-from mtu.runtime.video.timing import Segment
+from mtu.runtime.video.reader import Frame, Reader, ReadOptions, picture_notes
 
 PICTURE_RATE = Fraction(25)
 """Pictures per second of a directory of images, which has no timing of its own."""
@@ -22,8 +21,11 @@ PICTURE_RATE = Fraction(25)
 class PictureReader(Reader):
     """A directory of pictures, or one picture, as a video of `PICTURE_RATE` frames per second."""
 
-    def __init__(self, source: str, paths: list[Path], segment: Segment | None) -> None:
-        self.source, self.segment = source, segment
+    def __init__(self, source: str, paths: list[Path], options: ReadOptions) -> None:
+        self.source, self.segment = source, options.segment
+        segment = options.segment
+        if options.video_stream:
+            raise InvalidInputError(f"{source} is made of pictures and has no video streams: leave out --video-stream")
         self.time_base, self.average_rate = 1 / PICTURE_RATE, PICTURE_RATE
         paths = [path for index, path in enumerate(paths) if segment is None or segment.holds(index / PICTURE_RATE)]
         if not paths:

@@ -26,6 +26,15 @@ from mtu.runtime.video.colour import Colour, Pixels
 from mtu.runtime.video.timing import Segment
 
 
+@dataclass(frozen=True)
+class ReadOptions:
+    """What the user asked of the source; the defaults take all of it."""
+
+    segment: Segment | None = None
+    video_stream: int | None = None
+    """Which video stream is processed, counted from 0 without covers; None takes the one marked default."""
+
+
 @dataclass(frozen=True, eq=False)
 class Frame:
     """One decoded picture."""

@@ -23,7 +23,7 @@ from mtu.models.errors import InvalidInputError, MissingFileError
 from mtu.runtime.video.colour import ToRGB, colour_of, quarter_turn
 from mtu.runtime.video.images import IMAGE_SUFFIXES, display_matrix, list_images, side_data
 from mtu.runtime.video.picture_reader import PictureReader
-from mtu.runtime.video.reader import Frame, Reader, is_inner, picture_notes
+from mtu.runtime.video.reader import Frame, Reader, ReadOptions, is_inner, picture_notes
 from mtu.runtime.video.timing import Clock, Segment
 
 MAX_ERRORS_IN_A_ROW = 100
@@ -44,11 +44,12 @@ _LOST = {
 _END_TOLERANCE = Fraction(1, 2)
 
 
-def open_reader(source: str | Path, *, segment: Segment | None = None) -> Reader:
+def open_reader(source: str | Path, options: ReadOptions | None = None) -> Reader:
     """Open a video file or URL, a directory of pictures, a single picture, or "-" (stdin, yuv4mpeg).
 
     Raises MissingFileError, or InvalidInputError if there is nothing in it that can be decoded.
     """
+    options = options or ReadOptions()
     name = str(source)
     path = Path(name)
     if name != "-" and "://" not in name:
@@ -59,19 +60,20 @@ def open_reader(source: str | Path, *, segment: Segment | None = None) -> Reader
             if not paths:
                 kinds = " ".join(sorted(IMAGE_SUFFIXES))
                 raise InvalidInputError(f"{name} holds no pictures: none of its files ends in one of {kinds}")
-            return PictureReader(name, paths, segment)
+            return PictureReader(name, paths, options)
         if path.is_file() and path.stat().st_size == 0:
             raise InvalidInputError(f"{name} is empty (0 bytes)")
         if path.suffix.lower() in IMAGE_SUFFIXES:
-            return PictureReader(name, [path], segment)
-    return VideoReader(name, segment)
+            return PictureReader(name, [path], options)
+    return VideoReader(name, options)
 
 
 class VideoReader(Reader):
     """A container that PyAV can read."""
 
-    def __init__(self, source: str, segment: Segment | None) -> None:
-        self.source, self.segment = source, segment
+    def __init__(self, source: str, options: ReadOptions) -> None:
+        self.source, self.segment = source, options.segment
+        self._options, segment = options, options.segment
         self.notes, self.remarks, self.covers = [], [], {}
         self._errors = self._errors_in_a_row = self._corrupt = self._given = 0
         self._several = self._stopped = self._last_error = ""
@@ -116,10 +118,7 @@ class VideoReader(Reader):
         if not videos:
             kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
             raise InvalidInputError(f"{self.source} has no video stream that can be decoded (it has: {kinds})")
-        moving = [stream for stream in videos if not stream.disposition & Disposition.attached_pic]
-        self.stream = stream = (moving or videos)[0]
-        if len(moving) > 1:
-            self._several = f"{len(moving)} video streams: the first is processed, the others are copied"
+        self.stream = stream = self._choose(videos)
         self._index = stream.index
         stream.thread_type = "AUTO"
         self.time_base = stream.time_base or Fraction(1, 1000)
@@ -132,6 +131,26 @@ class VideoReader(Reader):
         self._by_place = container.format.name == "avi"
         self._places: deque[int] = deque()
         self._packets = 0
+
+    def _choose(self, videos: list[VideoStream]) -> VideoStream:
+        """The stream that was asked for, else the one marked default, else the first. Covers count only if alone."""
+        moving = [stream for stream in videos if not stream.disposition & Disposition.attached_pic] or videos
+        marked = [index for index, stream in enumerate(moving) if stream.disposition & Disposition.default]
+        wanted = self._options.video_stream
+        number = wanted if wanted is not None else (marked or [0])[0]
+        if not 0 <= number < len(moving):
+            found = [f"{index} ({stream.codec_context.name})" for index, stream in enumerate(moving)]
+            raise InvalidInputError(
+                f"{self.source} has no video stream {number}: choose one of {', '.join(found)} (counted from 0, without"
+                " covers), or leave out --video-stream"
+            )
+        if len(moving) > 1:
+            why = "" if wanted is not None else ", the first marked default," if marked else ", the first,"
+            choose = "" if wanted is not None else "; --video-stream chooses"
+            self._several = (
+                f"{len(moving)} video streams: number {number}{why} is processed, the others are copied{choose}"
+            )
+        return moving[number]
 
     def _why_not(self, error: av.FFmpegError) -> str:
         reason = error.strerror or str(error)
