@@ -12,7 +12,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -213,7 +213,7 @@ class Pipeline:
             for item in self._restored:
                 write(item)
 
-        def send(results: Iterator[Restored]) -> None:
+        def send(results: list[Restored]) -> None:
             for result in results:
                 self._restored.put(Shown(waiting.popleft(), result, session.max_displacement))
                 done()

@@ -134,42 +134,36 @@ class Session:
         self._states: Mapping[str, Any] = {}
         self._first = self._next = self._pushed
 
-    def push(self, frame: Picture) -> Iterator[Restored]:
+    def push(self, frame: Picture) -> list[Restored]:
         """Takes the next frame and gives those that are now restored: none, one, or at a scene cut all still waiting.
 
         `frame` is uint8 [H, W, 3], RGB, any size from 1x1, and is not to be changed until two frames after it are
         restored. Raises InvalidInputError for any other array, or another size than the frames before; NonFiniteError
         (see the note).
         """
-        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
-            raise InvalidInputError(
-                f"frame {self._pushed} is {frame.dtype} {list(frame.shape)}; frames are uint8 [H, W, 3]"
-            )
-        size = (frame.shape[0], frame.shape[1])
-        if self._size is not None and size != self._size:
-            raise InvalidInputError(
-                f"frame {self._pushed} is {size[1]}x{size[0]}, the frames before are {self._size[1]}x{self._size[0]};"
-                " call reset() where a stream changes its size"
-            )
-        self._size = size
+        self._size = check_frame(frame, self._pushed, self._size)
+        restored = []
         if self._detector is not None and self._detector.is_cut(frame):
             self.cuts.append(self._pushed)
-            yield from self.flush()
+            restored = self.flush()
         self._window[self._pushed] = pad_to_multiple(frame)[None]
         self._pushed += 1
         if self._pushed - self._next > LOOK_AHEAD:
-            yield from self._advance()
+            self._submit_next()
+            restored += self._fetch_down_to(self._backend.in_flight)
+        return restored
 
-    def flush(self) -> Iterator[Restored]:
-        """Gives the frames still waiting; the next frame pushed is a first frame."""
+    def flush(self) -> list[Restored]:
+        """Gives the frames still waiting, three at most; the next frame pushed is a first frame."""
+        restored = []
         while self._next < self._pushed:
-            yield from self._advance()
-        while self._submitted:
-            yield self._fetch()
+            self._submit_next()
+            restored += self._fetch_down_to(self._backend.in_flight)
+        restored += self._fetch_down_to(0)
         self._forget()
+        return restored
 
-    def _advance(self) -> Iterator[Restored]:
-        """Submits the next frame, then gives what the backend has room for no longer."""
+    def _submit_next(self) -> None:
         index, last = self._next, self._pushed - 1
         window = [self._window[min(max(index + offset, self._first), last)] for offset in WINDOW]
         self._next += 1
@@ -180,8 +174,10 @@ class Session:
         self.inference_seconds += time.perf_counter() - began
         self._submitted.append(_Submitted(index, inputs, not self._states, pending))
         self._states = pending.states
-        while len(self._submitted) > self._backend.in_flight:
-            yield self._fetch()
+
+    def _fetch_down_to(self, count: int) -> list[Restored]:
+        """The results of the oldest frames submitted, until the backend has `count`."""
+        return [self._fetch() for _ in range(len(self._submitted) - count)]
 
     def _fetch(self) -> Restored:
         """The result of the oldest frame submitted."""
@@ -211,6 +207,24 @@ class Session:
             return again.result()
         except NonFiniteError as error:
             raise NonFiniteError(error.states, frame.index) from None
+
+
+def check_frame(frame: Picture, number: int, size: tuple[int, int] | None) -> tuple[int, int]:
+    """Height and width of frame `number` of a stream whose frames before are of `size` (None: there are none).
+
+    Raises InvalidInputError unless it is uint8 [H, W, 3] and of that size.
+    """
+    if not isinstance(frame, np.ndarray):
+        raise InvalidInputError(f"frame {number} is a {type(frame).__name__}; frames are numpy arrays, uint8 [H, W, 3]")
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
+        raise InvalidInputError(f"frame {number} is {frame.dtype} {list(frame.shape)}; frames are uint8 [H, W, 3]")
+    found = (frame.shape[0], frame.shape[1])
+    if size is not None and found != size:
+        raise InvalidInputError(
+            f"frame {number} is {found[1]}x{found[0]}, the frames before are {size[1]}x{size[0]};"
+            " call reset() where a stream changes its size"
+        )
+    return found
 
 
 def _first_or_none(batch: NDArray[np.int32] | None) -> NDArray[np.int32] | None:

@@ -68,9 +68,27 @@ def test_short_streams(count):
 
 def test_a_frame_comes_two_frames_late():
     session = Session(Recorder(), scene_threshold=None)
-    assert [len(list(session.push(frame))) for frame in frames(1, 2, 3, 4)] == [0, 0, 1, 1]
+    assert [len(session.push(frame)) for frame in frames(1, 2, 3, 4)] == [0, 0, 1, 1]
     assert [r.index for r in session.flush()] == [2, 3]
-    assert list(session.flush()) == []
+    assert session.flush() == []
+
+
+def test_push_and_flush_act_without_being_asked_for_their_results():
+    """As statements: the frame is taken, the backend is given it, and no frame is lost."""
+    backend = Recorder()
+    session = Session(backend)
+    for frame in frames(1, 2, 3):
+        session.push(frame)
+    assert len(backend.calls) == 1
+    session.flush()
+    assert len(backend.calls) == 3
+    session.push(frames(7)[0])
+    (last,) = session.flush()
+    assert (last.index, int(last.rgb[0, 0, 0])) == (3, 7)
+    assert backend.calls[-1] == ([7, 7, 7, 7, 7], None)
+    for value in (10, 11, 12, 200, 201):  # a cut acts at once too
+        session.push(frames(value)[0])
+    assert session.cuts == [7] and len(backend.calls) == 7
 
 
 @pytest.mark.parametrize("preset", ["mtu1", "mtu2"])
@@ -78,7 +96,7 @@ def test_after_a_cut_the_result_is_that_of_a_fresh_start(preset):
     dark, bright = frames(10, 11, 12, 13), frames(200, 201, 202, 203, 204)
     whole, first, second = Recorder(preset), Recorder(preset), Recorder(preset)
     session = Session(whole)
-    results = [r for frame in dark + bright for r in session.push(frame)] + list(session.flush())
+    results = [r for frame in dark + bright for r in session.push(frame)] + session.flush()
     list(restore(dark, first))
     list(restore(bright, second))
     assert session.cuts == [4]
@@ -91,9 +109,9 @@ def test_reset_forgets_and_allows_another_size():
     backend = Recorder()
     session = Session(backend)
     for frame in frames(1, 2, 3):
-        list(session.push(frame))
+        session.push(frame)
     session.reset()
-    list(session.push(frames(9, height=8)[0]))
+    session.push(frames(9, height=8)[0])
     assert [r.index for r in session.flush()] == [3]
     assert backend.calls[-1] == ([9, 9, 9, 9, 9], None)
 
@@ -106,13 +124,15 @@ def test_reset_forgets_and_allows_another_size():
         (np.zeros((4, 4, 4), np.uint8), "frames are uint8"),
         (np.zeros((0, 4, 3), np.uint8), "frames are uint8"),
         (np.zeros((4, 12, 3), np.uint8), r"frame 1 is 12x4, the frames before are 8x4"),
+        ([[[0, 0, 0]]], "frame 1 is a list; frames are numpy arrays"),
+        (None, "frame 1 is a NoneType; frames are numpy arrays"),
     ],
 )
 def test_wrong_frames(frame, message):
     session = Session(Recorder())
-    list(session.push(frames(1)[0]))
+    session.push(frames(1)[0])
     with pytest.raises(InvalidInputError, match=message):
-        list(session.push(frame))
+        session.push(frame)
 
 
 @settings(deadline=None, max_examples=40)
@@ -145,8 +165,8 @@ def test_sessions_share_a_backend_without_mixing():
     backend = Recorder()
     a, b = Session(backend), Session(backend)
     for left, right in zip(frames(1, 2, 3), frames(101, 102, 103), strict=True):
-        list(a.push(left))
-        list(b.push(right))
+        a.push(left)
+        b.push(right)
     assert [int(r.rgb[0, 0, 0]) for r in a.flush()] == [2, 3]
     assert [int(r.rgb[0, 0, 0]) for r in b.flush()] == [102, 103]
     assert all(
@@ -195,7 +215,7 @@ class InFlight(Recorder):
 def test_the_next_frame_is_submitted_before_the_result_of_the_last_is_asked_for():
     backend = InFlight()
     session = Session(backend, scene_threshold=None)
-    assert [len(list(session.push(frame))) for frame in frames(1, 2, 3, 4, 5)] == [0, 0, 0, 1, 1]
+    assert [len(session.push(frame)) for frame in frames(1, 2, 3, 4, 5)] == [0, 0, 0, 1, 1]
     assert backend.log == ["submit 1", "submit 2", "result 1", "submit 3", "result 2"]
     assert [int(r.rgb[0, 0, 0]) for r in session.flush()] == [3, 4, 5]
     assert backend.log[5:] == ["submit 4", "result 3", "submit 5", "result 4", "result 5"]
@@ -204,7 +224,7 @@ def test_the_next_frame_is_submitted_before_the_result_of_the_last_is_asked_for(
 def test_a_frame_that_is_not_finite_is_redone_and_what_was_made_of_it_too():
     backend = InFlight()
     session = Session(backend, scene_threshold=None)
-    results = [r for frame in frames(1, 2, 203, 4, 5, 206, 207) for r in session.push(frame)] + list(session.flush())
+    results = [r for frame in frames(1, 2, 203, 4, 5, 206, 207) for r in session.push(frame)] + session.flush()
     assert [int(r.rgb[0, 0, 0]) for r in results] == [1, 2, 203, 4, 5, 206, 207]
     assert session.redone == [2, 5, 6]
     # 203 is not finite; 4 was made of it. 203 again as a first frame, from its window, and 4 with the memory of that.

@@ -243,6 +243,17 @@ def test_a_reset_drops_what_is_under_way_and_allows_another_size(gpu, small, eng
     assert gpu.used == gpu.freed_outside == 0
 
 
+def test_a_closed_backend_says_so(gpu, engine):
+    backend = open_backend("tensorrt", engine, size=(32, 48))
+    session = Session(backend, scene_threshold=None)
+    session.push(dim_frames(1)[0])
+    backend.close()
+    backend.close()
+    for call in (session.flush, lambda: backend.read_states({}), lambda: backend.write_states({})):
+        with pytest.raises(InvalidInputError, match="backend tensorrt is closed: open another with open_backend"):
+            call()
+
+
 @pytest.mark.parametrize("seed", [None, 4])
 def test_sessions_share_a_backend(make_gpu, small, engine, seed):
     gpu = make_gpu(seed=seed)

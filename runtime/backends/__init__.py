@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
@@ -41,7 +43,8 @@ class Pending(Protocol):
 
 
 class Backend(Protocol):
-    """Executes one model. It keeps nothing of a stream, so several streams can share it, one call at a time."""
+    """Executes one model. It keeps nothing of a stream, so several streams and threads can share it: one call is done
+    after the other (`Gate`)."""
 
     name: str
     """As on the command line."""
@@ -75,7 +78,7 @@ class Backend(Protocol):
         ...
 
     def close(self) -> None:
-        """Frees the model; the backend cannot be used afterwards. Outputs stay valid."""
+        """Frees the model, once; afterwards every other method raises InvalidInputError. Outputs stay valid."""
         ...
 
 
@@ -213,6 +216,38 @@ class Finished:
         if self.non_finite:
             raise NonFiniteError(self.non_finite)
         return self.outputs
+
+
+class Gate:
+    """What stands before every backend: one call at a time, and none after `close`. A context manager around a call.
+
+    Libraries and the memory that frames share are not made for two calls at once; a second thread waits.
+    """
+
+    def __init__(self, name: str) -> None:
+        """`name` is the backend's, for the message."""
+        self._name = name
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        if self._is_closed:
+            self._lock.release()
+            raise InvalidInputError(
+                f"backend {self._name} is closed: open another with open_backend, and close it after its last frame"
+            )
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+    def close(self) -> bool:
+        """Waits for the call under way and lets no other in. False if that was done before: nothing is left to free."""
+        with self._lock:
+            was_closed, self._is_closed = self._is_closed, True
+        return not was_closed
 
 
 def non_finite(states: Mapping[str, np.ndarray]) -> list[str]:

@@ -22,7 +22,7 @@ import onnxruntime
 
 from mtu.models.errors import InvalidInputError, MissingExtraError
 from mtu.models.interface import FRAME_NAMES, GRAPHS, Dim, GraphName, Interface
-from mtu.runtime.backends import Finished, Request, non_finite
+from mtu.runtime.backends import Finished, Gate, Request, non_finite
 from mtu.runtime.bundle import Bundle
 from mtu.runtime.gpu import find_gpu
 
@@ -46,6 +46,7 @@ class OrtBackend:
         self._index = int(number or 0)
         self.device = device
         self.remarks: list[str] = []
+        self._gate = Gate(self.name)
         self._sessions: dict[GraphName, onnxruntime.InferenceSession] = {}
         interfaces = []
         for graph in GRAPHS:
@@ -94,6 +95,10 @@ class OrtBackend:
 
     def submit(self, inputs: Mapping[str, Any]) -> Finished:
         """See `Backend.submit`."""
+        with self._gate:
+            return self._run(inputs)
+
+    def _run(self, inputs: Mapping[str, Any]) -> Finished:
         graph: GraphName = "step" if any(state.input.name in inputs for state in self.interface.states) else "first"
         session = self._sessions[graph]
         binding = session.io_binding()
@@ -124,18 +129,21 @@ class OrtBackend:
 
     def read_states(self, states: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """See `Backend.read_states`."""
-        return {name: np.array(value.numpy()) for name, value in states.items()}
+        with self._gate:
+            return {name: np.array(value.numpy()) for name, value in states.items()}
 
     def write_states(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """See `Backend.write_states`."""
-        return {
-            name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value), self._kind, self._index)
-            for name, value in arrays.items()
-        }
+        with self._gate:
+            return {
+                name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value), self._kind, self._index)
+                for name, value in arrays.items()
+            }
 
     def close(self) -> None:
         """See `Backend.close`."""
-        self._sessions.clear()
+        if self._gate.close():
+            self._sessions.clear()
 
 
 def sums_are_exact(machine: str = platform.machine(), cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:

@@ -46,7 +46,7 @@ from numpy.typing import NDArray
 from mtu.models.errors import InvalidInputError, NonFiniteError
 from mtu.models.interface import FRAME_NAMES, GRAPHS, GraphName, Interface, TensorSpec
 from mtu.plugins.correlation_argmax_warp.cuda_op import compiled
-from mtu.runtime.backends import Request
+from mtu.runtime.backends import Gate, Request
 from mtu.runtime.backends.cuda_device import (
     CaptureError,
     Device,
@@ -321,6 +321,7 @@ class TensorrtBackend:
         self.device = f"cuda:{gpu.index} ({gpu.name})"
         self.interface = manifest.interface
         self.remarks: list[str] = []
+        self._gate = Gate(self.name)
         self.gpu, self.cuda_graph = gpu, cuda_graph
         self._engine, self._library = engine, library
         self._setup: _Setup | None = None
@@ -406,6 +407,10 @@ class TensorrtBackend:
 
     def submit(self, inputs: Mapping[str, Any]) -> _Submitted:
         """See `Backend.submit`."""
+        with self._gate:
+            return self._submit(inputs)
+
+    def _submit(self, inputs: Mapping[str, Any]) -> _Submitted:
         height, width = inputs[FRAME_NAMES[0]].shape[1:3]
         self.prepare(height, width)
         setup = self._setup
@@ -451,7 +456,7 @@ class TensorrtBackend:
     def read_states(self, states: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """See `Backend.read_states`."""
         arrays = {}
-        with self.gpu:
+        with self._gate, self.gpu:
             for state in self.interface.states:
                 buffers: _Buffers = states[state.input.name].buffers
                 staging = self.gpu.pinned(state.output.at(*buffers.size), state.dtype)
@@ -463,6 +468,10 @@ class TensorrtBackend:
 
     def write_states(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
         """See `Backend.write_states`. They are in buffers as a frame's results have them."""
+        with self._gate:
+            return self._write_states(arrays)
+
+    def _write_states(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
         self.prepare(*arrays[self.interface.states[0].input.name].shape[2:])
         setup = self._setup
         assert setup is not None
@@ -479,6 +488,8 @@ class TensorrtBackend:
 
     def close(self) -> None:
         """See `Backend.close`."""
+        if not self._gate.close():
+            return
         with self.gpu:
             self.gpu.synchronize()
             if self._setup is not None:

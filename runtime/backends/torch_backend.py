@@ -27,7 +27,7 @@ from mtu.models.interface import (
     Interface,
 )
 from mtu.models.network import Network
-from mtu.runtime.backends import Finished, Request, non_finite
+from mtu.runtime.backends import Finished, Gate, Request, non_finite
 from mtu.runtime.bundle import Bundle
 
 
@@ -42,12 +42,17 @@ class TorchBackend:
         self.interface = interface
         self.device = device
         self.remarks: list[str] = []
+        self._gate = Gate(name)
         self._dtype = torch.float16 if interface.state_dtype == "float16" else torch.float32
         self._network = network.to(device, self._dtype).eval()
 
-    @torch.inference_mode()
     def submit(self, inputs: Mapping[str, Any]) -> Finished:
         """See `Backend.submit`."""
+        with self._gate:
+            return self._run(inputs)
+
+    @torch.inference_mode()
+    def _run(self, inputs: Mapping[str, Any]) -> Finished:
         frames = [self._to_float(inputs[name]) for name in FRAME_NAMES]
         names = self.interface.states
         if any(state.input.name in inputs for state in names):
@@ -72,11 +77,13 @@ class TorchBackend:
 
     def read_states(self, states: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """See `Backend.read_states`."""
-        return {name: np.array(value.cpu().numpy()) for name, value in states.items()}
+        with self._gate:
+            return {name: np.array(value.cpu().numpy()) for name, value in states.items()}
 
     def write_states(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """See `Backend.write_states`."""
-        return {name: torch.tensor(value, device=self.device) for name, value in arrays.items()}
+        with self._gate:
+            return {name: torch.tensor(value, device=self.device) for name, value in arrays.items()}
 
     def compile(self) -> None:
         """Compiles both graphs at their first call, which then takes a minute; once for each frame size."""
@@ -85,7 +92,8 @@ class TorchBackend:
 
     def close(self) -> None:
         """See `Backend.close`."""
-        del self._network
+        if self._gate.close():
+            del self._network
 
 
 def read_model(bundle: Bundle) -> tuple[Interface, Checkpoint]:
