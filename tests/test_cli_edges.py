@@ -31,8 +31,9 @@ from tests import cli
 from tests.conftest import ROOT
 from tests.frames import moving_frames
 from tests.media import make_video, moving
+from tests.processes import LIMIT, wait_until
 from tests.test_lean import SCRIPTS
-from tests.test_run import refused, wait_for_part
+from tests.test_run import has_part, refused
 
 TURNS = {
     "none": (65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30),
@@ -246,9 +247,9 @@ def test_a_closed_terminal_leaves_nothing(tmp_path, small):
         env={**os.environ, "PYTHONPATH": str(ROOT / ".links")},
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
-    wait_for_part(tmp_path)
+    wait_until(lambda: has_part(tmp_path), process)
     process.send_signal(signal.SIGHUP)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=LIMIT)
     assert process.returncode == 129, said
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import errno
 import gc
 import html.parser
@@ -11,7 +10,6 @@ import itertools
 import json
 import math
 import os
-import pty
 import re
 import shutil
 import subprocess
@@ -54,6 +52,7 @@ from mtu.runtime.video import read_image, write_png
 from tests import cli, fake_cuda
 from tests.conftest import ROOT
 from tests.frames import moving_frames, write_clip
+from tests.processes import Terminal, environment
 from tests.test_lean import run as run_lean
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -641,25 +640,19 @@ def test_a_report_is_written_where_a_link_leads_and_into_a_pipe(tmp_path):
 
 def test_progress_is_shown_on_a_terminal_alone(tmp_path, small, clip):
     """The other tests see that stderr is empty without one."""
-    main, terminal = pty.openpty()
-    command = ["mtu-compare", small.directory, small.directory, "--input", clip, "--frames", "3", "--mode", "step"]
-    code = "import sys\nfrom mtu.calib.compare_cli import main\nmain()"
-    with subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, command[1:])],
+    terminal = Terminal()
+    command = [small.directory, small.directory, "--input", clip, "--frames", "3", "--mode", "step"]
+    code = "import sys\nsys.argv[0] = 'mtu-compare'\nfrom mtu.calib.compare_cli import main\nmain()"
+    process = subprocess.run(
+        [sys.executable, "-c", code, *map(str, command)],
         stdout=subprocess.PIPE,
-        stderr=terminal,
-        env={**os.environ, "PYTHONPATH": str(ROOT / ".links"), "TERM": "xterm", "COLUMNS": "100"},
-    ) as process:
-        out, _ = process.communicate(timeout=60)
-    os.close(terminal)
-    shown = b""
-    with contextlib.suppress(OSError):  # the end of a terminal
-        while part := os.read(main, 65536):
-            shown += part
-    os.close(main)
+        stderr=terminal.end,
+        env=environment(TERM="xterm", COLUMNS="100"),
+    )
+    shown = terminal.finish()
     assert process.returncode == 0, shown
     assert b"mtu-compare" in shown and b"3/3" in shown
-    assert b"3/3" not in out and out.startswith(b"A  ")
+    assert b"3/3" not in process.stdout and process.stdout.startswith(b"A  ")
 
 
 def test_a_missing_extra_is_named_before_anything_is_written(tmp_path):

@@ -14,7 +14,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import types
 
 import pytest
@@ -40,6 +39,7 @@ from mtu.runtime.gpu import Gpu, find_gpu
 from tests import cli
 from tests.conftest import ROOT
 from tests.fake_tensorrt import DataType, FakeTensorRT
+from tests.processes import LIMIT
 
 PROGRAM = "mtu-build-engine"
 SMALL = Profile.fixed(32, 48)
@@ -157,14 +157,11 @@ def test_the_network_has_the_plugin_or_standard_layers(small, tmp_path, precisio
 
 @rtx
 def test_720p_in_fp16_from_the_command_line(tmp_path, capsys):
-    """The figure to reach is 5 seconds for both engines; here only that it is no minute."""
-    began = time.perf_counter()
     size = ("--height", 720, "--width", 1280)
     ended = cli.run(
         capsys, PROGRAM, bundled_directory(), "--fp16", *size, "--runtime", "tensorrt-rtx", "-o", tmp_path / "E"
     )
     assert ended.code == 0, ended.err
-    assert time.perf_counter() - began < 60
     assert "mtu2 fp16 with plugin, frames 720x1280 (HEIGHTxWIDTH), tensorrt-rtx" in ended.out
     assert "no NVIDIA GPU here: building for compute capability 8.0, 8.6, 8.9, 12.0, 12.1" in ended.err
     assert "first.engine: 97% of the network's floating-point layers are fp16, 1 plugin layer" in ended.err
@@ -306,20 +303,20 @@ def test_two_processes_building_the_same(small, tmp_path):
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_build_leaves_nothing(tmp_path, number, code):
-    options = ["--height", "720", "--width", "1280", "--no-plugin", "-o", "E"]
+    options = ["--height", "720", "--width", "1280", "--no-plugin", "--verbose", "-o", "E"]
     command = [sys.executable, "-m", "mtu.export.engine_cli", str(bundled_directory()), *options]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(ROOT / ".links"), os.environ.get("PYTHONPATH", "")]),
     }
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not left_over(tmp_path):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-    time.sleep(0.3)
+    line = process.stderr.readline()
+    while "After dead-layer removal" not in line:  # of the builder, which has begun
+        assert line, process.wait()
+        line = process.stderr.readline()
+    assert left_over(tmp_path)
     process.send_signal(number)
-    said = process.communicate(timeout=60)[1]
+    said = process.communicate(timeout=LIMIT)[1]
     assert process.returncode == code, said
     assert left_over(tmp_path) == [] and "Traceback" not in said
 

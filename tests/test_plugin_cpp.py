@@ -15,7 +15,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -26,6 +25,7 @@ from mtu.plugins.build import PluginLibrary, build_plugin
 from mtu.plugins.correlation_argmax_warp.rules import KERNEL_REVISION
 from tests.cli import run
 from tests.conftest import ROOT
+from tests.processes import LIMIT, wait_until
 
 INCLUDES = [Path(part) for part in os.environ.get("TENSORRT_INCLUDE_DIR", "").split(os.pathsep) if part]
 KERNEL = ROOT / "plugins" / "correlation_argmax_warp" / "cuda"
@@ -208,23 +208,26 @@ def test_a_failed_build_gives_the_first_error_and_the_log(toolchain, bare, capsy
     assert [path.name for path in Path().glob("mtu-build-plugin-*")] == [log.name]
 
 
+def has_ended(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
 def test_ending_the_command_ends_the_compilers(toolchain, bare, tmp_path):
-    script(bare / "cmake", f"/bin/sh -c 'echo $$ > {tmp_path}/pid; exec /bin/sleep 60' & wait")
+    script(bare / "cmake", f"/bin/sh -c 'echo $$ > {tmp_path}/pid; exec /bin/sleep 600' & wait")
     code = "import sys\nfrom mtu.plugins.cli import main\nmain()"
     command = [PYTHON, "-c", code, "-o", "out", *map(str, toolchain)]
     environment = {"PYTHONPATH": str(ROOT / ".links"), "PATH": str(bare), "TMPDIR": str(tmp_path)}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     pid_file = tmp_path / "pid"
-    while not (pid_file.exists() and pid_file.read_text()):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
+    wait_until(lambda: pid_file.exists() and pid_file.read_text().endswith("\n"), process)
     process.send_signal(signal.SIGTERM)
-    assert process.communicate(timeout=20)[1].splitlines()[-1] == "mtu-build-plugin: terminated"
+    assert process.communicate(timeout=LIMIT)[1].splitlines()[-1] == "mtu-build-plugin: terminated"
     assert process.returncode == 143
-    with pytest.raises(ProcessLookupError):
-        for _ in range(100):
-            os.kill(int(pid_file.read_text()), 0)
-            time.sleep(0.05)
+    wait_until(lambda: has_ended(int(pid_file.read_text())))
     assert not Path("out").exists() and not list(Path().glob("mtu-build-plugin-*"))
 
 

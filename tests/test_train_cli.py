@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from mtu.models.training.weights import initialise  # noqa: E402
 from tests import cli, tiny_training  # noqa: E402
 from tests.cli import Ended  # noqa: E402
 from tests.conftest import ROOT  # noqa: E402
+from tests.processes import LIMIT, wait_until  # noqa: E402
 from tests.test_datasets import make_gopro  # noqa: E402
 from tests.test_training import write_gopro  # noqa: E402
 from tests.tiny_training import make_tiny  # noqa: E402
@@ -125,30 +125,26 @@ def environment(**more: str) -> dict[str, str]:
 def test_ctrl_c_in_a_terminal_reaches_the_loader_too(
     tiny: None, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """As soon as can be: the loader's process has only just been started."""
     command = [sys.executable, "-m", "tests.tiny_training", *SMALL, "--workers=1", "--max-steps=100000"]
     process = subprocess.Popen(
         [*command, "-o", str(tmp_path / "run")],
         cwd=ROOT,
-        env=environment(),
+        env=environment(MTU_WATCH=str(tmp_path / "rank")),
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
     try:
-        assert process.stderr is not None
-        said = [process.stderr.readline() for _ in range(2)]
-        assert "step 0:" in said[1], said + process.stderr.readlines()
-        time.sleep(0.2)
+        wait_until(lambda: (tmp_path / "rank0").exists(), process)  # after the first step
         os.killpg(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=LIMIT)
     finally:
         process.kill()
         process.wait()
     assert (process.returncode, out) == (130, ""), err
     # A loader's process that aborts while it ends adds a line of C++'s.
-    stopped, interrupted = (line for line in err.splitlines() if line.startswith("mtu-train: "))
+    *_, stopped, interrupted = (line for line in err.splitlines() if line.startswith("mtu-train: "))
     assert stopped.startswith("mtu-train: stopped at step ") and interrupted == "mtu-train: interrupted", err
     assert "Traceback" not in err
     step = int(stopped.split()[4])
