@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import io
+import struct
 import subprocess
 import sys
+import zlib
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -39,6 +42,24 @@ def test_png_is_exact(tmp_path: Path, size: tuple[int, int]) -> None:
     assert np.array_equal(read_image(tmp_path / "a.png"), picture)
     write_png(tmp_path / "b.png", picture[:, ::-1])
     assert np.array_equal(read_image(tmp_path / "b.png"), picture[:, ::-1])
+
+
+def test_a_colour_profile_is_said_and_ends_no_process(tmp_path: Path) -> None:
+    """PyAV frees the name of a PNG's profile twice, once by its garbage collector."""
+    picture = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    write_png(tmp_path / "plain.png", picture)
+    plain = (tmp_path / "plain.png").read_bytes()
+    profile = b"iCCPDisplay P3\0\0" + zlib.compress(bytes(128))
+    chunk = struct.pack(">I", len(profile) - 4) + profile + struct.pack(">I", zlib.crc32(profile))
+    path = tmp_path / "profile.png"
+    path.write_bytes(plain[:33] + chunk + plain[33:])  # behind the header
+    for _ in range(20):
+        assert np.array_equal(read_image(path), picture)
+        gc.collect()
+    with open_reader(path) as reader:
+        assert any("profile (ICC)" in note for note in reader.notes)
+    with open_reader(tmp_path / "plain.png") as reader:
+        assert not any("profile" in note for note in reader.notes)
 
 
 def test_png_refuses_what_is_no_picture(tmp_path: Path) -> None:

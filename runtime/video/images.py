@@ -67,14 +67,34 @@ def decode_image(path: Path) -> tuple[av.VideoFrame, Pixels]:
 
 
 def side_data(picture: av.VideoFrame) -> dict[str, bytes]:
-    """What a picture carries besides its pixels, by FFmpeg's names; only those that concern us are read."""
+    """What a picture carries besides its pixels, by FFmpeg's names; of the display matrix alone with its content."""
+    found: dict[str, bytes] = {}
+    # PyAV (18.1) frees the text beside a colour profile twice, which ends the process: it must not see one.
+    if _sieved(picture, "select") is not None:
+        picture = _sieved(picture, "delete") or picture
+        found["ICC_PROFILE"] = b""
     container: Any
     try:
         container = picture.side_data
     except ValueError:
-        # PyAV 18 fails on kinds that are newer than its list, such as EXIF.
-        return {}
-    return {data.type.name: bytes(data) if data.type.name == "DISPLAYMATRIX" else b"" for data in container}
+        return found  # PyAV 18 fails on kinds that are newer than its list, such as EXIF
+    return found | {data.type.name: bytes(data) if data.type.name == "DISPLAYMATRIX" else b"" for data in container}
+
+
+def _sieved(picture: av.VideoFrame, mode: str) -> av.VideoFrame | None:
+    """The picture if it has a colour profile (mode "select"), or without it ("delete"); its pixels are shared."""
+    graph = av.filter.Graph()
+    base = picture.time_base or Fraction(1)
+    source = graph.add_buffer(width=picture.width, height=picture.height, format=picture.format, time_base=base)
+    sieve = graph.add("sidedata", f"mode={mode}:type=ICC_PROFILE")
+    source.link_to(sieve)
+    sieve.link_to(graph.add("buffersink"))
+    graph.configure()
+    graph.push(picture)
+    try:
+        return graph.pull()  # type: ignore[return-value]
+    except av.BlockingIOError:
+        return None
 
 
 def display_matrix(picture: av.VideoFrame) -> tuple[int, ...] | None:

@@ -23,6 +23,7 @@ from av.stream import Stream
 from av.video.stream import VideoStream
 
 from mtu.runtime.video.colour import Colour, Pixels
+from mtu.runtime.video.images import side_data
 from mtu.runtime.video.timing import Segment
 
 
@@ -123,4 +124,6 @@ def picture_notes(picture: av.VideoFrame, colour_notes: list[str]) -> list[str]:
         notes.append(f"the source has {depth} bits per component: processed in 8 bits")
     if any(component.is_alpha for component in components):
         notes.append("the source has an alpha channel: dropped")
+    if "ICC_PROFILE" in side_data(picture):
+        notes.append("the source has a colour profile (ICC): dropped, the pixel values are kept as they are")
     return notes
