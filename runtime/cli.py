@@ -62,6 +62,12 @@ def run(
             metavar="N", help="Video stream to process, counted from 0.", show_default="the one marked default"
         ),
     ] = None,
+    rate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N", help="Frames a second of a directory of pictures, such as 30000/1001.", show_default="25"
+        ),
+    ] = None,
     codec: Annotated[
         str | None,
         typer.Option("--codec", "-c", help="Video encoder, as FFmpeg names it.", show_default="by container"),
@@ -84,7 +90,7 @@ def run(
     """Deblurs a video: one frame in, one frame out, everything else of the file kept."""
     from mtu.runtime.job import Job, run_job
     from mtu.runtime.progress import Progress
-    from mtu.runtime.video import EncodeOptions, ReadOptions, Segment
+    from mtu.runtime.video import EncodeOptions, ReadOptions, Segment, parse_rate
 
     if not source or not output:
         raise InvalidInputError(f"the {'output' if source else 'input'} has no name: '' is given (an unset variable?)")
@@ -104,7 +110,11 @@ def run(
         strict=strict,
         compare=compare,
         save_motion=save_motion,
-        read=ReadOptions(None if segment is None else Segment.parse(segment), video_stream),
+        read=ReadOptions(
+            segment=None if segment is None else Segment.parse(segment),
+            video_stream=video_stream,
+            rate=None if rate is None else parse_rate(rate),
+        ),
         scene_threshold=scene_threshold if scene_detection else None,
         encode=EncodeOptions(codec=codec, crf=crf, pix_fmt=pix_fmt, options=options),
         overwrite=overwrite,

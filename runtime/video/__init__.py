@@ -8,8 +8,8 @@ from mtu.runtime.video.colour import Colour
 from mtu.runtime.video.encoding import EncodeOptions
 from mtu.runtime.video.images import read_image, write_png
 from mtu.runtime.video.reader import Frame, Reader, ReadOptions
-from mtu.runtime.video.timing import Segment
-from mtu.runtime.video.video_reader import open_reader
+from mtu.runtime.video.sources import open_reader
+from mtu.runtime.video.timing import Segment, parse_rate
 from mtu.runtime.video.video_writer import open_writer
 from mtu.runtime.video.writer import Writer
 
@@ -23,6 +23,7 @@ __all__ = [
     "Writer",
     "open_reader",
     "open_writer",
+    "parse_rate",
     "read_image",
     "write_png",
 ]

@@ -13,11 +13,29 @@ from typing import Any
 
 import av
 import numpy as np
+from av.video.codeccontext import VideoCodecContext
 
-from mtu.models.errors import InvalidInputError, MissingFileError, OutputError
+from mtu.models.errors import InvalidInputError, OutputError
 from mtu.runtime.video.colour import Pixels, ToRGB, colour_of, picture_of, quarter_turn, upright
+from mtu.runtime.video.picture_header import known_header
 
 _KINDS = "png jpg jpeg jpe jfif bmp dib tif tiff webp ppm pgm pbm pnm pam tga exr dpx jp2 j2k jxl qoi sgi"
+_DECODERS = {"png": "png", "jpeg": "mjpeg", "tiff": "tiff", "webp": "webp", "gif": "gif"}
+# Decoders pass over some damage otherwise: half a JPEG would be gray below.
+_STRICT = {"png": "crccheck+explode", "jpeg": "explode"}
+# Orientation of EXIF -> display matrix.
+_TURNS = {
+    number: (a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    for number, (a, b, c, d) in {
+        2: (-1, 0, 0, 1),
+        3: (-1, 0, 0, -1),
+        4: (1, 0, 0, -1),
+        5: (0, 1, 1, 0),
+        6: (0, 1, -1, 0),
+        7: (0, -1, -1, 0),
+        8: (0, -1, 1, 0),
+    }.items()
+}
 IMAGE_SUFFIXES = frozenset(f".{kind}" for kind in _KINDS.split(" "))
 """File names with these endings are pictures."""
 
@@ -38,32 +56,47 @@ def list_images(directory: Path) -> list[Path]:
     return sorted(found, key=lambda path: (natural_key(path.name), path.name))
 
 
-def decode_image(path: Path) -> tuple[av.VideoFrame, Pixels]:
+def decode_image(path: Path, *, damaged: bool = False) -> tuple[av.VideoFrame, Pixels]:
     """The picture of a file as decoded, and as RGB turned upright by its orientation tag.
 
-    Raises MissingFileError or InvalidInputError.
+    `damaged` takes what can be had of one whose data is broken. Raises MissingFileError or InvalidInputError.
     """
-    if not path.exists():
-        raise MissingFileError(f"{path} does not exist")
+    header = known_header(path)
+    if header is not None and header.animated:
+        raise InvalidInputError(f"{path} is animated: only still pictures are read here; make it a video first")
     try:
-        # An absolute name has no protocol, and without patterns a percent sign is a percent sign.
-        with av.open(str(path.absolute()), options={"pattern_type": "none"}) as container:
-            pictures = container.decode(video=0)
-            picture = next(pictures, None)
-            if picture is not None:
-                if next(pictures, None) is not None:
-                    raise InvalidInputError(f"{path} is animated: only still pictures are read; make it a video first")
-                matrix = display_matrix(picture)
-                rgb = ToRGB(colour_of(picture)[0])(picture)
-                if matrix and quarter_turn(matrix):
-                    rgb = np.ascontiguousarray(upright(rgb, matrix))
-                return picture, rgb
-    except InvalidInputError:
-        raise
-    except (av.FFmpegError, IndexError, ValueError) as error:
+        if header is not None:
+            strict = "" if damaged else _STRICT.get(header.kind, "")
+            picture = _decode(_DECODERS[header.kind], path.read_bytes(), {"err_detect": strict} if strict else {})
+        else:
+            picture = _open_and_decode(path)
+        if picture is not None:
+            # Where EXIF is there, PyAV 18 gives no matrix but only degrees, which know of no mirrors.
+            matrix = display_matrix(picture) if header is None else _TURNS.get(header.orientation)
+            rgb = ToRGB(colour_of(picture)[0])(picture)
+            if matrix and quarter_turn(matrix):
+                rgb = np.ascontiguousarray(upright(rgb, matrix))
+            return picture, rgb
+    except (av.FFmpegError, OSError, IndexError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InvalidInputError(f"{path} is not a picture that can be read: {reason}") from None
     raise InvalidInputError(f"{path} holds no picture")
+
+
+def _decode(codec: str, data: bytes, options: dict[str, str]) -> av.VideoFrame | None:
+    """The first picture of a file of a known kind. Opening it as a container would decode it twice."""
+    decoder = av.CodecContext.create(codec, "r")
+    assert isinstance(decoder, VideoCodecContext)
+    # Others would give the picture only when more comes.
+    decoder.thread_count, decoder.options = 1, options
+    pictures = decoder.decode(av.Packet(data)) or decoder.decode(None)
+    return pictures[0] if pictures else None
+
+
+def _open_and_decode(path: Path) -> av.VideoFrame | None:
+    # An absolute name has no protocol, and without patterns a percent sign is a percent sign.
+    with av.open(str(path.absolute()), options={"pattern_type": "none"}) as container:
+        return next(container.decode(video=0), None)
 
 
 def side_data(picture: av.VideoFrame) -> dict[str, bytes]:

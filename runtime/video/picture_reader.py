@@ -1,6 +1,7 @@
 """Reading pictures as a video: a directory of them in natural order, or a single one.
 
-Reads only the files it is given and writes nothing.
+The headers of all of them are read before the first is decoded, and each is decoded once. Reads only the files it is
+given and writes nothing.
 """
 
 from __future__ import annotations
@@ -9,45 +10,140 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
+import av
+
 from mtu.models.errors import InvalidInputError
-from mtu.runtime.video.colour import colour_of
+from mtu.runtime.video.colour import Pixels, colour_of
 from mtu.runtime.video.images import decode_image
+from mtu.runtime.video.picture_header import Header, read_header
 from mtu.runtime.video.reader import Frame, Reader, ReadOptions, picture_notes
 
 PICTURE_RATE = Fraction(25)
 """Pictures per second of a directory of images, which has no timing of its own."""
+NAMED = 4
+"""So many files are named in a message."""
 
 
 class PictureReader(Reader):
-    """A directory of pictures, or one picture, as a video of `PICTURE_RATE` frames per second."""
+    """A directory of pictures, or one picture, as a video of `ReadOptions.rate` or `PICTURE_RATE` frames per second."""
 
     def __init__(self, source: str, paths: list[Path], options: ReadOptions) -> None:
         self.source, self.segment = source, options.segment
         segment = options.segment
         if options.video_stream:
             raise InvalidInputError(f"{source} is made of pictures and has no video streams: leave out --video-stream")
-        self.time_base, self.average_rate = 1 / PICTURE_RATE, PICTURE_RATE
-        paths = [path for index, path in enumerate(paths) if segment is None or segment.holds(index / PICTURE_RATE)]
+        rate = options.rate or PICTURE_RATE
+        self.time_base, self.average_rate = 1 / rate, rate
+        paths = [path for index, path in enumerate(paths) if segment is None or segment.holds(index / rate)]
         if not paths:
-            raise InvalidInputError(f"{source} has no pictures in segment {segment} (at {PICTURE_RATE} per second)")
+            raise InvalidInputError(f"{source} has no pictures in segment {segment} (at {float(rate):g} per second)")
         self._paths = paths
         stems = tuple(path.stem for path in paths)
         self.stems = stems if len(set(stems)) == len(stems) else tuple(path.name for path in paths)
         self.frame_count = len(paths)
-        self.remarks, self.covers = [], {}
-        picture, self._first = decode_image(paths[0])
-        self.height, self.width = self._first.shape[:2]
-        self.colour, notes = colour_of(picture)
-        self.notes = picture_notes(picture, notes)
+        self.remarks, self.covers, self.notes = [], {}, []
+        self._partly: list[str] = []
+        self._left_out: list[str] = []
+        self._headers = _checked(source, paths)
+        self._pictures = self._decode_all()
+        first = next(self._pictures, None)
+        if first is None:
+            raise InvalidInputError(f"{source}: not one picture could be decoded ({self._left_out[0]})")
+        self._first, picture = first
+        self.height, self.width = self._first.rgb.shape[:2]
+        self.colour = colour_of(picture)[0]
         self.pix_fmt = picture.format.name
+        self.notes, self.remarks = [*_pages(paths, self._headers), *self.remarks], []
+
+    def _decode_all(self) -> Iterator[tuple[Frame, av.VideoFrame]]:
+        """Frames with their pictures as decoded; what is new of a picture is added to the remarks."""
+        said: set[str] = set()
+        for index, (path, header) in enumerate(zip(self._paths, self._headers, strict=True)):
+            found = self._decode(path)
+            if found is None:
+                continue
+            picture, rgb = found
+            notes = [note for note in _notes(picture, header) if note not in said]
+            self.remarks += [f"{path.name}: {note}" if said or index else note for note in notes]
+            said.update(notes)
+            yield Frame(rgb, index, self.time_base, 1), picture
+
+    def _decode(self, path: Path) -> tuple[av.VideoFrame, Pixels] | None:
+        """A picture, as far as it can be had; None if it cannot."""
+        try:
+            return decode_image(path)
+        except InvalidInputError as error:
+            try:
+                partly = decode_image(path, damaged=True)
+            except InvalidInputError:
+                self._left_out.append(str(error))
+                return None
+            self._partly.append(path.name)
+            return partly
 
     def __iter__(self) -> Iterator[Frame]:
-        """The pictures. Raises InvalidInputError if one has another size or cannot be read."""
-        for index, path in enumerate(self._paths):
-            rgb = self._first if index == 0 else decode_image(path)[1]
-            if rgb.shape[:2] != (self.height, self.width):
-                raise InvalidInputError(
-                    f"{path} is {rgb.shape[1]}x{rgb.shape[0]}, but {self._paths[0].name} is "
-                    f"{self.width}x{self.height}: all pictures of a directory must have one size"
-                )
-            yield Frame(rgb, index, self.time_base, 1)
+        """The pictures that can be decoded. Raises InvalidInputError if one has not the size that its header says."""
+        yield self._first
+        for frame, _ in self._pictures:
+            if frame.rgb.shape != self._first.rgb.shape:
+                height, width = frame.rgb.shape[:2]
+                other = [(self._paths[frame.pts], (width, height))]
+                raise InvalidInputError(_sizes_differ(other, self._paths[0], (self.width, self.height)))
+            yield frame
+        lost = []
+        if self._left_out:
+            lost.append(f"{len(self._left_out)} of {len(self._paths)} pictures are left out: {_some(self._left_out)}")
+        if self._partly:
+            lost.append(f"{len(self._partly)} pictures are damaged, and kept as far as they go: {_some(self._partly)}")
+        if lost:
+            self.damage = f"{self.source}: {'; '.join(lost)}"
+
+
+def _checked(source: str, paths: list[Path]) -> list[Header]:
+    """The headers of all pictures. Raises InvalidInputError naming those that are damaged or of another size."""
+    headers, bad = [], []
+    for path in paths:
+        try:
+            headers.append(read_header(path))
+        except InvalidInputError as error:
+            bad.append(str(error))
+    if bad:
+        count = f"{len(bad)} of {len(paths)} pictures cannot be read: " if len(paths) > 1 else ""
+        raise InvalidInputError(f"{count}{_some(bad)}{'; remove or replace them' if count else ''}")
+    if animated := [path.name for path, header in zip(paths, headers, strict=True) if header.animated]:
+        raise InvalidInputError(f"{source} holds animations ({_some(animated)}): give each by itself, as a video")
+    size = headers[0].width, headers[0].height
+    pairs = [(path, (header.width, header.height)) for path, header in zip(paths, headers, strict=True)]
+    if other := [pair for pair in pairs if pair[1] != size]:
+        raise InvalidInputError(_sizes_differ(other, paths[0], size))
+    return headers
+
+
+def _sizes_differ(other: list[tuple[Path, tuple[int, int]]], first: Path, size: tuple[int, int]) -> str:
+    named = _some([f"{path.name} is {width}x{height}" for path, (width, height) in other])
+    return (
+        f"{first.parent}: {named}, but {first.name} is {size[0]}x{size[1]}: all pictures of a directory must have "
+        "one size; scale or remove the others"
+    )
+
+
+def _notes(picture: av.VideoFrame, header: Header) -> list[str]:
+    notes = picture_notes(picture, colour_of(picture)[1])
+    if header.cmyk:
+        # FFmpeg gives it as RGB with an alpha channel that says nothing.
+        notes = [note for note in notes if "alpha" not in note]
+        notes.append("the source is CMYK: converted to RGB without its colour profile")
+    return notes
+
+
+def _pages(paths: list[Path], headers: list[Header]) -> list[str]:
+    several = [f"{path.name} ({header.pages})" for path, header in zip(paths, headers, strict=True) if header.pages > 1]
+    if not several:
+        return []
+    return [f"files with several pages or pictures, of which only the first is read: {_some(several)}"]
+
+
+def _some(names: list[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more

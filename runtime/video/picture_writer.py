@@ -75,7 +75,7 @@ class DirectoryWriter(Writer):
             )
 
     def _write(self, rgb: Pixels, frame: Frame) -> None:
-        stem = f"{self._count:06d}" if self._stems is None else self._stems[self._count]
+        stem = f"{self._count:06d}" if self._stems is None else self._stems[frame.pts]
         self._count += 1
         try:
             (self._temporary / f"{stem}.png").write_bytes(encode_png(rgb))

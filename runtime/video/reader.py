@@ -34,6 +34,8 @@ class ReadOptions:
     segment: Segment | None = None
     video_stream: int | None = None
     """Which video stream is processed, counted from 0 without covers; None takes the one marked default."""
+    rate: Fraction | None = None
+    """Pictures per second of pictures, which have no times; None is 25."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +93,9 @@ class Reader(ABC):
     covers: dict[int, av.Packet[Any]]
     """Still pictures that belong to the file, by stream number; they are given before everything else."""
     stems: tuple[str, ...] | None = None
-    """File names without ending, of a directory of pictures."""
+    """File names without ending, of a directory of pictures, by the `pts` of their frames."""
+    loops: int | None = None
+    """How many times an animation (GIF, APNG, WebP) is played in all, 0 for ever; None for what is no animation."""
 
     @abstractmethod
     def __iter__(self) -> Iterator[Frame | av.Packet[Any]]:

@@ -15,6 +15,27 @@ JUMP = Fraction(1)
 """Timestamps that fall back by more than this many seconds start a new clock (joined files); less is a disorder."""
 
 
+MOST_PICTURES = 1000
+"""Largest rate that can be asked for, in pictures per second."""
+_NTSC = {"23.976": 24, "23.98": 24, "29.97": 30, "47.95": 48, "59.94": 60, "119.88": 120}
+
+
+def parse_rate(text: str) -> Fraction:
+    """Pictures per second from "24", "12.5" or "30000/1001"; 29.97 and its like are such fractions too.
+
+    Raises InvalidInputError.
+    """
+    try:
+        rate = Fraction(_NTSC[text] * 1000, 1001) if text in _NTSC else Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
+    if not 0 < rate <= MOST_PICTURES:
+        raise InvalidInputError(
+            f"--rate {text}: give pictures per second above 0 and up to {MOST_PICTURES}, such as 24, 12.5 or 30000/1001"
+        )
+    return rate
+
+
 @dataclass(frozen=True)
 class Segment:
     """A part of a video: pictures with start <= time < end, in seconds after the first picture. None leaves it open."""

@@ -19,10 +19,9 @@ import av
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from mtu.models.errors import InvalidInputError, MissingFileError
+from mtu.models.errors import InvalidInputError
 from mtu.runtime.video.colour import ToRGB, colour_of, quarter_turn
-from mtu.runtime.video.images import IMAGE_SUFFIXES, display_matrix, list_images, side_data
-from mtu.runtime.video.picture_reader import PictureReader
+from mtu.runtime.video.images import display_matrix, side_data
 from mtu.runtime.video.reader import Frame, Reader, ReadOptions, is_inner, picture_notes
 from mtu.runtime.video.timing import Clock, Segment
 
@@ -44,35 +43,14 @@ _LOST = {
 _END_TOLERANCE = Fraction(1, 2)
 
 
-def open_reader(source: str | Path, options: ReadOptions | None = None) -> Reader:
-    """Open a video file or URL, a directory of pictures, a single picture, or "-" (stdin, yuv4mpeg).
-
-    Raises MissingFileError, or InvalidInputError if there is nothing in it that can be decoded.
-    """
-    options = options or ReadOptions()
-    name = str(source)
-    path = Path(name)
-    if name != "-" and "://" not in name:
-        if not path.exists():
-            raise MissingFileError(f"{name} does not exist: give a video, a directory of pictures, or - for stdin")
-        if path.is_dir():
-            paths = list_images(path)
-            if not paths:
-                kinds = " ".join(sorted(IMAGE_SUFFIXES))
-                raise InvalidInputError(f"{name} holds no pictures: none of its files ends in one of {kinds}")
-            return PictureReader(name, paths, options)
-        if path.is_file() and path.stat().st_size == 0:
-            raise InvalidInputError(f"{name} is empty (0 bytes)")
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            return PictureReader(name, [path], options)
-    return VideoReader(name, options)
-
-
 class VideoReader(Reader):
     """A container that PyAV can read."""
 
-    def __init__(self, source: str, options: ReadOptions) -> None:
-        self.source, self.segment = source, options.segment
+    def __init__(self, source: str, options: ReadOptions, form: str | None = None) -> None:
+        """`form` is FFmpeg's name of the format, where the name of the file would mislead."""
+        self.source, self.segment, self._form = source, options.segment, form
+        if options.rate is not None:
+            raise InvalidInputError(f"--rate is for pictures, which have no times; {source} has its own: leave it out")
         self._options, segment = options, options.segment
         self.notes, self.remarks, self.covers = [], [], {}
         self._errors = self._errors_in_a_row = self._corrupt = self._given = 0
@@ -108,7 +86,7 @@ class VideoReader(Reader):
         named = self.source if "://" in self.source else str(Path(self.source).absolute())
         source: Any = sys.stdin.buffer if piped else named
         try:
-            container = av.open(source, "r", format="yuv4mpegpipe" if piped else None, metadata_errors="replace")
+            container = av.open(source, "r", format="yuv4mpegpipe" if piped else self._form, metadata_errors="replace")
         except av.FFmpegError as error:
             raise InvalidInputError(self._why_not(error)) from None
         self.container = container

@@ -23,6 +23,7 @@ from mtu.runtime.video.colour import FULL, LIMITED, SD_LINES, FromRGB, Pixels, s
 from mtu.runtime.video.copying import Copier, kept_metadata
 from mtu.runtime.video.encoding import EncodeOptions, choose_encoding
 from mtu.runtime.video.images import IMAGE_SUFFIXES
+from mtu.runtime.video.picture_reader import PICTURE_RATE
 from mtu.runtime.video.picture_writer import DirectoryWriter, PictureWriter
 from mtu.runtime.video.reader import Frame, Reader
 from mtu.runtime.video.writer import Writer, create_file, finish_file, temporary_name, write_failed
@@ -158,8 +159,8 @@ class VideoWriter(Writer):
         lost = matroska and Codec(encoding.codec, "w").canonical_name not in _KEEPS_ASPECT
         if lost and encoding.sample_aspect_ratio not in (None, 1):
             self.notes.append(f"the aspect ratio of {encoding.codec} is lost in {container.format.name}: use .mp4")
-        if reader.stems is not None:
-            self.notes.append(f"pictures have no timing: written at {reader.average_rate} per second")
+        if reader.stems is not None and reader.average_rate == PICTURE_RATE:
+            self.notes.append(f"pictures have no timing: written at {PICTURE_RATE} per second (--rate)")
         stream = container.add_stream(encoding.codec, rate=encoding.rate)
         assert isinstance(stream, VideoStream)
         encoding.apply(stream.codec_context)
