@@ -10,6 +10,7 @@ than by its number:
   and later versions would where the plugin is missing, without a word. Without the plugin the function is inlined: 8.6
   knows no functions, and a plugin that the process has registered cannot get in.
 - TF32 is off: an fp32 engine is to be fp32, and the op's function matches in fp32.
+- Kernels of cuBLAS and cuDNN are off where the library could take some: an engine must not need more than it.
 """
 
 from __future__ import annotations
@@ -282,6 +283,7 @@ def _configure(
 ) -> None:
     trt = library.module
     config.clear_flag(trt.BuilderFlag.TF32)
+    _without_other_libraries(trt, config)
     if half and not _strongly_typed(trt):
         config.set_flag(trt.BuilderFlag.FP16)
         if keeps:
@@ -306,6 +308,15 @@ def _configure(
             config.set_compute_capability(getattr(trt.ComputeCapability, "SM" + capability.replace(".", "")), index)
 
 
+def _without_other_libraries(trt: Any, config: Any) -> None:
+    """TensorRT 8.6 and 10 take kernels of cuBLAS and cuDNN where they are told to, or find them; an engine with those
+    does not load where they are missing. Later ones and TensorRT-RTX know no such sources."""
+    sources = getattr(trt, "TacticSource", None)
+    others = [getattr(sources, name) for name in ("CUBLAS", "CUBLAS_LT", "CUDNN") if hasattr(sources, name)]
+    if others:
+        config.set_tactic_sources(config.get_tactic_sources() & ~sum(1 << int(source) for source in others))
+
+
 def inspect(library: Library, plan: bytes, graph: GraphName) -> tuple[float, int]:
     """Loads an engine on the GPU: share of fp16 among its floating-point layers, bytes of device memory to run it.
 
@@ -315,6 +326,7 @@ def inspect(library: Library, plan: bytes, graph: GraphName) -> tuple[float, int
     runtime = trt.Runtime(library.logger)
     if hasattr(runtime, "engine_host_code_allowed"):
         runtime.engine_host_code_allowed = True  # of a version-compatible engine, built a moment ago
+    library.logger.forget()
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise InvalidInputError(

@@ -50,10 +50,14 @@ class MessageLog:
         finally:
             self._sinks.remove(sink)
 
-    def last_error(self) -> str | None:
-        """The newest error, on one line, without the place in NVIDIA's sources; None if there was none."""
+    def forget(self) -> None:
+        """Before an operation whose reason is asked for if it fails: what an earlier one said is no reason."""
+        self.recent.clear()
+
+    def last_error(self) -> str:
+        """The newest error since `forget`, on one line, without the place in NVIDIA's sources."""
         errors = [text for severity, text in self.recent if "ERROR" in severity]
-        return one_line(errors[-1]) if errors else None
+        return one_line(errors[-1]) if errors else "it gives no reason"
 
 
 @dataclass(frozen=True)

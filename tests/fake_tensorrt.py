@@ -100,6 +100,8 @@ class FakeTensorRT(types.SimpleNamespace):
         self.NetworkDefinitionCreationFlag = names("Flag", *flags)
         flags = ["FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS"] if old or ten else []
         self.BuilderFlag = names("BuilderFlag", "TF32", "VERSION_COMPATIBLE", *flags)
+        sources = ["CUBLAS", "CUBLAS_LT", "CUDNN"] if old or ten else []
+        self.TacticSource = names("TacticSource", *sources, "EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS")
         self.MemoryPoolType = names("Pool", "WORKSPACE")
         self.ProfilingVerbosity = names("Verbosity", "LAYER_NAMES_ONLY", "DETAILED")
         self.LayerInformationFormat = names("Format", "JSON")
@@ -147,6 +149,9 @@ class FakeTensorRT(types.SimpleNamespace):
         config.clear_flag = config.cleared.add
         config.set_memory_pool_limit = config.pools.__setitem__
         config.add_optimization_profile = config.profiles.append
+        config.tactic_sources = None
+        config.get_tactic_sources = lambda: (1 << len(self.TacticSource)) - 1
+        config.set_tactic_sources = lambda mask: setattr(config, "tactic_sources", mask)
         config.create_timing_cache = lambda content: content
         config.set_timing_cache = lambda cache, ignore: setattr(config, "cache", cache)
         config.get_timing_cache = lambda: types.SimpleNamespace(serialize=lambda: (config.cache or b"") + b"timed,")

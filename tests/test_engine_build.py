@@ -366,6 +366,20 @@ def test_8_6_gets_the_fp32_graph_the_flag_and_half_states(small, tmp_path, fake)
     assert made.interface.state_dtype == "float16" and made.library_version == "8.6.1"
 
 
+@pytest.mark.parametrize("version", ["8.6.1", "10.3.0", "10.16.1.11", "11.4.0.106", "without sources"])
+def test_no_engine_has_kernels_of_other_libraries(small, tmp_path, fake, version):
+    trt = fake(version if version[0].isdigit() else "11.4.0.106")
+    if not version[0].isdigit():
+        del trt.TacticSource
+    build_engine(small, tmp_path / "E", BuildOptions(SMALL, plugin=False))
+    for config in trt.configs:
+        if trt.numbers >= (11,):
+            assert config.tactic_sources is None  # nothing was switched
+        else:
+            on = {source.name for source in trt.TacticSource if config.tactic_sources >> source & 1}
+            assert on == {"EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS"}
+
+
 def test_8_6_is_told_that_there_is_int8(small, tmp_path, fake):
     trt = fake("8.6.1")
     int8 = tmp_path / "int8"
@@ -524,6 +538,14 @@ def test_an_engine_that_does_not_load_is_refused(small, tmp_path, fake):
     with pytest.raises(
         InvalidInputError, match=r"built first.engine and cannot load it: Serialization assertion failed"
     ):
+        build_engine(small, tmp_path / "E", BuildOptions(SMALL))
+
+
+def test_an_error_of_an_earlier_operation_is_no_reason(small, tmp_path, fake):
+    trt = fake("10.16.1.11")
+    trt.Runtime = lambda logger: types.SimpleNamespace(deserialize_cuda_engine=lambda plan: None)
+    trt.library.logger.record("ERROR", "something that went wrong before")
+    with pytest.raises(InvalidInputError, match="cannot load it: it gives no reason"):
         build_engine(small, tmp_path / "E", BuildOptions(SMALL))
 
 

@@ -199,6 +199,47 @@ def test_motion_that_is_not_finite_stays_inside_the_arrays(emulator):
     np.testing.assert_array_equal(warped, moved)
 
 
+STALE, CURRENT_DEVICE, ATTRIBUTE, FIRST_LAUNCH, SECOND_LAUNCH = range(5)
+
+
+@pytest.fixture
+def failing(emulator):
+    """Starts one problem where a call fails or an earlier one has left its error: what `launch` returned."""
+    case = BY_NAME["one_hot_batch"]
+    problem = problem_of(case.inputs, case.attributes)
+    memory = [array.ctypes.data for array in case.inputs.values()]
+    outputs = [poisoned(case.inputs["detail_prev"].shape, np.float16), poisoned(case.expected[1].shape, np.int32)]
+    workspace = poisoned((cuda_op.workspace_bytes(problem),), np.uint8)
+    pointers = [ctypes.c_void_p(p) for p in (*memory, *(a.ctypes.data for a in (*outputs, workspace)))]
+
+    def launch(call, code=700, stale=0, multiprocessors=4):
+        emulator.emulator_setup(0, multiprocessors)
+        emulator.emulator_fail(call, code, stale)
+        try:
+            return emulator.emulator_launch(ctypes.byref(CProblem(problem)), *pointers)
+        finally:
+            assert emulator.emulator_last_error() == 0  # nothing is left for the next call
+            emulator.emulator_fail(0, 0, 0)
+
+    yield launch
+    emulator.emulator_setup(0, 4)
+
+
+def test_an_error_of_an_earlier_call_fails_no_launch(failing):
+    assert failing(STALE, stale=900) == 0
+
+
+@pytest.mark.parametrize("stale", [0, 900])
+@pytest.mark.parametrize("call", [CURRENT_DEVICE, ATTRIBUTE, FIRST_LAUNCH, SECOND_LAUNCH])
+def test_an_error_of_a_call_is_its_own(failing, call, stale):
+    assert failing(call, stale=stale) == 700
+    assert failing(STALE) == 0
+
+
+def test_a_device_without_multiprocessors_is_an_error(failing):
+    assert failing(STALE, multiprocessors=0) == 999
+
+
 IMPOSSIBLE = [
     {"batch": 0},
     {"motion_channels": 129},
@@ -283,6 +324,30 @@ def test_compiled_kernels_are_kept(tmp_path, monkeypatch):
     assert cuda_op.compiled(source, "sm_80") == b"compiled again"
     kept.write_bytes(kept.read_bytes()[:-1])
     assert cuda_op.compiled(source, "sm_90") == b"compiled again"
+
+
+@needs_nvrtc
+def test_what_a_kept_kernel_depends_on(tmp_path, monkeypatch):
+    """The source, the GPU, every option, and the compiler that this process loads."""
+    monkeypatch.setenv("MTU_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(cuda_op, "compile_source", lambda source, arch, macros: b"cubin")
+
+    def kept(source="source", arch="sm_90", macros=None):
+        cuda_op.compiled(source, arch, macros)
+        return len(list((tmp_path / "kernels").iterdir()))
+
+    assert re.fullmatch(r"\d+\.\d+", cuda_op.compiler_version())
+    assert [kept(), kept()] == [1, 1]
+    assert kept(source="other") == 2
+    assert kept(arch="sm_80") == 3
+    assert kept(macros={"A": "1"}) == 4
+    assert kept(macros={"A": "2"}) == 5
+    monkeypatch.setattr(cuda_op, "STANDARD", "c++20")
+    assert kept() == 6
+    from cuda.bindings import nvrtc
+
+    monkeypatch.setattr(nvrtc, "nvrtcVersion", lambda: (0, 12, 2))
+    assert [kept(), kept()] == [7, 7]
 
 
 @needs_nvrtc

@@ -14,7 +14,6 @@ import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -223,6 +222,20 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtu"
 
 
+STANDARD = "c++17"
+
+
+def compiler_version() -> str:
+    """NVRTC's, as it says itself: whether it came by pip, by conda or with the toolkit. Empty without one."""
+    try:
+        from cuda.bindings import nvrtc
+
+        _, major, minor = nvrtc.nvrtcVersion()
+    except Exception:  # cuda-bindings has no base class for what it raises where a library is missing
+        return ""
+    return f"{major}.{minor}"
+
+
 def compile_source(source: str, arch: str, macros: Mapping[str, str], log: Any = None) -> bytes:
     """CUDA C++ to a cubin for `arch` ("sm_90") by NVRTC; needs no GPU. `log`: a text stream for the compiler's report.
 
@@ -234,7 +247,7 @@ def compile_source(source: str, arch: str, macros: Mapping[str, str], log: Any =
         raise MissingExtraError("cuda-core", "gpu", "compiling the CUDA kernel") from None
     options = ProgramOptions(
         arch=arch,
-        std="c++17",
+        std=STANDARD,
         define_macro=list(macros.items()) or None,
         ptxas_options=["-v"] if log is not None else None,
     )
@@ -253,23 +266,32 @@ def compile_source(source: str, arch: str, macros: Mapping[str, str], log: Any =
 def compiled(source: str, arch: str, macros: Mapping[str, str] | None = None) -> bytes:
     """As `compile_source`, but kept on disk by a digest of all that goes in; a damaged file is compiled again."""
     macros = macros or {}
-    try:
-        version = metadata.version("nvidia-cuda-nvrtc")
-    except metadata.PackageNotFoundError:
-        version = "system"
-    parts = [source, arch, version, *(f"{name}={value}" for name, value in sorted(macros.items()))]
+    defined = [f"{name}={value}" for name, value in sorted(macros.items())]
+    parts = [source, "cubin", f"NVRTC {compiler_version()}", f"arch={arch}", f"std={STANDARD}", *defined]
     path = cache_directory() / "kernels" / f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()}.cubin"
+    cubin = read_kept(path)
+    if cubin is None:
+        cubin = compile_source(source, arch, macros)
+        keep(path, cubin, "the compiled CUDA kernel")
+    return cubin
+
+
+def read_kept(path: Path) -> bytes | None:
+    """What `keep` wrote, or None if there is nothing or it is damaged."""
     with contextlib.suppress(OSError):
         content = path.read_bytes()
         if hashlib.sha256(content[32:]).digest() == content[:32]:
             return content[32:]
-    cubin = compile_source(source, arch, macros)
+    return None
+
+
+def keep(path: Path, content: bytes, what: str) -> None:
+    """Writes `content` to a file of the cache, with its digest; warns if that is impossible."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, hashlib.sha256(cubin).digest() + cubin)
+        write_whole(path, hashlib.sha256(content).digest() + content)
     except OSError as error:
-        warnings.warn(f"the compiled CUDA kernel cannot be kept in {path.parent} ({error.strerror})", stacklevel=2)
-    return cubin
+        warnings.warn(f"{what} cannot be kept in {path.parent} ({error.strerror})", stacklevel=3)
 
 
 # --- launching ------------------------------------------------------------------------------------------------------

@@ -47,6 +47,7 @@ def register(library: Library) -> None:
     if registry.get_creator(OP_NAME, str(OP_VERSION), OP_DOMAIN) is not None:
         return
     creator = _creator(library)
+    library.logger.forget()
     if not registry.register_creator(creator, OP_DOMAIN):
         raise InvalidInputError(
             f"{library.name} {library.version} refused the plugin {OP_NAME}: {library.logger.last_error()}"

@@ -253,7 +253,6 @@ class Gate:
 def non_finite(states: Mapping[str, np.ndarray]) -> list[str]:
     """The names of the states that have a value which is not finite.
 
-    The largest value is enough to see it: it is NaN if any value is, and states are never negative (facts: every map
-    that becomes a state comes out of ReLUs or the clamp).
+    The largest and the smallest are enough to see it: both are NaN if any value is.
     """
-    return [name for name, value in states.items() if not np.isfinite(value.max())]
+    return [name for name, value in states.items() if not np.isfinite([value.min(), value.max()]).all()]

@@ -66,7 +66,8 @@ class OrtBackend:
             options.add_session_config_entry("session.x64quantprecision", "1")
         providers: list[Any] = ["CPUExecutionProvider"]
         if self._kind == "cuda":
-            providers.insert(0, ("CUDAExecutionProvider", {"device_id": self._index}))
+            # Without TF32: fp32 is to be fp32 here too.
+            providers.insert(0, ("CUDAExecutionProvider", {"device_id": self._index, "use_tf32": 0}))
         try:
             session = onnxruntime.InferenceSession(path, options, providers=providers)
         except Exception as error:  # onnxruntime's exceptions share no base but this one

@@ -385,7 +385,7 @@ class TensorrtBackend:
         )
 
     def _reason(self) -> str:
-        return self._library.logger.last_error() or "it gives no reason"
+        return str(self._library.logger.last_error())
 
     def prepare(self, height: int, width: int) -> None:
         """Makes ready for frames of this size; what was ready for another size is freed.

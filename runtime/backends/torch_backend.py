@@ -6,7 +6,8 @@ another backend compares executors and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,19 +56,24 @@ class TorchBackend:
     def _run(self, inputs: Mapping[str, Any]) -> Finished:
         frames = [self._to_float(inputs[name]) for name in FRAME_NAMES]
         names = self.interface.states
-        if any(state.input.name in inputs for state in names):
-            restored, states, displacement = self._network.step(frames, [inputs[state.input.name] for state in names])
-        else:
-            restored, states, displacement = self._network.first(frames)
+        with without_tf32():
+            if any(state.input.name in inputs for state in names):
+                memory = [inputs[state.input.name] for state in names]
+                restored, states, displacement = self._network.step(frames, memory)
+            else:
+                restored, states, displacement = self._network.first(frames)
         picture = (restored.float() * 255).round().to(torch.uint8)
         outputs = {OUTPUT_NAME: picture.permute(0, 2, 3, 1).contiguous().cpu().numpy()}
         if displacement is not None:
             outputs[DISPLACEMENT_NAME] = displacement.cpu().numpy()
-        largest = {state.output.name: value.amax().cpu().numpy() for state, value in zip(names, states, strict=True)}
+        extremes = {
+            state.output.name: torch.stack(value.aminmax()).cpu().numpy()
+            for state, value in zip(names, states, strict=True)
+        }
         return Finished(
             states={state.input.name: value for state, value in zip(names, states, strict=True)},
             outputs=outputs,
-            non_finite=non_finite(largest),
+            non_finite=non_finite(extremes),
         )
 
     def _to_float(self, frame: np.ndarray) -> torch.Tensor:
@@ -94,6 +100,20 @@ class TorchBackend:
         """See `Backend.close`."""
         if self._gate.close():
             del self._network
+
+
+@contextlib.contextmanager
+def without_tf32() -> Iterator[None]:
+    """Convolutions and matrix products of fp32 are fp32 on CUDA too; torch does the former in TF32 unless told so."""
+    kinds: tuple[Any, ...] = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [kind.allow_tf32 for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.allow_tf32 = False
+        yield
+    finally:
+        for kind, value in zip(kinds, before, strict=True):
+            kind.allow_tf32 = value
 
 
 def read_model(bundle: Bundle) -> tuple[Interface, Checkpoint]:

@@ -34,7 +34,7 @@ struct dim3 {
 };
 
 using cudaStream_t = void*;
-enum cudaError_t { cudaSuccess = 0 };
+enum cudaError_t { cudaSuccess = 0, cudaErrorUnknown = 999 };
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount };
 
 namespace emulator {
@@ -45,7 +45,11 @@ struct Lane {
 
 extern dim3 thread_index, block_index, grid_size;
 extern int multiprocessors;
+// Which call fails, with which code: each of them leaves it as the last error.
+extern int failing_call, failing_code, launches;
+extern cudaError_t last_error;
 
+cudaError_t answer(bool fails);
 void wait_for_block();
 // Gives each lane what every lane of its warp has brought.
 const Lane* exchange(const Lane& mine);
@@ -58,11 +62,15 @@ void run(dim3 grid, int threads, void (*body)(void*), void* argument);
 #define blockIdx emulator::block_index
 #define gridDim emulator::grid_size
 
-inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
+// A device of 64 or more: launch.cu asks again each time.
+inline cudaError_t cudaGetDevice(int* device) { return *device = 64, emulator::answer(emulator::failing_call == 1); }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-    return *value = emulator::multiprocessors, cudaSuccess;
+    return *value = emulator::multiprocessors, emulator::answer(emulator::failing_call == 2);
 }
-inline cudaError_t cudaPeekAtLastError() { return cudaSuccess; }
+inline cudaError_t cudaGetLastError() {
+    const cudaError_t error = emulator::last_error;
+    return emulator::last_error = cudaSuccess, error;
+}
 
 using std::max;
 using std::min;
@@ -127,6 +135,7 @@ inline void multiply_add(float (&c)[4], unsigned a0, unsigned a1, unsigned a2, u
 
 template <typename... Parameters, typename... Arguments>
 void start(void (*kernel)(Parameters...), dim3 grid, int threads, void*, Arguments... arguments) {
+    if (emulator::answer(emulator::failing_call == 3 + emulator::launches++)) return;
     auto call = [&] { kernel(arguments...); };
     emulator::run(grid, threads, [](void* body) { (*static_cast<decltype(call)*>(body))(); }, &call);
 }

@@ -15,6 +15,13 @@ namespace emulator {
 
 dim3 thread_index, block_index, grid_size;
 int multiprocessors = 4;
+int failing_call = 0, failing_code = 0, launches = 0;
+cudaError_t last_error = cudaSuccess;
+
+cudaError_t answer(bool fails) {
+    if (!fails) return cudaSuccess;
+    return last_error = static_cast<cudaError_t>(failing_code);
+}
 
 namespace {
 
@@ -141,6 +148,17 @@ void emulator_setup(unsigned seed, int multiprocessors) {
     emulator::random_order.seed(seed);
     emulator::multiprocessors = multiprocessors;
 }
+
+// From now on call 1 (current device), 2 (its attribute), 3 or 4 (first and second launch) fails, or with 0 none; `stale`
+// is what an earlier call left behind.
+void emulator_fail(int call, int code, int stale) {
+    emulator::failing_call = call;
+    emulator::failing_code = code;
+    emulator::launches = 0;
+    emulator::last_error = static_cast<cudaError_t>(stale);
+}
+
+int emulator_last_error() { return emulator::last_error; }
 
 const char* emulator_check(const mtu::Problem* problem) { return mtu::check(*problem); }
 

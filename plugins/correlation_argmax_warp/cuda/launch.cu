@@ -77,15 +77,18 @@ int rows_per_block(const Problem& p, const Plan& plan, int multiprocessors) {
     return best;
 }
 
-int multiprocessors() {
+// Of the current device, at least 1, into `count`. A failed query's code goes back: by 0 blocks nothing can be divided.
+cudaError_t multiprocessors(int& count) {
     // By device; 0 is not asked yet.
     static std::atomic<int> known[64];
-    int device = 0, count = 0;
-    if (cudaGetDevice(&device) != cudaSuccess) return 0;
-    if (device < 64 && (count = known[device].load(std::memory_order_relaxed)) > 0) return count;
-    if (cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) != cudaSuccess) return 0;
+    int device = 0;
+    if (const cudaError_t status = cudaGetDevice(&device)) return status;
+    if (device < 64 && (count = known[device].load(std::memory_order_relaxed)) > 0) return cudaSuccess;
+    if (const cudaError_t status = cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device))
+        return status;
+    if (count < 1) return cudaErrorUnknown;
     if (device < 64) known[device].store(count, std::memory_order_relaxed);
-    return count;
+    return cudaSuccess;
 }
 
 }  // namespace
@@ -116,8 +119,16 @@ std::size_t workspace_bytes(const Problem& p) noexcept {
 
 int launch(const Problem& p, const void* motion, const void* motion_prev, const void* detail_prev, void* warped,
            std::int32_t* displacement, void* workspace, void* stream) noexcept {
+    // CUDA's runtime keeps the last error of a thread until somebody takes it, as after a capture that failed. What is
+    // there now is of an earlier call. Ours are what the query answers and what each of the two launches leaves.
+    cudaGetLastError();
+    int processors = 0;
+    if (const cudaError_t status = multiprocessors(processors)) {
+        cudaGetLastError();
+        return status;
+    }
     const Plan sizes = plan(p);
-    const int rows = rows_per_block(p, sizes, multiprocessors());
+    const int rows = rows_per_block(p, sizes, processors);
     const unsigned blocks_down = static_cast<unsigned>(divide_up(p.height, rows));
     const int counters = static_cast<int>(p.batch * sizes.columns * blocks_down);
     const bool half = p.motion_type == Type::kHalf;
@@ -134,12 +145,13 @@ int launch(const Problem& p, const void* motion, const void* motion_prev, const 
     start(half ? mtu_prepare_half : mtu_prepare_float, prepare_grid, kPrepareThreads, queue, motion, motion_prev,
           parts[0], parts[1], keys, counter, counters, p.batch, p.motion_channels, p.height, p.width, columns, outputs,
           p.pool_size / 2, p.max_displacement, pitch, p.motion_layout == Layout::kHwc8);
+    if (const cudaError_t status = cudaGetLastError()) return status;
     const dim3 match_grid(columns, blocks_down, static_cast<unsigned>(p.batch * sizes.groups));
     start(kMatchKernels[half][p.pool_size / 2], match_grid, kMatchThreads, queue, parts[0], parts[1], keys, counter,
           detail_prev, warped, displacement, chunks, p.height, p.width, pitch, p.max_displacement, rows,
           static_cast<int>(sizes.groups), p.detail_channels, p.scale, p.detail_type == Type::kHalf ? 2 : 4,
           p.detail_layout == Layout::kHwc8);
-    return cudaPeekAtLastError();
+    return cudaGetLastError();
 }
 
 }  // namespace mtu

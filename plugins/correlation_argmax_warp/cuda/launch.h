@@ -40,7 +40,8 @@ std::size_t workspace_bytes(const Problem& problem) noexcept;
 
 // Enqueues the op on `stream` (a cudaStream_t): asynchronous launches only, so it can be captured into a graph.
 // motion, motion_prev, detail_prev: device memory aligned to their element. warped: as detail_prev; pad channels of
-// kHwc8 become zeros. displacement: int32 [batch, height, width]. Returns 0 or a cudaError_t.
+// kHwc8 become zeros. displacement: int32 [batch, height, width]. Returns 0 or the cudaError_t of this call, and leaves
+// none for the next: an error that an earlier call left in the calling thread is dropped.
 int launch(const Problem& problem, const void* motion, const void* motion_prev, const void* detail_prev, void* warped,
            int32_t* displacement, void* workspace, void* stream) noexcept;
 
