@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping
 from contextlib import suppress
 from fractions import Fraction
 from typing import Any
@@ -20,11 +19,9 @@ from av.subtitles.codeccontext import SubtitleCodecContext
 from av.subtitles.stream import SubtitleStream
 
 from mtu.runtime.video.reader import Reader, is_inner
+from mtu.runtime.video.tags import attachment_of, set_tag, stream_metadata
 from mtu.runtime.video.timing import Clock
 
-# Written by the muxer itself, or true of the source only.
-_STALE = {"encoder", "duration", "major_brand", "minor_version", "compatible_brands", "vendor_id"}
-_STATISTICS = ("bps", "number_of_frames", "number_of_bytes", "_statistics_")
 # The text subtitles of a container, where others are converted to them.
 _TEXT = {"mp4": "mov_text", "mov": "mov_text", "ipod": "mov_text", "matroska": "subrip", "webm": "webvtt"}
 # Containers that keep a cover as a cover, not as one more video.
@@ -32,16 +29,6 @@ _COVERS = {"mp4", "ipod", "matroska"}
 _CHAPTERS = {"mp4", "mov", "ipod", "3gp", "3g2", "psp", "f4v", "matroska", "webm", "nut", "asf"}
 # The only subtitles of a transport stream that a player understands; its muxer takes any.
 _DVB = {"dvbsub", "dvb_subtitle", "dvb_teletext", "libzvbi_teletextdec", "pgssub", "hdmv_pgs_subtitle"}
-
-
-def kept_metadata(metadata: Mapping[str, str], container: str, *, encoded: bool = False) -> dict[str, str]:
-    """Metadata to carry over into a container; of an encoded stream without the statistics of the source."""
-    stale = _STALE if container in _TEXT and _TEXT[container] == "mov_text" else _STALE | {"handler_name"}
-    return {
-        key: value
-        for key, value in metadata.items()
-        if key.lower() not in stale and not (encoded and key.lower().startswith(_STATISTICS))
-    }
 
 
 class Copier:
@@ -76,9 +63,7 @@ class Copier:
         cover = reader.covers.get(stream.index)
         if cover is not None and container == "matroska":
             # It keeps them as attachments, and gives them back as pictures.
-            kind = "jpeg" if stream.codec_context is not None and stream.codec_context.name == "mjpeg" else "png"
-            name = stream.metadata.get("filename", f"cover.{kind}")
-            self._output.add_attachment(name, f"image/{kind}", bytes(cover))
+            self._output.add_attachment(*attachment_of(stream, bytes(cover)), bytes(cover))
             return
         why = "it has no place for covers" if cover and container not in _COVERS else _refusal(stream, container)
         if why is None:
@@ -139,8 +124,10 @@ def _describe(stream: Stream) -> str:
 
 def _add(output: OutputContainer, stream: Stream) -> Stream:
     added = output.add_stream_from_template(stream, opaque=True)
-    added.metadata.update(kept_metadata(stream.metadata, output.format.name))
+    added.metadata.clear()
+    added.metadata.update(stream_metadata(stream.metadata, output.format.name))
     added.disposition = stream.disposition
+    set_tag(added, output.format.name, stream)
     return added
 
 
@@ -178,7 +165,7 @@ def _add_text(output: OutputContainer, stream: SubtitleStream, codec: str) -> Su
     added: Any = output.add_stream(codec)
     added.codec_context.subtitle_header = context.subtitle_header
     added.codec_context.time_base = added.time_base = Fraction(1, 1000)
-    added.metadata.update(kept_metadata(stream.metadata, output.format.name))
+    added.metadata.update(stream_metadata(stream.metadata, output.format.name))
     added.disposition = stream.disposition
     assert isinstance(added, SubtitleStream)
     return added

@@ -20,12 +20,13 @@ from av.video.stream import VideoStream
 
 from mtu.models.errors import InvalidInputError, OutputError
 from mtu.runtime.video.colour import FULL, LIMITED, SD_LINES, FromRGB, Pixels, swaps_sides
-from mtu.runtime.video.copying import Copier, kept_metadata
+from mtu.runtime.video.copying import Copier
 from mtu.runtime.video.encoding import EncodeOptions, choose_encoding
 from mtu.runtime.video.images import IMAGE_SUFFIXES
 from mtu.runtime.video.picture_reader import PICTURE_RATE
 from mtu.runtime.video.picture_writer import DirectoryWriter, PictureWriter
 from mtu.runtime.video.reader import Frame, Reader
+from mtu.runtime.video.tags import kept_metadata, set_tag, stream_metadata
 from mtu.runtime.video.writer import Writer, create_file, finish_file, temporary_name, write_failed
 
 # Containers that keep a display matrix; all eight turns and flips survive them (tests/test_video_pictures.py).
@@ -165,15 +166,16 @@ class VideoWriter(Writer):
         assert isinstance(stream, VideoStream)
         encoding.apply(stream.codec_context)
         stream.time_base = encoding.time_base
+        set_tag(stream, container.format.name)
         self._stream, self._time_base = stream, encoding.time_base
         self._from_rgb = FromRGB(encoding.pix_fmt, encoding.matrix, encoding.range, centred=encoding.centred)
         if reader.display_matrix is not None and self._turn is None and hasattr(stream, "set_display_matrix"):
             stream.set_display_matrix(reader.display_matrix)
         if reader.container is None or reader.stream is None:
             return
-        stream.metadata.update(kept_metadata(reader.stream.metadata, container.format.name, encoded=True))
+        stream.metadata.update(stream_metadata(reader.stream.metadata, container.format.name, encoded=True))
         stream.disposition = reader.stream.disposition
-        container.metadata.update(kept_metadata(reader.container.metadata, container.format.name))
+        container.metadata.update(kept_metadata(reader.container.metadata))
         if copy_streams:
             self._copier = Copier(reader, container)
             self.notes += self._copier.notes

@@ -1,0 +1,79 @@
+"""What a container says of its streams in words: names, tags of formats, the kinds of pictures attached.
+
+Plain data between containers; touches no files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from av.stream import Stream
+
+QUICKTIME = {"mp4", "mov", "ipod", "3gp", "3g2", "psp", "ismv", "f4v"}
+"""FFmpeg's names of the containers that are made of QuickTime's boxes."""
+# Written by the muxer itself, or true of the source only.
+_STALE = {"encoder", "duration", "major_brand", "minor_version", "compatible_brands", "vendor_id"}
+_STATISTICS = ("bps", "number_of_frames", "number_of_bytes", "_statistics_")
+# What software writes as the name of a track where nobody gave one: "SoundHandler", "Core Media Video", "vide".
+_NO_NAME = re.compile(r"handle|^core media|produced by|^\W*$|^(vide|soun|sbtl|subt|text|tmcd|video|sound|audio)$", re.I)
+# How files of pictures begin -> type and ending.
+_PICTURES = {
+    rb"\xff\xd8\xff": ("image/jpeg", "jpg"),
+    rb"\x89PNG": ("image/png", "png"),
+    rb"GIF8": ("image/gif", "gif"),
+    rb"BM": ("image/bmp", "bmp"),
+    rb"II\*\0|MM\0\*": ("image/tiff", "tif"),
+    rb"RIFF....WEBP": ("image/webp", "webp"),
+}
+
+
+def kept_metadata(metadata: Mapping[str, str], *, encoded: bool = False) -> dict[str, str]:
+    """Metadata to carry over into another file; of an encoded stream without the statistics of the source."""
+    return {
+        key: value
+        for key, value in metadata.items()
+        if key.lower() not in _STALE and not (encoded and key.lower().startswith(_STATISTICS))
+    }
+
+
+def stream_metadata(metadata: Mapping[str, str], container: str, *, encoded: bool = False) -> dict[str, str]:
+    """Metadata of a stream, with its name where `container` has names of tracks.
+
+    MP4 and MOV have two places, `name` (written as `title`) and the handler's name; all others have `title`. What
+    software writes as the handler's name is none.
+    """
+    kept = kept_metadata(metadata, encoded=encoded)
+    named: dict[str, str] = {}
+    for key in list(kept):
+        if key.lower() in ("title", "name", "handler_name"):
+            named[key.lower()] = kept.pop(key)
+    handler = named.get("handler_name", "")
+    if _NO_NAME.search(handler):
+        handler = ""
+    name = named.get("title") or named.get("name") or handler
+    if name:
+        kept["title"] = name
+    if container in QUICKTIME and (handler or name):
+        kept["handler_name"] = handler or name
+    return kept
+
+
+def set_tag(stream: Stream, container: str, source: Stream | None = None) -> None:
+    """Tag HEVC as `hvc1` in MP4 and MOV, which is what QuickTime, Photos and Safari play.
+
+    A copied stream that is tagged `hev1` has parameter sets between its pictures, and keeps that tag.
+    """
+    context = stream.codec_context
+    if container not in QUICKTIME or context is None or context.codec.canonical_name != "hevc":
+        return
+    kept = source is not None and source.codec_context.codec_tag == "hev1"
+    context.codec_tag = "hev1" if kept else "hvc1"
+
+
+def attachment_of(stream: Stream, data: bytes) -> tuple[str, str]:
+    """File name and type of an attached picture, as Matroska writes them; `data` knows better than what was said."""
+    tags = {key.lower(): value for key, value in stream.metadata.items()}
+    said = (tags.get("mimetype", "application/octet-stream"), "bin")
+    kind, ending = next((known for start, known in _PICTURES.items() if re.match(start, data, re.S)), said)
+    return tags.get("filename") or f"cover.{ending}", kind

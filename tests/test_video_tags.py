@@ -1,0 +1,177 @@
+"""Names of tracks, format tags and the types of attached pictures in other containers."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import pytest
+
+from mtu.runtime.video import EncodeOptions
+from tests.media import make_video, moving
+from tests.video_run import run
+
+
+def named(path: Path, tags: dict[str, str]) -> Path:
+    """A video whose two streams, pictures and sound, have these tags."""
+    plain = make_video(path.with_name(f"plain{path.suffix}"), 3, audio=True)
+    with av.open(str(plain)) as source, av.open(str(path), "w") as out:
+        copies = [out.add_stream_from_template(stream, opaque=True) for stream in source.streams]
+        for copy in copies:
+            copy.metadata.update(tags)
+        for packet in source.demux():
+            if packet.size:
+                packet.stream = copies[packet.stream_index]
+                out.mux(packet)
+    return path
+
+
+def tags_of(path: Path) -> list[dict[str, str]]:
+    with av.open(str(path)) as file:
+        return [{key.lower(): value for key, value in stream.metadata.items()} for stream in file.streams]
+
+
+@pytest.mark.parametrize("target", ["mp4", "mov", "mkv", "m4v", "3gp", "nut"])
+@pytest.mark.parametrize("source", ["mp4", "mov", "mkv"])
+def test_names_of_tracks_survive(tmp_path: Path, source: str, target: str) -> None:
+    run(named(tmp_path / f"in.{source}", {"title": "Commentary"}), tmp_path / f"out.{target}")
+    for tags in tags_of(tmp_path / f"out.{target}"):
+        if target in ("mp4", "mov"):
+            assert tags["name"] == tags["handler_name"] == "Commentary"
+        else:
+            assert tags["handler_name" if target in ("m4v", "3gp") else "title"] == "Commentary"
+            assert target != "mkv" or "name" not in tags
+
+
+@pytest.mark.parametrize("target", ["mp4", "mov", "mkv"])
+def test_handler_name_that_someone_gave_is_a_name(tmp_path: Path, target: str) -> None:
+    run(named(tmp_path / "in.mp4", {"handler_name": "Kommentar"}), tmp_path / f"out.{target}")
+    for tags in tags_of(tmp_path / f"out.{target}"):
+        assert tags["title" if target == "mkv" else "handler_name"] == "Kommentar"
+        assert target != "mkv" or "handler_name" not in tags
+
+
+def test_name_and_handler_name_are_two(tmp_path: Path) -> None:
+    run(named(tmp_path / "in.mov", {"title": "Angle 2", "handler_name": "Camera B"}), tmp_path / "out.mp4")
+    for tags in tags_of(tmp_path / "out.mp4"):
+        assert (tags["name"], tags["handler_name"]) == ("Angle 2", "Camera B")
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        "SoundHandler",
+        "Core Media Audio",
+        "Apple Sound Media Handler",
+        "ISO Media file produced by Google Inc.",
+        "GPAC ISO Audio Handler",
+        "soun",
+        "\x10",
+    ],
+)
+def test_handler_name_of_software_is_no_name(tmp_path: Path, handler: str) -> None:
+    run(named(tmp_path / "in.mp4", {"handler_name": handler}), tmp_path / "out.mkv")
+    assert not any(tags.keys() & {"title", "handler_name", "name"} for tags in tags_of(tmp_path / "out.mkv"))
+
+
+def codec_tags(path: Path) -> list[str]:
+    with av.open(str(path)) as file:
+        return [stream.codec_context.codec_tag for stream in file.streams.video]
+
+
+HEVC = {"codec": "libx265", "options": {"x265-params": "log-level=error", "preset": "ultrafast"}}
+
+
+def test_encoded_hevc_is_hvc1(tmp_path: Path) -> None:
+    source = make_video(tmp_path / "in.mkv", 2)
+    options = EncodeOptions(codec="hevc", options={"preset": "ultrafast"})
+    for ending in ("mp4", "mov", "mkv"):
+        run(source, tmp_path / f"out.{ending}", options=options)
+        assert codec_tags(tmp_path / f"out.{ending}") == (["\0\0\0\0"] if ending == "mkv" else ["hvc1"])
+
+
+@pytest.mark.parametrize(
+    ("ending", "tag", "kept"),
+    [("mp4", "hvc1", "hvc1"), ("mp4", "hev1", "hev1"), ("mkv", "", "hvc1"), ("ts", "", "hvc1")],
+)
+def test_copied_hevc_keeps_a_tag_that_is_valid(tmp_path: Path, ending: str, tag: str, kept: str) -> None:
+    hevc = make_video(tmp_path / "hevc.mkv", 3, **HEVC)
+    with av.open(str(hevc)) as second, av.open(str(tmp_path / f"in.{ending}"), "w") as out:
+        stream = out.add_stream("libx264", rate=25, options={"preset": "ultrafast"}, width=64, height=48)
+        copy = out.add_stream_from_template(second.streams.video[0], opaque=True)
+        if tag:
+            copy.codec_context.codec_tag = tag
+        for index, rgb in enumerate(moving(3)):
+            picture = av.VideoFrame.from_ndarray(rgb, "rgb24").reformat(format="yuv420p")
+            picture.pts, picture.time_base = index, Fraction(1, 25)
+            out.mux(stream.encode(picture))
+        out.mux(stream.encode(None))
+        for packet in second.demux():
+            if packet.size:
+                packet.stream = copy
+                out.mux(packet)
+    for target in ("mp4", "mov"):
+        run(tmp_path / f"in.{ending}", tmp_path / f"out.{target}")
+        assert codec_tags(tmp_path / f"out.{target}") == ["avc1", kept]
+        with av.open(str(tmp_path / f"out.{target}")) as file:
+            assert len(list(file.decode(video=1))) == 3
+
+
+COVERS = [("mjpeg", "yuvj420p", "image/jpeg", "cover.jpg"), ("png", "rgb24", "image/png", "cover.png")]
+OTHERS = [("gif", "rgb8", "image/gif", "cover.gif"), ("tiff", "rgb24", "image/tiff", "cover.tif")]
+
+
+def with_cover(path: Path, codec: str, form: str, kind: str, name: str) -> bytes:
+    """A video with an attached picture; gives the picture's bytes."""
+    encoder = av.CodecContext.create(codec, "w")
+    encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = 32, 32, form, Fraction(1, 25)
+    picture = av.VideoFrame.from_ndarray(moving(1, 32, 32)[0], "rgb24").reformat(format=form)
+    packets = encoder.encode(picture) + encoder.encode(None)
+    data = b"".join(bytes(packet) for packet in packets)
+    with av.open(str(path), "w") as out:
+        video = out.add_stream("mpeg4", rate=25, width=64, height=48)
+        if path.suffix == ".mkv":
+            out.add_attachment(name, kind, data)
+        else:
+            image = out.add_stream(codec, width=32, height=32, pix_fmt=form)
+            image.disposition = av.stream.Disposition.attached_pic
+            packet = av.Packet(data)
+            packet.pts = packet.dts = 0
+            packet.time_base, packet.stream = Fraction(1, 25), image
+            out.mux(packet)
+        for index, rgb in enumerate(moving(3)):
+            shown = av.VideoFrame.from_ndarray(rgb, "rgb24").reformat(format="yuv420p")
+            shown.pts, shown.time_base = index, Fraction(1, 25)
+            out.mux(video.encode(shown))
+        out.mux(video.encode(None))
+    return data
+
+
+@pytest.mark.parametrize("source", ["mkv", "mp4"])
+@pytest.mark.parametrize("target", ["mkv", "mp4"])
+@pytest.mark.parametrize(("codec", "form", "kind", "name"), COVERS)
+def test_type_of_a_cover(tmp_path: Path, source: str, target: str, codec: str, form: str, kind: str, name: str) -> None:
+    data = with_cover(tmp_path / f"in.{source}", codec, form, kind, name)
+    run(tmp_path / f"in.{source}", tmp_path / f"out.{target}")
+    with av.open(str(tmp_path / f"out.{target}")) as file:
+        cover = file.streams.video[1]
+        assert cover.disposition == av.stream.Disposition.attached_pic and cover.codec_context.name == codec
+        assert target == "mp4" or (cover.metadata["mimetype"], cover.metadata["filename"]) == (kind, name)
+        assert next(bytes(packet) for packet in file.demux(cover) if packet.size) == data
+
+
+@pytest.mark.parametrize(("codec", "form", "kind", "name"), OTHERS)
+def test_type_of_an_unusual_cover(tmp_path: Path, codec: str, form: str, kind: str, name: str) -> None:
+    with_cover(tmp_path / "in.mkv", codec, form, kind, name)
+    run(tmp_path / "in.mkv", tmp_path / "out.mkv")
+    with av.open(str(tmp_path / "out.mkv")) as file:
+        tags = file.streams.video[1].metadata
+        assert (tags["mimetype"], tags["filename"]) == (kind, name)
+    assert f"cannot hold video stream 1 ({codec})" in run(tmp_path / "in.mkv", tmp_path / "out.mp4").said
+
+
+def test_type_of_a_cover_is_that_of_its_data(tmp_path: Path) -> None:
+    with_cover(tmp_path / "in.mkv", "mjpeg", "yuvj420p", "image/png", "cover.png")
+    run(tmp_path / "in.mkv", tmp_path / "out.mkv")
+    assert tags_of(tmp_path / "out.mkv")[1]["mimetype"] == "image/jpeg"
