@@ -110,7 +110,7 @@ class VideoWriter(Writer):
         self._temporary = temporary_name(path)
         self._origin = reader.origin
         self._last: int | None = None
-        self._moved = 0
+        self._moved = self._count = 0
         self._copier: Copier | None = None
         quicktime = reader.container is not None and any(key.startswith("com.") for key in reader.container.metadata)
         try:
@@ -186,6 +186,7 @@ class VideoWriter(Writer):
             ticks = self._last + 1
             self._moved += 1
         self._last = ticks
+        self._count += 1
         picture = self._from_rgb(rgb)
         picture.pts, picture.time_base = ticks, self._time_base
         picture.duration = max(1, round(frame.duration * frame.time_base / self._time_base))
@@ -193,7 +194,12 @@ class VideoWriter(Writer):
 
     def _encode(self, picture: av.VideoFrame | None) -> None:
         try:
-            self._container.mux(self._stream.encode(picture))
+            packets = self._stream.encode(picture)
+            if picture is None and self._count <= 2:
+                # libx265 never sets the decode times of clips this short; nothing is reordered in them.
+                for packet in packets:
+                    packet.dts = packet.pts
+            self._container.mux(packets)
         except (av.FFmpegError, OSError) as error:
             raise write_failed(self._path, error) from None
 
