@@ -17,7 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtu.calib.camera import SRGB, Curve, add_noise, compressed, to_linear
-from mtu.calib.textures import Array, Split, log_uniform, need_torch, random_mask, random_texture
+from mtu.calib.textures import (
+    Array,
+    Photographs,
+    Split,
+    log_uniform,
+    need_torch,
+    random_mask,
+    random_texture,
+    sample_photographs,
+)
 from mtu.models.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -112,17 +121,27 @@ class Scene:
         return self.camera.at(times, layer.parallax) @ layer.path.at(times)
 
 
-def make_clip(seed: int, frames: int, height: int, width: int, *, split: Split = "train") -> Clip:
+def make_clip(
+    seed: int,
+    frames: int,
+    height: int,
+    width: int,
+    *,
+    split: Split = "train",
+    photographs: Photographs | None = None,
+) -> Clip:
     """A clip of `frames` frames of height x width pixels, the same for the same arguments, whatever torch's threads.
 
     Another release of torch, numpy or x264 or another kind of processor may change some pixels by a step. The two
-    splits share no photograph and no random numbers. Raises InvalidInputError for a negative seed or an empty size and
-    MissingExtraError without torch or scikit-image.
+    splits share no random numbers and, with scikit-image's `photographs` (None), no photograph. Raises
+    InvalidInputError for a negative seed, an empty size or a photograph that cannot be read, and MissingExtraError
+    without torch or scikit-image.
     """
     if seed < 0 or min(frames, height, width) < 1:
         raise InvalidInputError(f"seed {seed}, {frames} frames of {width}x{height}: the seed is at least 0, the rest 1")
     rng = np.random.default_rng((seed, 0 if split == "train" else 1))
-    return render(random_scene(rng, height, width, split), frames, height, width, rng)
+    scene = random_scene(rng, height, width, photographs or sample_photographs(split))
+    return render(scene, frames, height, width, rng)
 
 
 def render(scene: Scene, frames: int, height: int, width: int, rng: np.random.Generator) -> Clip:
@@ -142,7 +161,7 @@ def render(scene: Scene, frames: int, height: int, width: int, rng: np.random.Ge
     return Clip(blurred if scene.crf is None else compressed(blurred, scene.crf), sharp, motion)
 
 
-def random_scene(rng: np.random.Generator, height: int, width: int, split: Split) -> Scene:
+def random_scene(rng: np.random.Generator, height: int, width: int, photographs: Photographs) -> Scene:
     """A background, up to four objects and a camera, drawn at random for frames of height x width pixels."""
     shutter = float(rng.uniform(0.3, 1.0))
     size = math.hypot(height, width)
@@ -151,8 +170,9 @@ def random_scene(rng: np.random.Generator, height: int, width: int, split: Split
     blur = 0.0 if kind < 0.1 else log_uniform(rng, 0.5, 5) if kind < 0.25 else log_uniform(rng, 5, 30)
     camera = random_path(rng, blur / shutter, size)
     side = math.ceil(DENSITY * size * 1.1)
-    background = object_layer(random_texture(rng, side, side, split), None, random_path(rng, 0, size))
-    objects = [_random_object(rng, height, width, split, camera, blur, shutter) for _ in range(_object_count(rng))]
+    background = object_layer(random_texture(rng, side, side, photographs), None, random_path(rng, 0, size))
+    count = _object_count(rng)
+    objects = [_random_object(rng, height, width, photographs, camera, blur, shutter) for _ in range(count)]
     objects.sort(key=lambda layer: layer.parallax)
     noise = float(rng.uniform(0, 1.5) if rng.random() < 0.9 else rng.uniform(1.5, 4))
     curve = Curve(
@@ -168,7 +188,13 @@ def _object_count(rng: np.random.Generator) -> int:
 
 
 def _random_object(
-    rng: np.random.Generator, height: int, width: int, split: Split, camera: Path4, blur: float, shutter: float
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    photographs: Photographs,
+    camera: Path4,
+    blur: float,
+    shutter: float,
 ) -> Layer:
     """An object that stands still nearer than the background, moves by itself or is followed by the camera."""
     size = math.hypot(height, width)
@@ -187,7 +213,7 @@ def _random_object(
     start = path.start.copy()
     start[:2] += (np.linalg.inv(camera.at(time, parallax)[0]) @ there)[:2] - path.at(time)[0, :2, 2]
     path = Path4(start, path.velocity, path.amplitude, path.frequency, path.phase)
-    return object_layer(random_texture(rng, h, w, split), random_mask(rng, h, w), path, parallax)
+    return object_layer(random_texture(rng, h, w, photographs), random_mask(rng, h, w), path, parallax)
 
 
 def random_path(rng: np.random.Generator, speed: float, size: float) -> Path4:

@@ -15,7 +15,7 @@ import typer
 from numpy.typing import NDArray
 
 from mtu.calib.clips import DENSITY, Path4, Scene, object_layer, render
-from mtu.calib.textures import Array, photograph
+from mtu.calib.textures import Array, photograph, sample_photographs
 from mtu.models.errors import MissingExtraError, OutputError
 from mtu.runtime.console import new_app, run_app
 
@@ -27,7 +27,8 @@ app = new_app()
 
 def demo_scene() -> Scene:
     """The scene of the demo, WIDTH x HEIGHT pixels. Raises MissingExtraError without scikit-image or torch."""
-    table, cat, rocket = (photograph(name) for name in PHOTOGRAPHS)
+    found = {path.name: path for path in sample_photographs("validation").paths}
+    table, cat, rocket = (photograph(found[name]).astype(np.float32) / np.float32(255) for name in PHOTOGRAPHS)
     # Hand-shake, a slow swing of the camera and a little turning; pixels, radians, log zoom and periods in frames.
     camera = _path(
         (8, 4, 0.01, 0.05),

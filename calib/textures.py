@@ -1,13 +1,15 @@
 """Makes the pictures and outlines that clips are made of, from a random generator. Imports scikit-image when used.
 
-Half of them are parts of scikit-image's sample photographs, shared out between training and validation; the others are
-drawn here: dead leaves (Lee et al., 2001), 1/f noise, glyphs, lines and shades. They know nothing of motion.
+Some of them are parts of photographs: scikit-image's samples, shared out between training and validation, or a user's
+own (`Photographs`). The others are drawn here: dead leaves (Lee et al., 2001), 1/f noise, glyphs, lines and shades.
+They know nothing of motion.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtu.models.errors import MissingExtraError
+from mtu.runtime.video import read_image
 
 Split = Literal["train", "validation"]
 Array = NDArray[np.float32]
@@ -42,22 +45,46 @@ TRAINED_ON = (
 )
 """Photographs of scikit-image that training uses."""
 
+LARGEST = 2400
+"""Photographs with a longer side in pixels are reduced to it: cameras' own pictures are soft at full size."""
 
-def random_texture(rng: np.random.Generator, height: int, width: int, split: Split) -> Array:
-    """A picture [height, width, 3], sRGB in [0, 1]: a photograph of the split or a procedural texture.
 
-    One in six is enlarged 2.5 to 8 times, so soft as an object out of focus. Raises MissingExtraError.
+@dataclass(frozen=True)
+class Photographs:
+    """The photographs that textures are cut from."""
+
+    paths: tuple[Path, ...]
+    share: float = 0.5
+    """Of the textures; the others are drawn."""
+
+
+@functools.cache
+def sample_photographs(split: Split) -> Photographs:
+    """Those that come with scikit-image. Raises MissingExtraError."""
+    try:
+        import skimage
+    except ImportError:
+        raise MissingExtraError("scikit-image", "train", "making clips") from None
+    names = TRAINED_ON if split == "train" else HELD_OUT
+    return Photographs(tuple(Path(skimage.__file__).parent / "data" / name for name in names))
+
+
+def random_texture(rng: np.random.Generator, height: int, width: int, photographs: Photographs) -> Array:
+    """A picture [height, width, 3], sRGB in [0, 1]: a part of a photograph or a procedural texture.
+
+    One in six is enlarged 2.5 to 8 times, so soft as an object out of focus. Raises MissingExtraError, and
+    InvalidInputError for a photograph that cannot be read.
     """
     if rng.random() < 0.17:
         factor = log_uniform(rng, 2.5, 8)
-        small = _texture(rng, math.ceil(height / factor), math.ceil(width / factor), split)
+        small = _texture(rng, math.ceil(height / factor), math.ceil(width / factor), photographs)
         return _resized(small, (height, width))
-    return _texture(rng, height, width, split)
+    return _texture(rng, height, width, photographs)
 
 
-def _texture(rng: np.random.Generator, height: int, width: int, split: Split) -> Array:
-    if rng.random() < 0.5:
-        picture = _photograph_part(rng, height, width, split)
+def _texture(rng: np.random.Generator, height: int, width: int, photographs: Photographs) -> Array:
+    if rng.random() < photographs.share:
+        picture = _photograph_part(rng, height, width, photographs)
     else:
         maker = (_dead_leaves, _fractal, _glyphs, _lines, _gradient)[int(rng.choice(5, p=(0.4, 0.2, 0.2, 0.15, 0.05)))]
         picture = maker(rng, height, width)
@@ -88,29 +115,30 @@ def random_mask(rng: np.random.Generator, height: int, width: int) -> Array:
     return mask
 
 
-@functools.cache
-def photograph(name: str) -> Array:
-    """A sample photograph that comes with scikit-image, [h, w, 3], sRGB in [0, 1]. Raises MissingExtraError."""
-    try:
-        import skimage
-        from skimage.io import imread
-    except ImportError:
-        raise MissingExtraError("scikit-image", "train", "making clips") from None
-    picture: NDArray[np.uint8] = imread(Path(skimage.__file__).parent / "data" / name)
-    if picture.ndim == 2:
-        picture = np.repeat(picture[..., None], 3, -1)
-    return picture[..., :3].astype(np.float32) / np.float32(255)
+@functools.lru_cache(40)
+def photograph(path: Path) -> NDArray[np.uint8]:
+    """A photograph, [h, w, 3], sRGB, its longer side at most `LARGEST`. Raises what `read_image` does."""
+    picture = read_image(path)
+    h, w = picture.shape[:2]
+    if max(h, w) <= LARGEST:
+        return picture
+    scale = LARGEST / max(h, w)
+    reduced = _resized(
+        picture.astype(np.float32) / np.float32(255), (max(1, round(h * scale)), max(1, round(w * scale)))
+    )
+    pixels: NDArray[np.uint8] = np.rint(reduced * 255).astype(np.uint8)
+    return pixels
 
 
-def _photograph_part(rng: np.random.Generator, height: int, width: int, split: Split) -> Array:
-    names = TRAINED_ON if split == "train" else HELD_OUT
-    picture = photograph(names[int(rng.integers(len(names)))])
+def _photograph_part(rng: np.random.Generator, height: int, width: int, photographs: Photographs) -> Array:
+    picture = photograph(photographs.paths[int(rng.integers(len(photographs.paths)))])
     h, w = picture.shape[:2]
     scale = float(np.clip(rng.uniform(0.5, 1.5), min(1.0, 0.6 * height / h), None))
     part_h, part_w = min(h, math.ceil(height / scale)), min(w, math.ceil(width / scale))
     top, left = int(rng.integers(h - part_h + 1)), int(rng.integers(w - part_w + 1))
     size = (max(1, round(part_h * scale)), max(1, round(part_w * scale)))
-    filled = _resized(picture[top : top + part_h, left : left + part_w], size)
+    part = picture[top : top + part_h, left : left + part_w].astype(np.float32) / np.float32(255)
+    filled = _resized(part, size)
     pad = ((0, max(0, height - size[0])), (0, max(0, width - size[1])), (0, 0))
     filled = np.pad(filled, pad, "symmetric")[:height, :width]
     colours = (1, 1, 1) if rng.random() < 0.6 else rng.uniform(0.6, 1.2, 3)

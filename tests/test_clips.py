@@ -16,6 +16,8 @@ pytest.importorskip("skimage")
 from mtu.calib import camera, clips, demo_clip, sample_clips, textures  # noqa: E402
 from mtu.models.errors import InvalidInputError, OutputError  # noqa: E402
 
+TRAIN = textures.sample_photographs("train")
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
@@ -89,9 +91,9 @@ def test_the_splits_share_no_photograph_and_no_clip(monkeypatch: pytest.MonkeyPa
     asked: set[str] = set()
     original = textures.photograph
 
-    def noted(name: str) -> clips.Array:
-        asked.add(name)
-        return original(name)
+    def noted(path: Path) -> np.ndarray:
+        asked.add(path.name)
+        return original(path)
 
     monkeypatch.setattr(textures, "photograph", noted)
     drawn = {}
@@ -99,7 +101,7 @@ def test_the_splits_share_no_photograph_and_no_clip(monkeypatch: pytest.MonkeyPa
     for split in splits:
         asked.clear()
         for seed in range(12):
-            clips.random_scene(np.random.default_rng(seed), 16, 16, split)
+            clips.random_scene(np.random.default_rng(seed), 16, 16, textures.sample_photographs(split))
         drawn[split] = set(asked)
     assert drawn["train"] and drawn["train"] <= set(textures.TRAINED_ON)
     assert drawn["validation"] and drawn["validation"] <= set(textures.HELD_OUT)
@@ -114,7 +116,7 @@ def test_impossible_clips_are_refused(arguments: tuple[int, int, int, int]) -> N
 
 
 def test_scenes_are_of_every_kind() -> None:
-    scenes = [clips.random_scene(np.random.default_rng(seed), 16, 16, "train") for seed in range(200)]
+    scenes = [clips.random_scene(np.random.default_rng(seed), 16, 16, TRAIN) for seed in range(200)]
     # The camera's speed in frame pixels over one exposure; its waves at their fastest.
     waves = [(scene.camera.amplitude * scene.camera.frequency)[:2].sum() for scene in scenes]
     lines = [np.hypot(*scene.camera.velocity[:2]) for scene in scenes]
@@ -134,7 +136,7 @@ def test_scenes_are_of_every_kind() -> None:
 def test_objects_are_in_view_at_some_time() -> None:
     found = 0
     for seed in range(12):
-        scene = clips.random_scene(np.random.default_rng(seed), 24, 24, "train")
+        scene = clips.random_scene(np.random.default_rng(seed), 24, 24, TRAIN)
         for layer in scene.layers[1:]:
             centres = scene.transforms(layer, np.arange(0, 16.1, 0.1, np.float32))[:, :2, 2]
             assert np.abs(centres).max(1).min() < 12
@@ -348,7 +350,7 @@ def test_only_blurred_frames_are_compressed() -> None:
 def test_textures_and_masks_have_their_size_and_range(size: tuple[int, int]) -> None:
     for seed in range(25):
         rng = np.random.default_rng(seed)
-        picture, mask = textures.random_texture(rng, *size, "train"), textures.random_mask(rng, *size)
+        picture, mask = textures.random_texture(rng, *size, TRAIN), textures.random_mask(rng, *size)
         assert picture.shape == (*size, 3) and picture.dtype == np.float32
         assert picture.min() >= 0 and picture.max() <= 1
         assert mask.shape == size and set(np.unique(mask)) <= {0, 1}

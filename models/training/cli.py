@@ -24,7 +24,7 @@ def main_command(
     context: typer.Context,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="RUN", help="Folder of the run.")],
     data: Annotated[
-        str, typer.Option(help=f"{SYNTHETIC}, dvd:DIR, gopro:DIR or reds:DIR.", rich_help_panel=LOSS)
+        str, typer.Option(help=f"{SYNTHETIC}, photos:DIR, dvd:DIR, gopro:DIR or reds:DIR.", rich_help_panel=LOSS)
     ] = DEFAULTS.data,
     preset: Annotated[
         str, typer.Option(help=f"One of {', '.join(PRESETS)}.", rich_help_panel=NETWORK)

@@ -1,7 +1,7 @@
 """Batches of cropped sequences for training, each a pure function of the run's seed and its number. Imports torch.
 
-Made clips come from `mtu.calib.clips` with their true motion, data sets from `mtu.calib.datasets` with the motion that
-`mtu.calib.flow` estimates between their sharp frames.
+Made clips come from `mtu.calib.clips` with their true motion, of its own pictures or of a user's photographs;
+data sets from `mtu.calib.datasets` with the motion that `mtu.calib.flow` estimates between their sharp frames.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from mtu.calib.clips import Clip, make_clip
 from mtu.calib.datasets import VideoPair, find_pairs, read_clip
+from mtu.calib.photographs import find_photographs
+from mtu.calib.textures import Photographs
 from mtu.models.errors import InvalidInputError, MtuError
 from mtu.models.interface import LOOK_AHEAD, SIZE_MULTIPLE
 from mtu.models.training.losses import displacement_targets
-from mtu.models.training.options import Options, data_folder
+from mtu.models.training.options import Options, Say, data_folder
 from mtu.runtime.video import read_image
 
 SHARDS = 16
@@ -127,9 +129,9 @@ def cut(
 
 
 @functools.lru_cache(SHARDS * KEPT)
-def kept_clip(seed: int, frames: int, side: int) -> Clip:
+def kept_clip(seed: int, frames: int, side: int, photographs: Photographs | None) -> Clip:
     """A made clip; made when first drawn."""
-    return make_clip(seed, frames, side, side)
+    return make_clip(seed, frames, side, side, photographs=photographs)
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,8 @@ class MadeClips:
     """Draws from made clips without end."""
 
     options: Options
+    photographs: Photographs | None = None
+    """None: those that come with the clip maker."""
 
     def __call__(self, rng: np.random.Generator, batch: int) -> Clip:
         """See `Draw`."""
@@ -144,7 +148,8 @@ class MadeClips:
         newest = 2 + turn * options.batch // USES
         which = int(rng.integers(max(0, newest - KEPT), newest)) * SHARDS + batch % SHARDS
         # Runs of different seeds have no clip in common within 10 million clips.
-        return kept_clip(options.seed * 10_000_000 + which, options.frames + 2 * LOOK_AHEAD, options.crop + MARGIN)
+        seed, frames, side = options.seed * 10_000_000 + which, options.frames + 2 * LOOK_AHEAD, options.crop + MARGIN
+        return kept_clip(seed, frames, side, self.photographs)
 
 
 @dataclass(frozen=True)
@@ -171,24 +176,28 @@ class RecordedClips:
         return Clip(blurred, sharp, motion)
 
 
-def training_clips(options: Options) -> Draw:
-    """What a run draws from. Raises InvalidInputError or MissingFileError for a data set that cannot be used."""
+def training_clips(options: Options, say: Say) -> Draw:
+    """What a run draws from; photographs that cannot be used are named to `say`.
+
+    Raises InvalidInputError or MissingFileError for a folder that cannot be used.
+    """
     recorded = data_folder(options.data)
     if recorded is None:
         return MadeClips(options)
     layout, folder = recorded
+    if layout == "photos":
+        return MadeClips(options, find_photographs(folder, "train", say))
     return RecordedClips(options, tuple(find_pairs(layout, folder, "train", shortest=options.frames + 2 * LOOK_AHEAD)))
 
 
-def validation_clips(options: Options) -> list[Clip]:
+def validation_clips(options: Options, say: Say) -> list[Clip]:
     """The clips that a run is judged by: made ones of the validation split, or videos of the data set's test split."""
     recorded = data_folder(options.data)
     if recorded is None:
-        return [
-            make_clip(seed, VALIDATION_FRAMES, VALIDATION_SIZE, VALIDATION_SIZE, split="validation")
-            for seed in range(VALIDATION_CLIPS)
-        ]
+        return _made_for_validation(None)
     layout, folder = recorded
+    if layout == "photos":
+        return _made_for_validation(find_photographs(folder, "validation", say))
     pairs = find_pairs(layout, folder, "test", shortest=VALIDATION_FRAMES)
     chosen = (
         [pairs[n * len(pairs) // VALIDATION_CLIPS] for n in range(VALIDATION_CLIPS)]
@@ -202,6 +211,11 @@ def validation_clips(options: Options) -> list[Clip]:
         blurred, sharp = read_clip(pair, 0, VALIDATION_FRAMES, crop=((height - h) // 2, (width - w) // 2, h, w))
         clips.append(Clip(blurred, sharp, np.full((*sharp.shape[:3], 2), np.nan, np.float16)))
     return clips
+
+
+def _made_for_validation(photographs: Photographs | None) -> list[Clip]:
+    size = VALIDATION_FRAMES, VALIDATION_SIZE, VALIDATION_SIZE
+    return [make_clip(seed, *size, split="validation", photographs=photographs) for seed in range(VALIDATION_CLIPS)]
 
 
 def batches(options: Options, draw: Draw, first: int, stride: int, workers: int) -> Generator[Batch, None, None]:

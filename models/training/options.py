@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,8 +16,10 @@ from mtu.models.interface import SIZE_MULTIPLE, preset_config
 ImageLoss = Literal["l1+mse", "psnr"]
 Schedule = Literal["steps", "cosine"]
 Precision = Literal["fp32", "bf16"]
+Say = Callable[[str], None]
 
-SYNTHETIC = "synthetic"
+SYNTHETIC: Literal["synthetic"] = "synthetic"
+PHOTOS: Literal["photos"] = "photos"
 WARM_UP = 400
 """Steps over which the learning rate rises from zero: Adam's first estimates are poor."""
 
@@ -30,7 +33,8 @@ class Options:
     """
 
     data: str = SYNTHETIC
-    """"synthetic", or a layout and a folder: "dvd:DIR", "gopro:DIR", "reds:DIR"."""
+    """"synthetic", "photos:DIR" (made clips of the photographs in a folder), or a data set's layout and folder:
+    "dvd:DIR", "gopro:DIR", "reds:DIR"."""
     preset: str = "mtu2"
     max_steps: int = 1_300_000
     """Frame steps of the run, >= 1; the learning-rate schedule ends there."""
@@ -92,14 +96,14 @@ def option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def data_folder(data: str) -> tuple[Layout, Path] | None:
+def data_folder(data: str) -> tuple[Layout | Literal["photos"], Path] | None:
     """The layout and the folder of `Options.data`, None for synthetic clips. Raises InvalidInputError."""
     if data == SYNTHETIC:
         return None
     given, _, folder = data.partition(":")
-    layout = next((name for name in LAYOUTS if name == given), None)
+    layout = next((name for name in (PHOTOS, *LAYOUTS) if name == given), None)
     if layout is None or not folder:
-        allowed = ", ".join(f"{name}:DIR" for name in LAYOUTS)
+        allowed = ", ".join(f"{name}:DIR" for name in (PHOTOS, *LAYOUTS))
         raise InvalidInputError(f"--data is '{data}': it must be {SYNTHETIC} or one of {allowed}")
     return layout, Path(folder)
 

@@ -15,7 +15,7 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from mtu.calib.clips import Clip
+from mtu.calib.datasets import LAYOUTS
 from mtu.models.checkpoint import load_checkpoint
 from mtu.models.errors import InvalidInputError, MissingExtraError, MissingFileError, MtuError, OutputError
 from mtu.models.files import write_whole
@@ -33,7 +34,7 @@ from mtu.models.interface import LOOK_AHEAD, WINDOW, NetworkConfig, preset_confi
 from mtu.models.network import Network
 from mtu.models.training.data import Batch, batches, training_clips, validation_clips
 from mtu.models.training.losses import frame_losses
-from mtu.models.training.options import SYNTHETIC, Options, resumed
+from mtu.models.training.options import Options, Say, data_folder, resumed
 from mtu.models.training.validation import validate
 from mtu.models.training.weights import centre, initialise, is_centred
 
@@ -52,8 +53,6 @@ PARTS = frozenset(("format", "options", "network", "average", "optimiser", "step
 
 CLIP_NORM = 1.0
 """Largest norm of a gradient (facts page, "Training facts")."""
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def train(
     except OSError as error:
         raise OutputError(f"cannot write {folder}: {error.strerror}; -o is the folder of the run") from None
     # All that can be wrong with the data is found before there are other processes.
-    draw, clips = training_clips(options), validation_clips(options)
+    draw, clips = training_clips(options, say), validation_clips(options, say)
     fabric = new_fabric(machine, folder)
     fabric.launch()
     run = Run(folder, options, fabric, say=say if fabric.is_global_zero else lambda text: None)
@@ -117,7 +116,7 @@ def train(
         run.restore(saved)
     elif start:
         run.begin_with(start)
-    if options.data != SYNTHETIC and options.motion_weight:
+    if (recorded := data_folder(options.data)) and recorded[0] in LAYOUTS and options.motion_weight:
         run.say("the motion loss takes optical flow between the sharp frames (OpenCV DIS), an estimate, for the truth")
     first = run.batch + fabric.global_rank
     with contextlib.closing(batches(options, draw, first, fabric.world_size, machine.workers)) as loader:
