@@ -252,7 +252,7 @@ class Recorded:
 
 def test_made_clips_come_in_shards_and_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(data, "kept_clip", lambda seed, frames, side: asked.append(seed))
+    monkeypatch.setattr(data, "kept_clip", lambda seed, *_: asked.append(seed))
     draw = MadeClips(Options(batch=4, seed=2))
 
     def drawn(batch: int) -> set[int]:

@@ -176,7 +176,7 @@ class RecordedClips:
         return Clip(blurred, sharp, motion)
 
 
-def training_clips(options: Options, say: Say) -> Draw:
+def training_clips(options: Options, say: Say = lambda text: None) -> Draw:
     """What a run draws from; photographs that cannot be used are named to `say`.
 
     Raises InvalidInputError or MissingFileError for a folder that cannot be used.
@@ -190,7 +190,7 @@ def training_clips(options: Options, say: Say) -> Draw:
     return RecordedClips(options, tuple(find_pairs(layout, folder, "train", shortest=options.frames + 2 * LOOK_AHEAD)))
 
 
-def validation_clips(options: Options, say: Say) -> list[Clip]:
+def validation_clips(options: Options, say: Say = lambda text: None) -> list[Clip]:
     """The clips that a run is judged by: made ones of the validation split, or videos of the data set's test split."""
     recorded = data_folder(options.data)
     if recorded is None:
