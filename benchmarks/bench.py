@@ -27,6 +27,7 @@ import numpy as np
 
 from mtu.models.errors import InvalidInputError, MtuError
 from mtu.models.interface import FRAME_NAMES
+from mtu.models.release import VERSION
 from mtu.runtime import console
 from mtu.runtime.backends import Backend, open_backend, open_model
 
@@ -188,8 +189,9 @@ def environment() -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "system": platform.system(),
         "python": platform.python_version(),
+        "mtu-trt": VERSION,
     }
-    for package in ("mtu-trt", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "torch", "numpy"):
+    for package in ("onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "torch", "numpy"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -12,7 +12,6 @@ import shlex
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +19,7 @@ from mtu.export.timing_cache import check_timing_cache, read_timing_cache, write
 from mtu.models.errors import InvalidInputError, MissingExtraError
 from mtu.models.files import check_target, publish, temporary_beside, write_through
 from mtu.models.interface import GRAPHS, SIZE_MULTIPLE, GraphName, Interface
+from mtu.models.release import VERSION
 from mtu.plugins.correlation_argmax_warp.rules import KERNEL_REVISION
 from mtu.runtime.bundle import Bundle
 from mtu.runtime.console import require
@@ -163,7 +163,7 @@ def build_engine(
             engines={graph: hashlib.sha256(plan).hexdigest() for graph, (plan, _) in built.items()},
             device_memory={graph: memory for graph, (_, memory) in built.items()},
             command=rebuild_command(bundle, directory, options, library.name),
-            release=version("mtu-trt"),
+            release=VERSION,
             fp32_layers=tuple(sorted(keep)),
         )
         for graph, (plan, _) in built.items():

@@ -13,7 +13,6 @@ import os
 import signal
 import sys
 import threading
-from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -21,6 +20,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from mtu.models.errors import MissingExtraError, MtuError
+from mtu.models.release import VERSION
 from mtu.runtime.bundle import BUNDLED
 
 USER_ERROR = 2
@@ -46,7 +46,7 @@ def new_app() -> typer.Typer:
 
 def _print_version(asked: bool) -> None:
     if asked:
-        print(version("mtu-trt"))
+        print(VERSION)
         raise typer.Exit
 
 

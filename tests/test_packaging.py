@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mtu.models.release import VERSION
 from tests.conftest import ROOT
 from tests.test_lean import PROJECT, SCRIPTS
 
@@ -36,6 +37,10 @@ def wheel(tmp_path_factory) -> Path:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return next(target.glob("*.whl"))
+
+
+def test_the_wheel_has_the_version(wheel):
+    assert wheel.name.startswith(f"mtu_trt-{VERSION}-")
 
 
 def test_the_wheel_holds_every_module_and_the_bundled_model(wheel):

@@ -17,6 +17,7 @@ from mtu.models.errors import InvalidInputError, MissingFileError, MtuError, Out
 from mtu.runtime.video import EncodeOptions, Frame, open_reader, open_writer, video_writer, write_png
 from tests.conftest import ROOT
 from tests.media import make_video, moving
+from tests.processes import LIMIT
 from tests.video_run import run
 
 
@@ -225,7 +226,7 @@ def test_file_that_cannot_grow(tmp_path: Path, name: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (30, 96, 128, 3), dtype=np.uint8)
     source = make_video(tmp_path / "in.mkv", list(noise), codec="ffv1", pix_fmt="bgr0", audio=True)
     arguments = [str(source), str(tmp_path / name), "20000", str(ROOT / ".links")]
-    done = subprocess.run([sys.executable, "-c", FULL_DISK, *arguments], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, *arguments], capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 7, done.stderr
     assert "nothing was kept" in done.stdout and name in done.stdout
     assert list(tmp_path.iterdir()) == [source]

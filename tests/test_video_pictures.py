@@ -22,6 +22,7 @@ from mtu.runtime.video.colour import upright
 from mtu.runtime.video.images import natural_key
 from tests.conftest import ROOT
 from tests.media import BT709, Pixels, make_video, moving, times
+from tests.processes import LIMIT
 from tests.video_run import frames_of, run
 
 QUARTER = (0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)
@@ -290,12 +291,15 @@ def test_yuv4mpeg_in_and_out_of_a_pipe(tmp_path: Path, pix_fmt: str, size: tuple
     )
     links = str(ROOT / ".links")
     first = subprocess.run(
-        [sys.executable, "-c", PIPE, links, str(source), "-"], capture_output=True, timeout=60, check=True
+        [sys.executable, "-c", PIPE, links, str(source), "-"], capture_output=True, timeout=LIMIT, check=True
     )
     assert first.stdout.startswith(b"YUV4MPEG2 W%d H%d F30000:1001 Ip A" % (size[1], size[0]))
     assert not first.stderr
     second = subprocess.run(
-        [sys.executable, "-c", PIPE, links, "-", str(tmp_path / "out.mkv")], input=first.stdout, timeout=60, check=True
+        [sys.executable, "-c", PIPE, links, "-", str(tmp_path / "out.mkv")],
+        input=first.stdout,
+        timeout=LIMIT,
+        check=True,
     )
     assert second.returncode == 0
     with open_reader(source) as before, open_reader(tmp_path / "out.mkv") as after:
