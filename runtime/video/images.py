@@ -24,7 +24,7 @@ _DECODERS = {"png": "png", "jpeg": "mjpeg", "tiff": "tiff", "webp": "webp", "gif
 # Decoders pass over some damage otherwise: half a JPEG would be gray below.
 _STRICT = {"png": "crccheck+explode", "jpeg": "explode"}
 # Orientation of EXIF -> display matrix.
-_TURNS = {
+_TURNS: dict[int, tuple[int, ...]] = {
     number: (a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
     for number, (a, b, c, d) in {
         2: (-1, 0, 0, 1),
@@ -67,36 +67,40 @@ def decode_image(path: Path, *, damaged: bool = False) -> tuple[av.VideoFrame, P
     try:
         if header is not None:
             strict = "" if damaged else _STRICT.get(header.kind, "")
-            picture = _decode(_DECODERS[header.kind], path.read_bytes(), {"err_detect": strict} if strict else {})
+            picture = decode_data(header.kind, path.read_bytes(), strict)
+            # Where EXIF is there, PyAV 18 gives no matrix but only degrees, which know of no mirrors.
+            matrix = _TURNS.get(header.orientation)
         else:
             picture = _open_and_decode(path)
-        if picture is not None:
-            # Where EXIF is there, PyAV 18 gives no matrix but only degrees, which know of no mirrors.
-            matrix = display_matrix(picture) if header is None else _TURNS.get(header.orientation)
-            rgb = ToRGB(colour_of(picture)[0])(picture)
-            if matrix and quarter_turn(matrix):
-                rgb = np.ascontiguousarray(upright(rgb, matrix))
-            return picture, rgb
-    except (av.FFmpegError, OSError, IndexError, ValueError) as error:
+            matrix = display_matrix(picture)
+        rgb = ToRGB(colour_of(picture)[0])(picture)
+        if matrix and quarter_turn(matrix):
+            rgb = np.ascontiguousarray(upright(rgb, matrix))
+        return picture, rgb
+    except (av.FFmpegError, OSError, IndexError, ValueError, StopIteration) as error:
         reason = getattr(error, "strerror", None) or error
         raise InvalidInputError(f"{path} is not a picture that can be read: {reason}") from None
-    raise InvalidInputError(f"{path} holds no picture")
 
 
-def _decode(codec: str, data: bytes, options: dict[str, str]) -> av.VideoFrame | None:
-    """The first picture of a file of a known kind. Opening it as a container would decode it twice."""
-    decoder = av.CodecContext.create(codec, "r")
+def decode_data(kind: str, data: bytes, strict: str = "") -> av.VideoFrame:
+    """The first picture of a file of a kind that `known_header` knows; opening it as a container would decode it twice.
+
+    `strict` is FFmpeg's err_detect. Raises ValueError or av.FFmpegError.
+    """
+    decoder = av.CodecContext.create(_DECODERS[kind], "r")
     assert isinstance(decoder, VideoCodecContext)
     # Others would give the picture only when more comes.
-    decoder.thread_count, decoder.options = 1, options
+    decoder.thread_count, decoder.options = 1, {"err_detect": strict} if strict else {}
     pictures = decoder.decode(av.Packet(data)) or decoder.decode(None)
-    return pictures[0] if pictures else None
+    if not pictures:
+        raise ValueError("it holds no picture")
+    return pictures[0]
 
 
-def _open_and_decode(path: Path) -> av.VideoFrame | None:
+def _open_and_decode(path: Path) -> av.VideoFrame:
     # An absolute name has no protocol, and without patterns a percent sign is a percent sign.
     with av.open(str(path.absolute()), options={"pattern_type": "none"}) as container:
-        return next(container.decode(video=0), None)
+        return next(container.decode(video=0))
 
 
 def side_data(picture: av.VideoFrame) -> dict[str, bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mtu.models.errors import InvalidInputError, MissingFileError
+from mtu.runtime.video.animated_webp import AnimatedWebPReader
 from mtu.runtime.video.images import IMAGE_SUFFIXES, list_images
 from mtu.runtime.video.picture_header import Header, known_header
 from mtu.runtime.video.picture_reader import PictureReader
@@ -43,6 +44,8 @@ def open_reader(source: str | Path, options: ReadOptions | None = None) -> Reade
 
 
 def _open_animation(name: str, header: Header, options: ReadOptions) -> Reader:
+    if header.kind == "webp":
+        return AnimatedWebPReader(name, options)
     reader = VideoReader(name, options, {"png": "apng", "gif": "gif"}[header.kind])
     reader.loops = header.loops
     return reader

@@ -1,0 +1,157 @@
+"""Reading animated WebP, of which FFmpeg (8.1) decodes no frame: its file is taken apart here, its frames by FFmpeg.
+
+Reads only the file it is given, whole, and writes nothing. Source: RFC 9649, sections 2.5 to 2.7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from mtu.models.errors import InvalidInputError
+from mtu.runtime.video.colour import Pixels, ToRGB, colour_of
+from mtu.runtime.video.images import decode_data
+from mtu.runtime.video.picture_header import read_header
+from mtu.runtime.video.reader import Frame, Reader, ReadOptions, picture_notes
+
+_SHORTEST, _INSTEAD = 10, 100
+"""A frame of at most so many milliseconds is shown for 100, as in browsers."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A frame of the file: a picture for a part of the canvas."""
+
+    left: int
+    top: int
+    time: int
+    """Milliseconds."""
+    duration: int
+    over: bool
+    """Whether it is laid over what is there by its alpha, instead of replacing it."""
+    cleared: bool
+    """Whether its part of the canvas is cleared after it was shown."""
+    data: bytes
+    """A still WebP file."""
+
+
+class AnimatedWebPReader(Reader):
+    """An animated WebP. Its frames are laid over each other, on black where nothing is."""
+
+    def __init__(self, source: str, options: ReadOptions) -> None:
+        self.source, self.segment = source, options.segment
+        if options.rate is not None:
+            raise InvalidInputError(f"--rate is for pictures, which have no times; {source} has its own: leave it out")
+        if options.video_stream:
+            raise InvalidInputError(f"{source} has one video stream: leave out --video-stream")
+        header = read_header(Path(source))
+        self.width, self.height, self.loops = header.width, header.height, header.loops
+        self.time_base, self.notes, self.remarks, self.covers = Fraction(1, 1000), [], [], {}
+        # RGB and how much of it can be seen.
+        self._canvas = np.zeros((self.height, self.width, 4), np.uint8)
+        self._broken, self._transparent = 0, False
+        self._parts, self._cut = _parts(Path(source).read_bytes())
+        length = sum(part.duration for part in self._parts)
+        self.average_rate = Fraction(len(self._parts) * 1000, length) if self._parts else None
+        segment = options.segment
+        self.frame_count = sum(segment is None or segment.holds(Fraction(part.time, 1000)) for part in self._parts)
+        self._frames = self._compose()
+        first = next(self._frames, None)
+        if first is None and self.frame_count:
+            raise InvalidInputError(f"{source}: not one picture could be decoded ({self._broken} are damaged)")
+        if first is None:
+            raise InvalidInputError(f"{source} has no pictures in segment {segment}: it lasts {length / 1000:g} s")
+        self._first = first
+        self.notes, self.remarks = self.notes + self.remarks, []
+        self.start = first.pts * self.time_base
+        self.origin = self.start if segment is not None else Fraction(0)
+
+    def _compose(self) -> Iterator[Frame]:
+        described = False
+        for part in self._parts:
+            if self.segment is not None and self.segment.past(Fraction(part.time, 1000)):
+                return
+            try:
+                picture = decode_data("webp", part.data)
+                rgb, alpha = _pixels(picture)
+                place = self._canvas[part.top : part.top + rgb.shape[0], part.left : part.left + rgb.shape[1]]
+                _lay(place, rgb, alpha, part.over)
+            except (av.FFmpegError, ValueError):
+                self._broken += 1
+                continue
+            if not described:
+                self.colour, notes = colour_of(picture)
+                # Frames have an alpha channel often, also where nothing can be seen through.
+                self.notes = [note for note in picture_notes(picture, notes) if "alpha" not in note]
+                self.pix_fmt, described = picture.format.name, True
+            if not self._transparent and self._canvas[..., 3].min() < 255:
+                self._transparent = True
+                self.remarks.append("transparent parts are shown on black")
+            if self.segment is None or self.segment.holds(Fraction(part.time, 1000)):
+                yield Frame(self._canvas[..., :3].copy(), part.time, self.time_base, part.duration)
+            if part.cleared:
+                place[:] = 0
+
+    def __iter__(self) -> Iterator[Frame]:
+        """The pictures."""
+        yield self._first
+        yield from self._frames
+        lost = [f"{self._broken} pictures were damaged and are left out"] if self._broken else []
+        lost += ["the file was cut off"] if self._cut else []
+        if lost:
+            self.damage = f"{self.source}: {'; '.join(lost)}"
+
+
+def _parts(data: bytes) -> tuple[list[_Part], bool]:
+    """The frames of a file, and whether its end is missing."""
+    parts: list[_Part] = []
+    time, cut = 0, len(data) < int.from_bytes(data[4:8], "little") + 8
+    for name, content in _chunks(data[12:]):
+        if name != b"ANMF":
+            continue
+        left, top, width, height, duration = (int.from_bytes(content[at : at + 3], "little") for at in range(0, 15, 3))
+        duration = duration if duration > _SHORTEST else _INSTEAD
+        flags = content[15] if len(content) > 15 else 0
+        still = _still(content[16:], width + 1, height + 1)
+        parts.append(_Part(2 * left, 2 * top, time, duration, not flags & 2, bool(flags & 1), still))
+        time += duration
+    return parts, cut
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    at = 0
+    while at + 8 <= len(data):
+        size = int.from_bytes(data[at + 4 : at + 8], "little")
+        yield data[at : at + 4], data[at + 8 : at + 8 + size]
+        at += 8 + size + size % 2
+
+
+def _still(content: bytes, width: int, height: int) -> bytes:
+    """A frame's chunks as a file of their own."""
+    sides = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    extended = b"VP8X\x0a\0\0\0\x10\0\0\0" + sides if content.startswith(b"ALPH") else b""
+    body = b"WEBP" + extended + content
+    return b"RIFF" + len(body).to_bytes(4, "little") + body
+
+
+def _pixels(picture: av.VideoFrame) -> tuple[Pixels, Pixels | None]:
+    """RGB, and alpha [H, W, 1] if there is any."""
+    rgb = ToRGB(colour_of(picture)[0])(picture)
+    if not any(component.is_alpha for component in picture.format.components):
+        return rgb, None
+    return rgb, np.ascontiguousarray(picture.reformat(format="rgba").to_ndarray()[:, :, 3:])
+
+
+def _lay(place: Pixels, rgb: Pixels, alpha: Pixels | None, over: bool) -> None:
+    """Lays a picture onto its place of the canvas, whose colours are those over black."""
+    if alpha is None:
+        place[..., :3], place[..., 3] = rgb, 255
+        return
+    share = alpha.astype(np.uint16)
+    opaque = np.concatenate((rgb, np.full_like(alpha, 255)), 2)
+    place[:] = (opaque * share + (place * (255 - share) if over else 0) + 127) // 255
