@@ -12,7 +12,8 @@ from mtu.models.errors import InvalidInputError
 from mtu.models.interface import SIZE_MULTIPLE
 from mtu.runtime.backends import installed_backends
 from mtu.runtime.bundle import BUNDLED
-from mtu.runtime.console import Version, new_app, run_app, say
+from mtu.runtime.console import new_app, run_app, say
+from mtu.runtime.options import DeviceOption, JsonOption, VersionOption
 from mtu.runtime.report import check_report, write_report
 
 PROGRAM = "mtu-bench"
@@ -32,7 +33,7 @@ def parse_size(text: str) -> tuple[int, int]:
 def bench(
     model: Annotated[
         Path | None,
-        typer.Argument(metavar="[BUNDLE]", help="Directory made by mtu-export onnx.", show_default=BUNDLED),
+        typer.Argument(metavar="BUNDLE", help="Directory made by mtu-export onnx.", show_default=BUNDLED),
     ] = None,
     size: Annotated[
         list[str] | None, typer.Option(metavar="WxH", help="Frame size; may be repeated.", show_default="640x360")
@@ -40,13 +41,11 @@ def bench(
     backends: Annotated[
         str | None, typer.Option(metavar="A,B", help="Backends to compare.", show_default="all that are installed")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    rounds: Annotated[int, typer.Option(min=1, help="Turns each backend takes.")] = 10,
-    frames: Annotated[int, typer.Option(min=1, help="Frames in a turn.")] = 3,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures as JSON.")
-    ] = None,
-    version: Version = False,
+    device: DeviceOption = "auto",
+    rounds: Annotated[int, typer.Option(min=1, metavar="N", help="Turns each backend takes.")] = 10,
+    frames: Annotated[int, typer.Option(min=1, metavar="N", help="Frames in a turn.")] = 3,
+    json_file: JsonOption = None,
+    version: VersionOption = False,
 ) -> None:
     """Times the backends against each other, in turns, and prints a markdown table."""
     from mtu.benchmarks.bench import as_json, as_markdown, measure

@@ -11,21 +11,24 @@ import typer
 from mtu.models.errors import InvalidInputError, OutputError
 from mtu.models.interface import GRAPHS
 from mtu.runtime.bundle import Bundle, open_bundle
-from mtu.runtime.console import Version, new_app, require, run_app, say
+from mtu.runtime.console import new_app, require, run_app, say
+from mtu.runtime.options import INPUT, OUTPUT, REPORT, JsonOption, OverwriteOption, VersionOption
 from mtu.runtime.progress import frame_counter, stage_bar
 from mtu.runtime.report import check_report, write_report
 
 PROGRAM = "mtu-calibrate"
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="mtu2 or a bundle of mtu-export onnx, in fp32.")]
 ClipsOption = Annotated[
-    list[str], typer.Option("--input", metavar="CLIP", help="Video or directory of images; give several times.")
+    list[str],
+    typer.Option(
+        "--input", metavar="CLIP", help="Video or directory of images; may be repeated.", rich_help_panel=INPUT
+    ),
 ]
-JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all figures.")]
 app = new_app()
 
 
 @app.callback()
-def main_help(version: Version = False) -> None:
+def main_help(version: VersionOption = False) -> None:
     """Looks at what a model computes on your videos, to make it narrower: fp16 or int8."""
 
 
@@ -34,7 +37,8 @@ def ranges(
     bundle: BundleArgument,
     clips: ClipsOption,
     frames: Annotated[
-        int | None, typer.Option(min=1, help="Take so many frames of each clip, from the first.", show_default="all")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Take only so many frames of each clip.", show_default="all"),
     ] = None,
     json_file: JsonOption = None,
     keep_file: Annotated[
@@ -43,6 +47,7 @@ def ranges(
             "--keep",
             metavar="FILE",
             help="Write the layers to keep in fp32, for --keep-fp32 of mtu-export onnx and mtu-build-engine.",
+            rich_help_panel=REPORT,
         ),
     ] = None,
 ) -> None:
@@ -68,17 +73,26 @@ def ranges(
 def int8(
     bundle: BundleArgument,
     clips: ClipsOption,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Directory to write: a bundle.")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="DIR", help="Directory to write: a bundle.", rich_help_panel=OUTPUT),
+    ],
     sharp: Annotated[
         list[str] | None,
-        typer.Option(metavar="CLIP", help="What each --input should look like, in the same order; measures the loss."),
+        typer.Option(
+            metavar="CLIP",
+            help="What each --input should look like, in the same order; measures the loss.",
+            rich_help_panel=INPUT,
+        ),
     ] = None,
-    frames: Annotated[int, typer.Option(min=2, help="Take so many frames of each clip, from the first.")] = 8,
+    frames: Annotated[
+        int, typer.Option(min=2, metavar="N", help="Take so many frames of each clip, from the first.")
+    ] = 8,
     min_psnr_drop: Annotated[
         float, typer.Option(metavar="dB", help="Allowed loss of PSNR: less is the floor for writing.")
     ] = 0.1,
     json_file: JsonOption = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that exists.")] = False,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Writes a bundle with layers in int8, within an allowed loss of PSNR; refuses if no layer can be."""
     if not (math.isfinite(min_psnr_drop) and min_psnr_drop > 0):

@@ -12,8 +12,8 @@ import typer
 
 from mtu.models.errors import InvalidInputError
 from mtu.models.interface import GRAPHS
-from mtu.runtime.backends import FACTORIES
-from mtu.runtime.console import Version, new_app, require, run_app, say
+from mtu.runtime.console import new_app, require, run_app, say
+from mtu.runtime.options import BACKENDS, DEVICES, INPUT, MODEL, REPORT, JsonOption, VersionOption
 from mtu.runtime.progress import frame_counter
 from mtu.runtime.report import check_report, write_report
 
@@ -23,37 +23,40 @@ if TYPE_CHECKING:
 PROGRAM = "mtu-compare"
 MISSED = 1
 """Exit code where a floor was missed."""
-MODEL = "mtu2 (comes with the package), a bundle, an engine, or a checkpoint file."
-BACKEND = f"auto, {', '.join(FACTORIES)}; of"
-DEVICE = "auto, cpu, cuda or cuda:N; of"
+MODELS = "mtu2 (comes with the package), a bundle, an engine, or a checkpoint file."
 app = new_app()
 
 
 @app.command()
 def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help=f"The one taken as right: {MODEL}")],
-    b: Annotated[str, typer.Argument(metavar="B", help=f"The one in question: {MODEL}")],
-    source: Annotated[str, typer.Option("--input", metavar="CLIP", help="Video file or directory of images.")],
+    a: Annotated[str, typer.Argument(metavar="A", help=f"The one taken as right: {MODELS}")],
+    b: Annotated[str, typer.Argument(metavar="B", help=f"The one in question: {MODELS}")],
+    source: Annotated[
+        str, typer.Option("--input", metavar="CLIP", help="Video file or directory of images.", rich_help_panel=INPUT)
+    ],
     frames: Annotated[
-        int | None, typer.Option(min=1, help="Compare so many frames from the first.", show_default="all")
+        int | None, typer.Option(min=1, metavar="N", help="Compare so many frames from the first.", show_default="all")
     ] = None,
     mode: Annotated[
         Literal["step", "rollout", "both"],
-        typer.Option(help="step: in every frame both get A's states; rollout: each gets its own."),
+        typer.Option(metavar="MODE", help="step: in every frame both get A's states; rollout: each gets its own."),
     ] = "both",
     min_psnr: Annotated[float | None, typer.Option(metavar="dB", help="Floor of every frame's PSNR.")] = None,
     min_agreement: Annotated[
         float | None, typer.Option(metavar="%", help="Floor of every frame's share of equal or tied displacements.")
     ] = None,
-    backend_a: Annotated[str, typer.Option(help=f"{BACKEND} A.")] = "auto",
-    backend_b: Annotated[str, typer.Option(help=f"{BACKEND} B.")] = "auto",
-    device_a: Annotated[str, typer.Option(help=f"{DEVICE} A.")] = "auto",
-    device_b: Annotated[str, typer.Option(help=f"{DEVICE} B.")] = "auto",
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all figures.")] = None,
+    backend_a: Annotated[str, typer.Option(metavar="NAME", help=f"Of A: {BACKENDS}.", rich_help_panel=MODEL)] = "auto",
+    backend_b: Annotated[str, typer.Option(metavar="NAME", help=f"Of B: {BACKENDS}.", rich_help_panel=MODEL)] = "auto",
+    device_a: Annotated[str, typer.Option(metavar="NAME", help=f"Of A: {DEVICES}.", rich_help_panel=MODEL)] = "auto",
+    device_b: Annotated[str, typer.Option(metavar="NAME", help=f"Of B: {DEVICES}.", rich_help_panel=MODEL)] = "auto",
+    json_file: JsonOption = None,
     html_file: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write a page with curves and the worst frame.")
+        Path | None,
+        typer.Option(
+            "--html", metavar="FILE", help="Write a page with curves and the worst frame.", rich_help_panel=REPORT
+        ),
     ] = None,
-    version: Version = False,
+    version: VersionOption = False,
 ) -> None:
     """Compares two models on a clip: pictures, states, displacements. Exit code 1 where a floor is missed."""
     for option, floor, highest in (("--min-psnr", min_psnr, math.inf), ("--min-agreement", min_agreement, 100)):

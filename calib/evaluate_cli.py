@@ -8,8 +8,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from mtu.calib.datasets import Layout
-from mtu.runtime.backends import FACTORIES
-from mtu.runtime.console import ModelOption, Version, new_app, require, run_app, say
+from mtu.runtime.console import new_app, require, run_app, say
+from mtu.runtime.options import INPUT, OUTPUT, BackendOption, DeviceOption, ModelOption, VersionOption
 
 PROGRAM = "mtu-eval"
 app = new_app()
@@ -21,13 +21,13 @@ def evaluate(
         Path,
         typer.Argument(metavar="DIR", help="The data set: the folder that was unpacked, or the one that holds it."),
     ],
-    layout: Annotated[Layout, typer.Option(help="Which data set it is.")],
+    layout: Annotated[Layout, typer.Option(metavar="NAME", help="Which data set it is.", rich_help_panel=INPUT)],
     model: ModelOption = None,
     align: Annotated[
         bool, typer.Option("--align", help="Align each frame to the truth by a translation before it is measured.")
     ] = False,
-    backend: Annotated[str, typer.Option(help=f"auto, {', '.join(FACTORIES)}.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    backend: BackendOption = "auto",
+    device: DeviceOption = "auto",
     output: Annotated[
         Path | None,
         typer.Option(
@@ -35,9 +35,10 @@ def evaluate(
             "-o",
             metavar="DIR",
             help="Folder for results.csv, results.json and results.md; one that was begun is gone on with.",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
-    version: Version = False,
+    version: VersionOption = False,
 ) -> None:
     """Measures a model on the test videos of a data set as the paper does: PSNR and SSIM, the blurred input beside."""
     require("compare", PROGRAM, "skimage", "scipy")

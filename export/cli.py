@@ -10,37 +10,52 @@ import typer
 from mtu.models.errors import InvalidInputError
 from mtu.models.interface import PRESETS, preset_config, preset_name
 from mtu.runtime.bundle import BUNDLED, open_bundle
-from mtu.runtime.console import Version, new_app, require, run_app, say
+from mtu.runtime.console import new_app, require, run_app, say
+from mtu.runtime.options import INPUT, OUTPUT, KeepFp32Option, OverwriteOption, VersionOption
 
 PROGRAM = "mtu-export"
 app = new_app()
 
 
 @app.callback()
-def main_help(version: Version = False) -> None:
+def main_help(version: VersionOption = False) -> None:
     """Exports a multi-task-unit network from a PyTorch checkpoint."""
 
 
 @app.command("onnx")
 def to_onnx(
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Directory to write: first.onnx and step.onnx.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Directory to write: first.onnx and step.onnx.",
+            rich_help_panel=OUTPUT,
+        ),
     ],
     checkpoint: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Released .pytorch file, plain state dict, safetensors, or mtu2."),
+        typer.Option(
+            metavar="FILE",
+            help="Released .pytorch file, plain state dict, safetensors, or mtu2.",
+            rich_help_panel=INPUT,
+        ),
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(metavar="NAME", help=f"Random weights of {', '.join(PRESETS)}, for tests and timings.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"Random weights of {', '.join(PRESETS)}, for tests and timings.",
+            rich_help_panel=INPUT,
+        ),
     ] = None,
     precision: Annotated[
-        Literal["fp32", "fp16"], typer.Option(help="fp16: weights, states and arithmetic in half precision.")
+        Literal["fp32", "fp16"],
+        typer.Option(metavar="TYPE", help="fp16: weights, states and arithmetic in half precision."),
     ] = "fp32",
-    keep_fp32: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Layers that stay in fp32: the file of mtu-calibrate ranges --keep."),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that exists.")] = False,
+    keep_fp32: KeepFp32Option = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Writes an ONNX bundle: a directory with the graphs of the first frame and of every later one.
 

@@ -9,8 +9,9 @@ import typer
 
 from mtu.models.errors import InvalidInputError
 from mtu.runtime.bundle import open_bundle
-from mtu.runtime.console import Version, new_app, run_app, say
+from mtu.runtime.console import new_app, run_app, say
 from mtu.runtime.engine import HardwareCompatibility, Profile, Sizes
+from mtu.runtime.options import OUTPUT, KeepFp32Option, OverwriteOption, PluginLibraryOption, VersionOption
 from mtu.runtime.progress import stage_bar
 
 PROGRAM = "mtu-build-engine"
@@ -21,7 +22,9 @@ EXACT, RANGE = "One size of frames", "A range of sizes"
 @app.command()
 def build(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Directory with first.onnx and step.onnx, or mtu2.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Directory to write.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Directory to write.", rich_help_panel=OUTPUT)
+    ],
     height: Annotated[
         int | None, typer.Option(metavar="H", help="Rows, a multiple of 4.", rich_help_panel=EXACT)
     ] = None,
@@ -37,20 +40,18 @@ def build(
     ] = None,
     max_shapes: Annotated[str | None, typer.Option(metavar="HxW", help="Largest.", rich_help_panel=RANGE)] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Half precision; an fp16 bundle is always.")] = False,
-    keep_fp32: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Layers that stay in fp32: the file of mtu-calibrate ranges --keep."),
-    ] = None,
+    keep_fp32: KeepFp32Option = None,
     runtime: Annotated[
         Literal["auto", "tensorrt", "tensorrt-rtx"],
-        typer.Option(help="tensorrt needs the GPU that will run it; tensorrt-rtx builds without; auto: what fits."),
+        typer.Option(
+            metavar="NAME",
+            help="tensorrt needs the GPU that will run it; tensorrt-rtx builds without; auto: what fits.",
+        ),
     ] = "auto",
     no_plugin: Annotated[
         bool, typer.Option("--no-plugin", help="Standard operators in place of the fused plugin.")
     ] = False,
-    plugin_library: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="C++ plugin from mtu-build-plugin, in place of the Python one.")
-    ] = None,
+    plugin_library: PluginLibraryOption = None,
     timing_cache: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Read if it fits, written: makes the next build quicker.")
     ] = None,
@@ -59,7 +60,7 @@ def build(
     ] = None,
     workspace: Annotated[int | None, typer.Option(metavar="MIB", help="Limit of the layers' scratch memory.")] = None,
     hardware_compatibility_level: Annotated[
-        HardwareCompatibility, typer.Option(help="Which other GPUs may run it (tensorrt).")
+        HardwareCompatibility, typer.Option(metavar="LEVEL", help="Which other GPUs may run it (tensorrt).")
     ] = "none",
     version_compatible: Annotated[
         bool, typer.Option("--version-compatible", help="Runs on newer versions of the same major too.")
@@ -68,8 +69,8 @@ def build(
         str | None, typer.Option(metavar="LIST", help="GPUs to build for (tensorrt-rtx): 8.6,8.9,12.0.")
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Print and log everything the library says.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an engine that exists.")] = False,
-    version: Version = False,
+    overwrite: OverwriteOption = False,
+    version: VersionOption = False,
 ) -> None:
     """Builds the TensorRT engine of a bundle: first.engine, step.engine, engine.json and build.log.
 

@@ -8,7 +8,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from mtu.plugins.build import build_plugin
-from mtu.runtime.console import Version, new_app, run_app, say
+from mtu.runtime.console import new_app, run_app, say
+from mtu.runtime.options import OUTPUT, OverwriteOption, VersionOption
 
 PROGRAM = "mtu-build-plugin"
 app = new_app()
@@ -18,7 +19,13 @@ app = new_app()
 def main_build(
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="DIR", help="Directory for the libmtu_plugin_trt<major> libraries."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Directory for the libmtu_plugin_trt<major> libraries.",
+            rich_help_panel=OUTPUT,
+        ),
     ],
     tensorrt_include: Annotated[
         Path | None,
@@ -48,8 +55,8 @@ def main_build(
         list[str] | None,
         typer.Option(metavar="ARG", help="Passed to cmake, for example -DCMAKE_CXX_COMPILER=g++-12; may be repeated."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a library that exists.")] = False,
-    version: Version = False,
+    overwrite: OverwriteOption = False,
+    version: VersionOption = False,
 ) -> None:
     """Builds the TensorRT plugin as a C++ library, for trtexec, Triton, DeepStream and other programs without Python.
 

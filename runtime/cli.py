@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import NoReturn
 
 import typer
 
 from mtu.models.errors import InvalidInputError
-from mtu.runtime.backends import FACTORIES
-from mtu.runtime.console import DAMAGED_INPUT, ModelOption, Version, new_app, run_app, say
+from mtu.runtime import options
+from mtu.runtime.console import DAMAGED_INPUT, new_app, run_app, say
 from mtu.runtime.report import check_report, write_report
 from mtu.runtime.session import SCENE_THRESHOLD
 
@@ -21,71 +20,29 @@ app = new_app()
 
 @app.command()
 def run(
-    source: Annotated[
-        str, typer.Argument(metavar="INPUT", help="Video file, directory of images, or - for yuv4mpeg on stdin.")
-    ],
-    output: Annotated[
-        str,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="OUTPUT",
-            help="Video file; without an extension a directory of PNGs; - is yuv4mpeg.",
-        ),
-    ],
-    model: ModelOption = None,
-    backend: Annotated[str, typer.Option(help=f"auto, {', '.join(FACTORIES)}.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    cuda_graph: Annotated[bool, typer.Option(help="Replay a frame's work as one CUDA graph (TensorRT).")] = True,
-    plugin_library: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="C++ plugin made by mtu-build-plugin (TensorRT).", show_default="in Python"),
-    ] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Stop at values that are not finite, instead of starting afresh there.")
-    ] = False,
-    compare: Annotated[
-        Literal["side-by-side", "split"] | None, typer.Option(help="Show the input beside the result.")
-    ] = None,
-    save_motion: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Also write the displacement of each frame as a colour picture.")
-    ] = None,
-    report_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write a report of the run.")
-    ] = None,
-    segment: Annotated[
-        str | None, typer.Option(metavar="A:B", help="Only from A to B, in seconds; either may be left out.")
-    ] = None,
-    video_stream: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", help="Video stream to process, counted from 0.", show_default="the one marked default"
-        ),
-    ] = None,
-    rate: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N", help="Frames a second of a directory of pictures, such as 30000/1001.", show_default="25"
-        ),
-    ] = None,
-    codec: Annotated[
-        str | None,
-        typer.Option("--codec", "-c", help="Video encoder, as FFmpeg names it.", show_default="by container"),
-    ] = None,
-    crf: Annotated[
-        float | None, typer.Option(help="Constant quality of the encoder; lower is better.", show_default="by codec")
-    ] = None,
-    pix_fmt: Annotated[
-        str | None, typer.Option(help="Pixel format, as FFmpeg names it.", show_default="as the input")
-    ] = None,
-    extra: Annotated[
-        list[str] | None, typer.Option("-e", metavar="KEY=VALUE", help="Option for the encoder; may be repeated.")
-    ] = None,
-    scene_detection: Annotated[bool, typer.Option(help="Start afresh at scene cuts.")] = True,
-    scene_threshold: Annotated[float, typer.Option(help="Difference that is a cut, in percent.")] = SCENE_THRESHOLD,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
-    progress: Annotated[bool, typer.Option(help="Progress on a terminal.")] = True,
-    version: Version = False,
+    source: options.SourceArgument,
+    output: options.TargetOption,
+    segment: options.SegmentOption = None,
+    video_stream: options.VideoStreamOption = None,
+    rate: options.RateOption = None,
+    compare: options.CompareOption = None,
+    save_motion: options.SaveMotionOption = None,
+    overwrite: options.OverwriteOption = False,
+    codec: options.CodecOption = None,
+    crf: options.CrfOption = None,
+    pix_fmt: options.PixFmtOption = None,
+    extra: options.ExtraOption = None,
+    model: options.ModelOption = None,
+    backend: options.BackendOption = "auto",
+    device: options.DeviceOption = "auto",
+    cuda_graph: options.CudaGraphOption = True,
+    plugin_library: options.PluginLibraryOption = None,
+    strict: options.StrictOption = False,
+    scene_detection: options.SceneDetectionOption = True,
+    scene_threshold: options.SceneThresholdOption = SCENE_THRESHOLD,
+    report_file: options.JsonOption = None,
+    progress: options.ProgressOption = True,
+    version: options.VersionOption = False,
 ) -> None:
     """Deblurs a video: one frame in, one frame out, everything else of the file kept."""
     from mtu.runtime.job import Job, run_job
@@ -98,7 +55,7 @@ def run(
         check_report(report_file, source, output)
     if bare := [item for item in extra or [] if "=" not in item]:
         raise InvalidInputError(f"-e {bare[0]}: write it as key=value")
-    options = {key: value for key, _, value in (item.partition("=") for item in extra or [])}
+    encoder = {key: value for key, _, value in (item.partition("=") for item in extra or [])}
     job = Job(
         source=source,
         target=output,
@@ -116,7 +73,7 @@ def run(
             rate=None if rate is None else parse_rate(rate),
         ),
         scene_threshold=scene_threshold if scene_detection else None,
-        encode=EncodeOptions(codec=codec, crf=crf, pix_fmt=pix_fmt, options=options),
+        encode=EncodeOptions(codec=codec, crf=crf, pix_fmt=pix_fmt, options=encoder),
         overwrite=overwrite,
     )
     with Progress(PROGRAM, enabled=progress and sys.stderr is not None and sys.stderr.isatty()) as bar:

@@ -13,18 +13,18 @@ import os
 import signal
 import sys
 import threading
-from pathlib import Path
+from collections.abc import Callable
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import typer
 
 from mtu.models.errors import MissingExtraError, MtuError
-from mtu.models.release import VERSION
-from mtu.runtime.bundle import BUNDLED
+from mtu.runtime.usage import Command, Group, UsageError, explain
 
 USER_ERROR = 2
 DAMAGED_INPUT = 3
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Terminated(BaseException):
@@ -39,32 +39,15 @@ def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
     raise Terminated(signum)
 
 
+class _App(typer.Typer):
+    def command(self, name: str | None = None, **settings: Any) -> Callable[[Function], Function]:
+        """As in typer, with the help of `mtu.runtime.usage`."""
+        return super().command(name, cls=Command, **settings)
+
+
 def new_app() -> typer.Typer:
-    """A typer program without shell-completion options and with plain tracebacks."""
-    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-
-
-def _print_version(asked: bool) -> None:
-    if asked:
-        print(VERSION)
-        raise typer.Exit
-
-
-Version = Annotated[
-    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
-]
-"""The option that every command line has."""
-
-ModelOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="MODEL",
-        help=f"{BUNDLED}, which comes with the package; a bundle made by mtu-export onnx, or an engine made by"
-        " mtu-build-engine.",
-        show_default=BUNDLED,
-    ),
-]
-"""The model that a command runs on frames."""
+    """A typer program without shell-completion options, with plain tracebacks and the help of `mtu.runtime.usage`."""
+    return _App(cls=Group, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 def say(program: str, text: str) -> None:
@@ -92,12 +75,15 @@ def run_app(app: typer.Typer, program: str) -> NoReturn:
     code = 0
     try:
         try:
-            app(prog_name=program)
+            code = app(prog_name=program, standalone_mode=False) or 0
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()  # so that what cannot be written is known in here
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
+    except UsageError as error:
+        say(program, f"error: {explain(error)}")
+        code = USER_ERROR
     except MtuError as error:
         say(program, f"error: {error}")
         code = USER_ERROR

@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from mtu.runtime.backends import open_model
-from mtu.runtime.console import USER_ERROR, Version, new_app, run_app
+from mtu.runtime.console import USER_ERROR, new_app, run_app
 from mtu.runtime.doctor import Finding, Verdict, examine_host, examine_model
+from mtu.runtime.options import JsonOption, PluginLibraryOption, VersionOption
 from mtu.runtime.report import check_report, write_report
 
 PROGRAM = "mtu-doctor"
@@ -26,15 +27,13 @@ app = new_app()
 def doctor(
     model: Annotated[
         Path | None,
-        typer.Argument(metavar="[ENGINE|BUNDLE]", help="Say also what can run this model here.", show_default=False),
+        typer.Argument(
+            metavar="MODEL", help="An engine or a bundle: say also what can run it here.", show_default=False
+        ),
     ] = None,
-    plugin_library: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Try this C++ plugin in place of the Python one.")
-    ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Also write the findings as JSON.")
-    ] = None,
-    version: Version = False,
+    plugin_library: PluginLibraryOption = None,
+    json_file: JsonOption = None,
+    version: VersionOption = False,
 ) -> None:
     """Looks for everything that this project can make use of: found, missing, broken, and the line that fixes it.
 

@@ -11,7 +11,8 @@ import typer
 
 from mtu.models.interface import PRESETS
 from mtu.models.training.options import SYNTHETIC, ImageLoss, Options, Precision, Schedule, data_folder
-from mtu.runtime.console import Version, new_app, require, run_app, say
+from mtu.runtime.console import new_app, require, run_app, say
+from mtu.runtime.options import OUTPUT, VersionOption
 
 PROGRAM = "mtu-train"
 DEFAULTS = Options()
@@ -22,7 +23,9 @@ app = new_app()
 @app.command()
 def main_command(
     context: typer.Context,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="RUN", help="Folder of the run.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="RUN", help="Folder of the run.", rich_help_panel=OUTPUT)
+    ],
     data: Annotated[
         str, typer.Option(help=f"{SYNTHETIC}, photos:DIR, dvd:DIR, gopro:DIR or reds:DIR.", rich_help_panel=LOSS)
     ] = DEFAULTS.data,
@@ -83,7 +86,7 @@ def main_command(
     workers: Annotated[int, typer.Option(min=0, help="Processes that prepare batches.", rich_help_panel=MACHINE)] = min(
         8, (os.cpu_count() or 1) - 1
     ),
-    version: Version = False,
+    version: VersionOption = False,
 ) -> None:
     """Trains a network on made clips or on a data set: writes RUN/weights.safetensors, for mtu-export, and a log.
 
