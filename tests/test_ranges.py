@@ -327,7 +327,7 @@ def test_bad_input_gets_one_message(small: Bundle, clip: Path, tmp_path: Path, c
     (tmp_path / "text").write_text("no video")
     whole = ("--input", clip)
     for bundle, options, words in (
-        (small.directory, (), "Missing option '--input'"),
+        (small.directory, (), "--input is missing; write:"),
         (small.directory, ("--input", "empty"), "empty"),
         (small.directory, ("--input", "none.mp4"), "none.mp4"),
         (small.directory, ("--input", "text"), "text"),
