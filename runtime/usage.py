@@ -126,7 +126,7 @@ def _text(param: Any) -> str:
     if param.required and not _is_argument(param):
         notes.append("required")
     noted = "; ".join(filter(None, notes))
-    return f"{param.help or ""} [{noted}]" if noted else param.help or ""
+    return f"{param.help or ''} [{noted}]" if noted else param.help or ""
 
 
 def explain(error: Any) -> str:
