@@ -1,14 +1,16 @@
 """The other streams: audio, subtitles, attachments, chapters and metadata, copied packet for packet.
 
-What a container refuses is found out by writing its header into memory, before anything is written to disk. Text
-subtitles that it refuses are converted to the kind it holds; everything else it refuses is dropped, and said.
+What a container refuses is found out in memory (trial.py), before anything is written to disk. Text subtitles that it
+refuses are converted to the kind it holds; everything else it refuses is dropped, and said.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -19,39 +21,55 @@ from av.subtitles.codeccontext import SubtitleCodecContext
 from av.subtitles.stream import SubtitleStream
 
 from mtu.runtime.video.reader import Reader, is_inner
-from mtu.runtime.video.tags import attachment_of, set_tag, stream_metadata
-from mtu.runtime.video.timing import Clock
+from mtu.runtime.video.tags import QUICKTIME, attachment_of, set_tag, stream_metadata
+from mtu.runtime.video.track import Track
+from mtu.runtime.video.trial import Sample, Trial, first_packets, refusal
 
 # The text subtitles of a container, where others are converted to them.
 _TEXT = {"mp4": "mov_text", "mov": "mov_text", "ipod": "mov_text", "matroska": "subrip", "webm": "webvtt"}
 # Containers that keep a cover as a cover, not as one more video.
 _COVERS = {"mp4", "ipod", "matroska"}
+# Containers that hide what lies before time 0; they take no subtitle without an end, either.
+_EDIT_LISTS = QUICKTIME - {"ismv"}
 _CHAPTERS = {"mp4", "mov", "ipod", "3gp", "3g2", "psp", "f4v", "matroska", "webm", "nut", "asf"}
 # The only subtitles of a transport stream that a player understands; its muxer takes any.
 _DVB = {"dvbsub", "dvb_subtitle", "dvb_teletext", "libzvbi_teletextdec", "pgssub", "hdmv_pgs_subtitle"}
 
 
+def timecode_of(reader: Reader) -> str | None:
+    """The timecode of the first picture, such as "01:02:03:04": a tag of the pictures, of a data stream or the file."""
+    if reader.container is None or reader.stream is None:
+        return None
+    streams = [reader.stream, *(stream for stream in reader.container.streams if stream.type == "data")]
+    tags = [*(stream.metadata for stream in streams), reader.container.metadata]
+    found = [value for each in tags for key, value in each.items() if key.lower() == "timecode"]
+    return found[0] if found else None
+
+
 class Copier:
     """Carries the streams that are not processed from a reader into an output container."""
 
-    def __init__(self, reader: Reader, output: OutputContainer) -> None:
-        """Add a stream to `output` for each one it can hold. `notes` says what it cannot."""
+    def __init__(
+        self,
+        reader: Reader,
+        output: OutputContainer,
+        pictures: Sample,
+        mux: Callable[[av.Packet[Any]], None],
+    ) -> None:
+        """Add a stream to `output` for each one it can hold beside the `pictures`. `notes` says what it cannot.
+
+        `mux` writes a packet.
+        """
         self.notes: list[str] = []
-        self._output = output
-        self._origin = reader.origin
-        self._copied: dict[int, Stream] = {}
-        self._converted: dict[int, SubtitleStream] = {}
-        self._covers = set(reader.covers)
-        self._clocks: dict[int, Clock] = {}
-        self._refused: dict[int, int] = {}
-        self._names: dict[int, str] = {}
+        self._output, self._mux = output, mux
+        self._accepted = [pictures]
+        self._copied: dict[int, _Copied] = {}
         source = reader.container
         assert source is not None and reader.stream is not None
-        for stream in source.streams:
-            if stream.index != reader.stream.index and not is_inner(stream):
-                self._names[stream.index] = _describe(stream)
-                self._clocks[stream.index] = Clock(stream.time_base or Fraction(1, 1000), None)
-                self._take(stream, reader)
+        others = [each for each in source.streams if each.index != reader.stream.index and not is_inner(each)]
+        self._first = first_packets(reader.source, len(source.streams)) if others else {}
+        for stream in others:
+            self._take(stream, reader)
         chapters = _chapters(reader)
         if chapters and output.format.name in _CHAPTERS:
             output.set_chapters(chapters)
@@ -60,59 +78,100 @@ class Copier:
 
     def _take(self, stream: Stream, reader: Reader) -> None:
         container = self._output.format.name
+        name = _describe(stream)
         cover = reader.covers.get(stream.index)
         if cover is not None and container == "matroska":
             # It keeps them as attachments, and gives them back as pictures.
             self._output.add_attachment(*attachment_of(stream, bytes(cover)), bytes(cover))
             return
-        why = "it has no place for covers" if cover and container not in _COVERS else _refusal(stream, container)
-        if why is None:
-            self._copied[stream.index] = _add(self._output, stream)
+        if stream.type == "data" and "timecode" in stream.metadata:
+            return  # it says no more than the pictures' tag, of which muxers make such a stream again
+        why = _refusal(self._output, self._accepted, stream, self._first.get(stream.index), cover is not None)
+        if isinstance(why, Sample):
+            self._copy_from(stream, why, reader, name)
         elif isinstance(stream, SubtitleStream) and container in _TEXT and _is_text(stream):
-            self._converted[stream.index] = _add_text(self._output, stream, _TEXT[container])
-            self.notes.append(
-                f"{container} cannot hold {self._names[stream.index]}: converted to {_TEXT[container]}, without styles"
-            )
+            codec = _TEXT[container]
+            self._copy_from(stream, Sample(lambda out: _add_text(out, stream, codec)), reader, name)
+            self._copied[stream.index].converted = True
+            self.notes.append(f"{container} cannot hold {name}: converted to {codec}, without styles")
         else:
-            better = "" if container == "matroska" else "; .mkv would keep it"
-            self.notes.append(f"{container} cannot hold {self._names[stream.index]}: dropped ({why}{better})")
+            keeper = _keeper(stream, self._first.get(stream.index), cover is not None)
+            better = f"; {keeper} would keep it" if keeper else ""
+            self.notes.append(f"{container} cannot hold {name}: dropped ({why}{better})")
+
+    def _copy_from(self, stream: Stream, sample: Sample, reader: Reader, name: str) -> None:
+        edit_lists = self._output.format.name in _EDIT_LISTS
+        track = Track(
+            "cover" if stream.index in reader.covers else stream.type,
+            stream.time_base or Fraction(1, 1000),
+            reader.origin,
+            edit_lists=edit_lists,
+            needs_ends=edit_lists,
+        )
+        self._copied[stream.index] = _Copied(
+            name, track, sample.add(self._output), Trial(self._output, sample.add), converted=False
+        )
+        self._accepted.append(sample)
 
     def copy(self, packet: av.Packet[Any]) -> None:
-        """Write a packet of one of the copied streams; ignores others. The data is unchanged. Raises OSError."""
-        index = packet.stream_index
-        try:
-            if index in self._converted:
-                text = _text_of(packet)
-                if text is not None:
-                    self._mux(_text_packet(packet, text, self._converted[index]), index, self._converted[index])
-            elif index in self._copied:
-                self._mux(packet, index, self._copied[index])
-        except av.FFmpegError as error:
-            # What is wrong with one packet must not end the work; a full disk must.
-            if isinstance(error, OSError) and not isinstance(error, ValueError):
-                raise
-            self._refused[index] = self._refused.get(index, 0) + 1
+        """Write a packet of one of the copied streams; ignores others. The data is unchanged. Raises OutputError."""
+        copied = self._copied.get(packet.stream_index)
+        if copied is not None:
+            self._write(copied, copied.track.ready(packet))
 
-    def _mux(self, packet: av.Packet[Any], index: int, target: Stream) -> None:
-        if index in self._covers:
-            packet.pts = packet.dts = 0
-        else:
-            shift = round(self._origin / packet.time_base)
-            dts = packet.dts if packet.dts is not None else packet.pts
-            stamp, _ = self._clocks[index].stamp(dts, packet.duration)
-            # A clock that fell back moves both times.
-            move = 0 if dts is None else stamp - dts
-            pts = stamp if packet.pts is None else packet.pts + move
-            packet.pts, packet.dts = max(stamp, pts) - shift, stamp - shift
-        packet.stream = target
-        self._output.mux(packet)
+    def finish(self, end: Fraction) -> None:
+        """Write what waits for its end; `end` is that of the pictures, in seconds. Raises OutputError."""
+        for copied in self._copied.values():
+            self._write(copied, copied.track.rest(end))
+
+    def _write(self, copied: _Copied, packets: list[av.Packet[Any]]) -> None:
+        for packet in packets:
+            if copied.converted:
+                text = _text_of(packet)
+                if text is None:
+                    continue
+                assert isinstance(copied.target, SubtitleStream)
+                packet = _text_packet(packet, text, copied.target)
+            why = copied.trial.refusal(packet)
+            if why is not None:
+                copied.refused[why] += 1
+                continue
+            packet.stream = copied.target
+            self._mux(packet)
+
+    def close(self) -> None:
+        """End the trials. May be called twice."""
+        for copied in self._copied.values():
+            copied.trial.close()
 
     def remarks(self) -> list[str]:
         """What had to be changed or left out while copying."""
-        clocks = self._clocks.items()
-        return [f"{self._names[index]}: {text}" for index, clock in clocks for text in clock.remarks("packets")] + [
-            f"{self._names[index]}: {count} damaged packets were left out" for index, count in self._refused.items()
+        return [
+            f"{copied.name}: {text}"
+            for copied in self._copied.values()
+            for text in (
+                *copied.track.remarks(),
+                *(
+                    f"{count} packets that {self._output.format.name} refuses ({why}) were left out"
+                    for why, count in copied.refused.items()
+                ),
+            )
         ]
+
+
+@dataclass
+class _Copied:
+    """A stream that is copied."""
+
+    name: str
+    """For messages."""
+    track: Track
+    target: Stream
+    trial: Trial
+    converted: bool
+    """Whether its packets become text of the kind the container holds."""
+    refused: Counter[str] = field(default_factory=Counter)
+    """Packets that were left out, by reason."""
 
 
 def _describe(stream: Stream) -> str:
@@ -131,25 +190,37 @@ def _add(output: OutputContainer, stream: Stream) -> Stream:
     return added
 
 
-def _refusal(stream: Stream, container: str) -> str | None:
-    """Why a container cannot hold a stream, None if it can: tried by writing a header into memory."""
+def _refusal(
+    output: OutputContainer, accepted: list[Sample], stream: Stream, packets: list[av.Packet[Any]] | None, cover: bool
+) -> Sample | str:
+    """How a container takes one more stream, or why it does not: tried in memory with a packet, if there is one."""
+    container = output.format.name
     codec = stream.codec_context
+    if cover and container not in _COVERS:
+        return "it has no place for covers"
     if codec is None and stream.type not in ("attachment", "data"):
         return "its codec is unknown"
     if stream.type == "attachment" and container != "matroska":
         return "it has no place for attachments"
     if container == "mpegts" and (codec is None or (stream.type == "subtitle" and codec.name not in _DVB)):
         return "players would not find it there"
-    probe = av.open(io.BytesIO(), "w", format=container)
-    try:
-        _add(probe, stream)
-        probe.start_encoding()
-    except (av.FFmpegError, ValueError) as error:
-        reason = getattr(error, "strerror", None)
-        return "no such streams in this format" if reason in (None, "Invalid argument") else str(reason)
-    finally:
-        with suppress(av.FFmpegError, ValueError):
-            probe.close()
+    why: str | None = None
+    tries: list[av.Packet[Any] | None] = [*packets] if packets else [None]
+    for packet in tries:
+        sample = Sample(lambda out: _add(out, stream), packet)
+        why = refusal(output, accepted, sample)
+        if why is None:
+            return sample
+    assert why is not None
+    return why
+
+
+def _keeper(stream: Stream, packets: list[av.Packet[Any]] | None, cover: bool) -> str | None:
+    """The ending of a usual container that does hold a stream, None if there is none."""
+    for container, ending in (("matroska", ".mkv"), ("mov", ".mov"), ("mp4", ".mp4"), ("mpegts", ".ts")):
+        with av.open(io.BytesIO(), "w", format=container) as output:
+            if isinstance(_refusal(output, [], stream, packets, cover), Sample) or (cover and container == "matroska"):
+                return ending
     return None
 
 

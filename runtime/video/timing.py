@@ -14,6 +14,9 @@ from mtu.models.errors import InvalidInputError
 JUMP = Fraction(1)
 """Timestamps that fall back by more than this many seconds start a new clock (joined files); less is a disorder."""
 
+TOLERANCE = Fraction(1, 500)
+"""Seconds; times that are rounded by less are as good as kept."""
+
 
 MOST_PICTURES = 1000
 """Largest rate that can be asked for, in pictures per second."""
@@ -97,7 +100,8 @@ class Clock:
         self._jump = JUMP / time_base
         self._last: int | None = None
         self._last_step = self.step
-        self._offset = 0
+        self.offset = 0
+        """Ticks that are added since the clock fell back."""
         self._missing = self._disordered = self._jumps = 0
         self._all = self._regular = self._gaps = 0
 
@@ -108,12 +112,12 @@ class Clock:
             self._missing += 1
             stamp = 0 if self._last is None else self._last + self._last_step
         else:
-            stamp = pts + self._offset
+            stamp = pts + self.offset
             if self._last is not None and stamp <= self._last:
                 if self._last - stamp > self._jump:
                     self._jumps += 1
                     stamp = self._last + self._last_step
-                    self._offset = stamp - pts
+                    self.offset = stamp - pts
                 else:
                     self._disordered += 1
                     stamp = self._last + 1
@@ -135,3 +139,24 @@ class Clock:
             (strange, f"gaps of more than 3 {what} (lost data?): kept"),
         ]
         return [f"{count} {text}" for count, text in texts if count]
+
+
+class Drift:
+    """How far the times in an output are from the source's, where its container holds no times or rounds them."""
+
+    def __init__(self) -> None:
+        self.worst = Fraction(0)
+        """Seconds."""
+
+    def see(self, wanted: Fraction, written: Fraction) -> None:
+        """Take one picture's times, in seconds."""
+        self.worst = max(self.worst, abs(wanted - written))
+
+    def remarks(self, container: str) -> list[str]:
+        """What to say at the end; a rounding to milliseconds is none."""
+        if self.worst <= TOLERANCE:
+            return []
+        return [
+            f"{container} does not hold the times of these pictures: they are shown up to {float(self.worst):.3g} s "
+            "earlier or later than in the source; .mp4 and .mkv keep them"
+        ]

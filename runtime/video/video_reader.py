@@ -29,6 +29,8 @@ MAX_ERRORS_IN_A_ROW = 100
 """So many damaged packets without a picture between them end the iteration."""
 # Formats whose clocks begin anywhere; in the others an offset is meant.
 _FREE_CLOCKS = {"mpegts", "mpeg"}
+# Formats whose duration counts from time 0, not from where their clock begins.
+_LASTS_FROM_ZERO = {"matroska,webm", "nut"}
 # Demuxers that take text or anything at all for a video.
 _NOT_VIDEO = {"tty", "bin", "xbin", "adf", "idf"}
 # Side data of pictures that PyAV cannot hand to an encoder.
@@ -273,9 +275,20 @@ class VideoReader(Reader):
             return self.stream.duration * self.time_base
         # Matroska has the length of a stream in its tags only.
         tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", self.stream.metadata.get("DURATION", ""))
-        if tag:
-            return int(tag[1]) * 3600 + int(tag[2]) * 60 + Fraction(tag[3])
-        return Fraction(self.container.duration, av.time_base) if self.container.duration else None
+        length = None if tag is None else int(tag[1]) * 3600 + int(tag[2]) * 60 + Fraction(tag[3])
+        if length is None and self.container.duration:
+            length = Fraction(self.container.duration, av.time_base)
+        late = self.stream.start_time and self.stream.start_time * self.time_base
+        if length is not None and late and not self._begin():
+            length = length - late if length > late else length
+        return length
+
+    def _begin(self) -> Fraction:
+        """The time from which the container's duration counts."""
+        assert self.container is not None
+        if self.container.format.name in _LASTS_FROM_ZERO:
+            return Fraction(0)
+        return Fraction(self.container.start_time or 0, av.time_base)
 
     def _lasts(self) -> str:
         length = self._length()
@@ -348,7 +361,7 @@ class VideoReader(Reader):
         if self._by_place and self.segment is None and self._packets < self.stream.frames:
             lost.append(f"{self.stream.frames - self._packets} of {self.stream.frames} pictures are missing")
         elif not self._past_end and self.container.duration and self.source != "-":
-            end = Fraction((self.container.start_time or 0) + self.container.duration, av.time_base)
+            end = self._begin() + Fraction(self.container.duration, av.time_base)
             if end - self._seen_end > max(_END_TOLERANCE, 3 / (self.average_rate or 25)):
                 lost.append(f"it ends at {float(self._seen_end):.2f} s of {float(end):.2f} s")
         return f"{self.source}: after {self._given} pictures: {'; '.join(lost)}" if lost else None

@@ -16,23 +16,28 @@ from typing import Any, BinaryIO, ClassVar
 import av
 import numpy as np
 from av.codec import Codec
+from av.container import OutputContainer
 from av.video.stream import VideoStream
 
 from mtu.models.errors import InvalidInputError, OutputError
 from mtu.runtime.video.colour import FULL, LIMITED, SD_LINES, FromRGB, Pixels, swaps_sides
-from mtu.runtime.video.copying import Copier
-from mtu.runtime.video.encoding import EncodeOptions, choose_encoding
+from mtu.runtime.video.copying import Copier, timecode_of
+from mtu.runtime.video.encoding import EncodeOptions, Encoding, choose_encoding
 from mtu.runtime.video.images import IMAGE_SUFFIXES
 from mtu.runtime.video.picture_reader import PICTURE_RATE
 from mtu.runtime.video.picture_writer import DirectoryWriter, PictureWriter
 from mtu.runtime.video.reader import Frame, Reader
 from mtu.runtime.video.tags import kept_metadata, set_tag, stream_metadata
+from mtu.runtime.video.timing import Drift
+from mtu.runtime.video.trial import is_fatal, reason_of, rehearse
 from mtu.runtime.video.writer import Writer, create_file, finish_file, temporary_name, write_failed
 
 # Containers that keep a display matrix; all eight turns and flips survive them (tests/test_video_pictures.py).
 _KEEPS_MATRIX = {"mp4", "mov", "3gp", "3g2", "ipod", "ismv", "f4v", "psp", "matroska", "webm"}
 # Codecs that hold the aspect ratio of their pixels; PyAV cannot write Matroska's own.
 _KEEPS_ASPECT = {"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video"}
+# AVFMT_NOTIMESTAMPS; AVI does not set it.
+_NO_TIMESTAMPS = 0x80
 # Plain metadata keys are lost in these unless they are asked to keep them.
 _QUICKTIME = {".mp4", ".mov", ".m4v", ".3gp", ".3g2"}
 
@@ -110,7 +115,11 @@ class VideoWriter(Writer):
         self._temporary = temporary_name(path)
         self._origin = reader.origin
         self._last: int | None = None
-        self._moved = self._count = 0
+        self._end = Fraction(0)
+        self._moved = self._written = self._count = 0
+        self._refused: list[Exception] = []
+        self._start, self._fixed = reader.start, 1 / (reader.average_rate or Fraction(25))
+        self._drift = Drift()
         self._copier: Copier | None = None
         quicktime = reader.container is not None and any(key.startswith("com.") for key in reader.container.metadata)
         try:
@@ -162,23 +171,41 @@ class VideoWriter(Writer):
             self.notes.append(f"the aspect ratio of {encoding.codec} is lost in {container.format.name}: use .mp4")
         if reader.stems is not None and reader.average_rate == PICTURE_RATE:
             self.notes.append(f"pictures have no timing: written at {PICTURE_RATE} per second (--rate)")
-        stream = container.add_stream(encoding.codec, rate=encoding.rate)
+        self._time_base = encoding.time_base
+        self._name, self._timeless = container.format.name, bool(container.format.flags & _NO_TIMESTAMPS)
+        self._from_rgb = FromRGB(encoding.pix_fmt, encoding.matrix, encoding.range, centred=encoding.centred)
+
+        def add(output: OutputContainer) -> VideoStream:
+            return self._add_pictures(output, encoding, reader)
+
+        black = self._picture(np.zeros((height, width, 3), np.uint8), 0, 1)
+        sample, tags = rehearse(container, add, black)
+        timecode = timecode_of(reader)
+        if timecode is not None and "timecode" not in {key.lower() for key in tags}:
+            self.notes.append(f"{self._name} cannot hold the timecode {timecode} of this video: dropped")
+        self._stream = add(container)
+        if reader.container is None:
+            return
+        container.metadata.update(kept_metadata(reader.container.metadata))
+        if copy_streams:
+            self._copier = Copier(reader, container, sample, self._mux)
+            self.notes += self._copier.notes
+
+    def _add_pictures(self, output: OutputContainer, encoding: Encoding, reader: Reader) -> VideoStream:
+        stream = output.add_stream(encoding.codec, rate=encoding.rate)
         assert isinstance(stream, VideoStream)
         encoding.apply(stream.codec_context)
         stream.time_base = encoding.time_base
-        set_tag(stream, container.format.name)
-        self._stream, self._time_base = stream, encoding.time_base
-        self._from_rgb = FromRGB(encoding.pix_fmt, encoding.matrix, encoding.range, centred=encoding.centred)
+        set_tag(stream, output.format.name)
         if reader.display_matrix is not None and self._turn is None and hasattr(stream, "set_display_matrix"):
             stream.set_display_matrix(reader.display_matrix)
-        if reader.container is None or reader.stream is None:
-            return
-        stream.metadata.update(stream_metadata(reader.stream.metadata, container.format.name, encoded=True))
-        stream.disposition = reader.stream.disposition
-        container.metadata.update(kept_metadata(reader.container.metadata))
-        if copy_streams:
-            self._copier = Copier(reader, container)
-            self.notes += self._copier.notes
+        if reader.stream is not None:
+            stream.metadata.update(stream_metadata(reader.stream.metadata, output.format.name, encoded=True))
+            stream.disposition = reader.stream.disposition
+        timecode = timecode_of(reader)
+        if timecode is not None:
+            stream.metadata["timecode"] = timecode
+        return stream
 
     def _write(self, rgb: Pixels, frame: Frame) -> None:
         ticks = round((frame.pts * frame.time_base - self._origin) / self._time_base)
@@ -186,11 +213,25 @@ class VideoWriter(Writer):
             ticks = self._last + 1
             self._moved += 1
         self._last = ticks
+        duration = max(1, round(frame.duration * frame.time_base / self._time_base))
+        self._see_times(frame, ticks)
+        self._end = (ticks + duration) * self._time_base
+        self._encode(self._picture(rgb, ticks, duration))
+
+    def _see_times(self, frame: Frame, ticks: int) -> None:
+        """Compare the time that the container will hold with the source's."""
+        wanted, written = frame.pts * frame.time_base - self._origin, ticks * self._time_base
+        if self._timeless:
+            wanted, written = frame.pts * frame.time_base - self._start, self._count * self._fixed
+        elif self._stream.time_base:
+            written = round(written / self._stream.time_base) * self._stream.time_base
         self._count += 1
+        self._drift.see(wanted, written)
+
+    def _picture(self, rgb: Pixels, ticks: int, duration: int) -> av.VideoFrame:
         picture = self._from_rgb(rgb)
-        picture.pts, picture.time_base = ticks, self._time_base
-        picture.duration = max(1, round(frame.duration * frame.time_base / self._time_base))
-        self._encode(picture)
+        picture.pts, picture.time_base, picture.duration = ticks, self._time_base, duration
+        return picture
 
     def _encode(self, picture: av.VideoFrame | None) -> None:
         try:
@@ -199,35 +240,67 @@ class VideoWriter(Writer):
                 # libx265 never sets the decode times of clips this short; nothing is reordered in them.
                 for packet in packets:
                     packet.dts = packet.pts
-            self._container.mux(packets)
         except (av.FFmpegError, OSError) as error:
             raise write_failed(self._path, error) from None
+        for packet in packets:
+            self._mux(packet)
+            self._written += 1
+
+    def _mux(self, packet: av.Packet[Any]) -> None:
+        """Write a packet of any stream. A muxer reports late what it refuses, so that need not be this one."""
+        try:
+            self._container.mux(packet)
+        except (av.FFmpegError, OSError, ValueError) as error:
+            if is_fatal(error):
+                raise write_failed(self._path, error) from None
+            self._refused.append(error)
 
     def copy(self, packet: av.Packet[Any]) -> None:
         """Write another stream's packet, unchanged; those the container cannot hold are dropped."""
         if self._copier is not None:
-            try:
-                self._copier.copy(packet)
-            except (av.FFmpegError, OSError) as error:
-                raise write_failed(self._path, error) from None
+            self._copier.copy(packet)
 
     def commit(self) -> None:
         """Finish the file and give it its final name. Raises OutputError."""
         self._encode(None)
+        if self._copier is not None:
+            self._copier.finish(self._end)
         try:
             self._container.close()
         except (av.FFmpegError, OSError) as error:
-            raise write_failed(self._path, error) from None
+            if is_fatal(error):
+                raise write_failed(self._path, error) from None
+            self._refused.append(error)
+        if self._refused:
+            # Reported late, so that only the file tells whose packets they were.
+            lost = self._lost()
+            if self._written and lost == self._written:
+                raise write_failed(self._path, self._refused[-1])
+            words = f" and {lost} pictures" if lost > 0 else ""
+            self.remarks.append(
+                f"{self._name} refused {len(self._refused)} packets{words} ({reason_of(self._refused[-1])})"
+            )
         finish_file(self._temporary, self._path, self._overwrite)
         if self._moved:
             self.remarks.append(f"{self._moved} pictures lie too close for the time base: moved by its smallest step")
+        self.remarks += self._drift.remarks(self._name)
         if self._copier is not None:
             self.remarks += self._copier.remarks()
+
+    def _lost(self) -> int:
+        """How many of the pictures are not in the finished file, by reading it."""
+        try:
+            with av.open(str(self._temporary.absolute())) as file:
+                return self._written - sum(packet.size > 0 for packet in file.demux(file.streams[0]))
+        except (av.FFmpegError, IndexError):
+            return self._written
 
     def close(self) -> None:
         """Remove what was not committed. May be called twice."""
         with suppress(av.FFmpegError, OSError, ValueError):
             self._container.close()
+        if self._copier is not None:
+            self._copier.close()
         with suppress(OSError):
             self._temporary.unlink()
 

@@ -72,7 +72,7 @@ class Writer(ABC):
         self.close()
 
 
-def write_failed(path: Path, error: OSError | av.FFmpegError) -> OutputError:
+def write_failed(path: Path, error: Exception) -> OutputError:
     """The error to raise where writing `path` failed."""
     code = getattr(error, "errno", None)
     if code in (errno.ENOSPC, errno.EDQUOT):

@@ -1,0 +1,185 @@
+"""Muxers that write nowhere: what a container refuses is found out there, before it can cost a picture.
+
+A muxer reports what it refuses late (at a packet of another stream, or at its end), and a failed end leaves no file. So
+streams are tried together with a packet each before frame 1, and every packet that is copied goes through a muxer of
+its own stream first. Reads the beginning of the source a second time; writes nothing.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+from av.container import OutputContainer
+from av.stream import Stream
+from av.video.stream import VideoStream
+
+# How far the beginning of a source is read for a packet of each stream, and how many of each are tried: the first of a
+# recording may be cut.
+_PACKETS, _BYTES, _TRIES = 1000, 32 << 20, 3
+
+Refused = (av.FFmpegError, ValueError)
+"""What a muxer in memory raises where it refuses something."""
+
+
+class _Nowhere:
+    """A file that forgets what is written."""
+
+    def __init__(self) -> None:
+        self._position = self._size = 0
+
+    def write(self, data: bytes) -> int:
+        self._position += len(data)
+        self._size = max(self._size, self._position)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A stream to try: how it is added to a container, and one of its packets, if there is one."""
+
+    add: Callable[[OutputContainer], Stream]
+    packet: av.Packet[Any] | None = None
+
+
+def is_fatal(error: Exception) -> bool:
+    """Whether an error of a muxer that writes a file is none about a packet, such as a full disk."""
+    return isinstance(error, (OSError, MemoryError))
+
+
+def reason_of(error: Exception) -> str:
+    """What a muxer says, in words; "Invalid argument" says nothing."""
+    reason = getattr(error, "strerror", None)
+    return "no such streams in this format" if reason in (None, "Invalid argument") else str(reason)
+
+
+def rehearse(
+    output: OutputContainer, add: Callable[[OutputContainer], Stream], picture: av.VideoFrame
+) -> tuple[Sample, dict[str, str]]:
+    """Encode and write one picture as the output will, and read back its stream's tags.
+
+    Raises one of `Refused` where the container cannot hold it.
+    """
+    file = io.BytesIO()
+    with _muxer(output, file) as trial:
+        stream = add(trial)
+        assert isinstance(stream, VideoStream)
+        trial.start_encoding()
+        packets = [*stream.encode(picture), *stream.encode(None)]
+        if not packets:
+            raise ValueError("its encoder gives nothing for a picture")
+        _mux(trial, stream, packets[0])
+    tags: dict[str, str] = {}
+    with suppress(*Refused), av.open(io.BytesIO(file.getvalue()), metadata_errors="replace") as written:
+        tags = {**written.metadata, **written.streams[0].metadata}
+    return Sample(lambda container: container.add_stream_from_template(stream, opaque=True), packets[0]), tags
+
+
+def refusal(output: OutputContainer, accepted: Sequence[Sample], sample: Sample) -> str | None:
+    """Why a container that has taken some streams cannot hold one more, None if it can."""
+    try:
+        with _muxer(output) as trial:
+            streams = [(each.add(trial), each.packet) for each in (*accepted, sample)]
+            trial.start_encoding()
+            for stream, packet in streams:
+                if packet is not None:
+                    _mux(trial, stream, packet)
+    except Refused as error:
+        return reason_of(error)
+    return None
+
+
+def first_packets(source: str, streams: int) -> dict[int, list[av.Packet[Any]]]:
+    """Packets from the beginning of a file with so many streams, by stream number; none of what is no file."""
+    found: dict[int, list[av.Packet[Any]]] = defaultdict(list)
+    size = 0
+    if not Path(source).is_file():
+        return found
+    with suppress(av.FFmpegError), av.open(str(Path(source).absolute()), metadata_errors="replace") as container:
+        for _, packet in zip(range(_PACKETS), container.demux(), strict=False):
+            size += packet.size
+            if packet.size and len(found[packet.stream_index]) < _TRIES:
+                found[packet.stream_index].append(packet)
+            if size > _BYTES or sum(len(packets) == _TRIES for packets in found.values()) == streams:
+                break
+    return found
+
+
+class Trial:
+    """A muxer of one stream alone, which reports what it refuses at once. Where there is none it accepts all."""
+
+    def __init__(self, output: OutputContainer, add: Callable[[OutputContainer], Stream]) -> None:
+        self._running = ExitStack()
+        try:
+            self._muxer = self._running.enter_context(_muxer(output))
+            self._stream: Stream | None = add(self._muxer)
+            self._muxer.start_encoding()
+        except Refused:
+            self._stream = None  # such as MXF, which begins with a picture
+
+    def refusal(self, packet: av.Packet[Any]) -> str | None:
+        """Why the container does not take this packet next, None if it does. Leaves the packet as it is."""
+        if self._stream is None:
+            return None
+        try:
+            with _unchanged(packet):
+                packet.stream = self._stream
+                self._muxer.mux(packet)
+        except Refused as error:
+            return reason_of(error)
+        return None
+
+    def close(self) -> None:
+        """End it. May be called twice."""
+        with suppress(*Refused):
+            self._running.close()
+
+
+@contextmanager
+def _muxer(output: OutputContainer, file: Any = None) -> Iterator[OutputContainer]:
+    """A muxer like another one, into nowhere or memory; what it refuses at its end is raised when the block ends."""
+    options = dict(output.container_options)
+    # This would read the file again.
+    flags = [flag for flag in options.pop("movflags", "").split("+") if flag not in ("", "faststart")]
+    if flags:
+        options["movflags"] = "+".join(flags)
+    muxer = av.open(_Nowhere() if file is None else file, "w", format=output.format.name, container_options=options)
+    try:
+        yield muxer
+    except BaseException:
+        with suppress(*Refused):
+            muxer.close()
+        raise
+    muxer.close()
+
+
+@contextmanager
+def _unchanged(packet: av.Packet[Any]) -> Iterator[None]:
+    """Gives a packet its times back, which a muxer changes to its own clock."""
+    kept = packet.pts, packet.dts, packet.duration, packet.time_base
+    try:
+        yield
+    finally:
+        packet.pts, packet.dts, packet.duration, packet.time_base = kept
+
+
+def _mux(trial: OutputContainer, stream: Stream, packet: av.Packet[Any]) -> None:
+    """Write a packet at time 0."""
+    with _unchanged(packet):
+        packet.pts = packet.dts = 0
+        packet.duration = packet.duration if 0 < (packet.duration or 0) < 1 << 31 else 1
+        packet.stream = stream
+        trial.mux(packet)
