@@ -25,6 +25,7 @@ def run(
     segment: options.SegmentOption = None,
     video_stream: options.VideoStreamOption = None,
     rate: options.RateOption = None,
+    picture_format: options.PictureFormatOption = None,
     compare: options.CompareOption = None,
     save_motion: options.SaveMotionOption = None,
     overwrite: options.OverwriteOption = False,
@@ -73,7 +74,7 @@ def run(
             rate=None if rate is None else parse_rate(rate),
         ),
         scene_threshold=scene_threshold if scene_detection else None,
-        encode=EncodeOptions(codec=codec, crf=crf, pix_fmt=pix_fmt, options=encoder),
+        encode=EncodeOptions(codec=codec, crf=crf, pix_fmt=pix_fmt, options=encoder, picture_format=picture_format),
         overwrite=overwrite,
     )
     with Progress(PROGRAM, enabled=progress and sys.stderr is not None and sys.stderr.isatty()) as bar:

@@ -97,7 +97,16 @@ TargetOption = Annotated[
         "--output",
         "-o",
         metavar="OUTPUT",
-        help="Video file; without an extension a directory of PNGs; - is yuv4mpeg.",
+        help="Video file; without an extension a directory of pictures; - is yuv4mpeg.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+PictureFormatOption = Annotated[
+    Literal["png", "jpg", "tiff"] | None,
+    typer.Option(
+        metavar="KIND",
+        help="png, jpg or tiff: files of a directory of pictures.",
+        show_default="png",
         rich_help_panel=OUTPUT,
     ),
 ]

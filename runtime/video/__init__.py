@@ -1,12 +1,13 @@
 """Video in and out for `mtu-run`: everything goes through PyAV, no ffmpeg program is needed.
 
 `open_reader` gives pictures as RGB with their own timestamps and the packets of all other streams; `open_writer` takes
-both and writes a video, yuv4mpeg to stdout, or a directory of PNG files.
+both and writes a video, yuv4mpeg to stdout, or pictures.
 """
 
 from mtu.runtime.video.colour import Colour
 from mtu.runtime.video.encoding import EncodeOptions
-from mtu.runtime.video.images import read_image, write_png
+from mtu.runtime.video.images import read_image
+from mtu.runtime.video.picture_encoding import write_png
 from mtu.runtime.video.reader import Frame, Reader, ReadOptions
 from mtu.runtime.video.sources import open_reader
 from mtu.runtime.video.timing import Segment, parse_rate

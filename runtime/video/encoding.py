@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from typing import Literal
 
 import av
 from av.codec import Codec
@@ -63,6 +64,10 @@ _RGB_FORMATS = ("gbrp", "rgb24", "bgr24", "bgr0", "rgb0", "bgra", "rgba", "rgb8"
 _RATE_ONLY = {"avi"}
 
 
+PictureKind = Literal["png", "jpg", "tiff"]
+"""Kinds of files that a directory of pictures is written as."""
+
+
 @dataclass(frozen=True)
 class EncodeOptions:
     """What the user asked of the encoder; None and {} leave it to the defaults."""
@@ -71,6 +76,8 @@ class EncodeOptions:
     crf: float | None = None
     pix_fmt: str | None = None
     options: Mapping[str, str] = field(default_factory=dict)
+    picture_format: PictureKind | None = None
+    """Of a directory of pictures; None is png."""
 
     def given(self) -> list[str]:
         """Names of the command-line options that are set."""

@@ -1,6 +1,6 @@
-"""Single pictures: reading any image file, writing PNG, listing a directory in natural order.
+"""Reading single pictures, and listing those of a directory in natural order.
 
-Everything goes through PyAV; reads and writes only the paths it is given.
+Everything goes through PyAV; reads only the paths it is given and writes nothing.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import av
 import numpy as np
 from av.video.codeccontext import VideoCodecContext
 
-from mtu.models.errors import InvalidInputError, OutputError
-from mtu.runtime.video.colour import Pixels, ToRGB, colour_of, picture_of, quarter_turn, upright
+from mtu.models.errors import InvalidInputError
+from mtu.runtime.video.colour import Pixels, ToRGB, colour_of, quarter_turn, upright
 from mtu.runtime.video.picture_header import known_header
 
 _KINDS = "png jpg jpeg jpe jfif bmp dib tif tiff webp ppm pgm pbm pnm pam tga exr dpx jp2 j2k jxl qoi sgi"
@@ -153,26 +153,3 @@ def read_image(path: str | Path) -> Pixels:
     Raises MissingFileError or InvalidInputError.
     """
     return decode_image(Path(path))[1]
-
-
-def encode_png(rgb: Pixels) -> bytes:
-    """A PNG file of uint8 [H, W, 3] RGB."""
-    encoder = av.CodecContext.create("png", "w")
-    encoder.width, encoder.height = rgb.shape[1], rgb.shape[0]
-    encoder.pix_fmt, encoder.time_base = "rgb24", Fraction(1, 25)
-    # One thread: a frame thread would keep the picture after the call. Level 1 is 4 times faster than the default
-    # and 4 % larger.
-    encoder.thread_count = 1
-    encoder.options = {"compression_level": "1"}
-    picture = picture_of(rgb)
-    return b"".join(bytes(packet) for packet in encoder.encode(picture) + encoder.encode(None))
-
-
-def write_png(path: str | Path, rgb: Pixels) -> None:
-    """Write uint8 [H, W, 3] RGB as a PNG file, replacing what is there. Raises OutputError."""
-    if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or rgb.size == 0:
-        raise InvalidInputError(f"a picture is uint8 [H, W, 3], got {rgb.dtype} {list(rgb.shape)}")
-    try:
-        Path(path).write_bytes(encode_png(rgb))
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from None

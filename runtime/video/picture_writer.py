@@ -1,4 +1,4 @@
-"""The targets made of pictures: PNG files in a directory, or one PNG file. Writes only the target, beside it first."""
+"""The targets made of pictures: files in a directory, or one file. Writes only the target, beside it first."""
 
 from __future__ import annotations
 
@@ -7,23 +7,27 @@ from pathlib import Path
 
 from mtu.models.errors import OutputError
 from mtu.runtime.video.colour import Pixels
-from mtu.runtime.video.images import encode_png
+from mtu.runtime.video.picture_encoding import SUFFIXES, PictureEncoding
 from mtu.runtime.video.reader import Frame, Reader
 from mtu.runtime.video.writer import Writer, create_file, finish_file, temporary_name, write_failed
 
 
 class PictureWriter(Writer):
-    """One PNG file."""
+    """One picture file."""
 
-    def __init__(self, path: Path, reader: Reader, width: int, height: int, overwrite: bool) -> None:
+    def __init__(
+        self, path: Path, reader: Reader, width: int, height: int, overwrite: bool, encoding: PictureEncoding
+    ) -> None:
         super().__init__(reader, width, height)
+        encoding.check(width, height)
+        self._encoding = encoding
         self._path, self._overwrite = path, overwrite
         self._temporary = temporary_name(path)
         create_file(self._temporary, path)
 
     def _write(self, rgb: Pixels, frame: Frame) -> None:
         try:
-            self._temporary.write_bytes(encode_png(rgb))
+            self._temporary.write_bytes(self._encoding.encode(rgb))
         except OSError as error:
             raise write_failed(self._path, error) from None
 
@@ -37,20 +41,22 @@ class PictureWriter(Writer):
 
 
 class DirectoryWriter(Writer):
-    """A directory of PNG files: 000000.png and so on, or the names of the source's pictures."""
+    """A directory of picture files: 000000.png and so on, or the names of the source's pictures."""
 
-    def __init__(self, path: Path, reader: Reader, width: int, height: int, overwrite: bool) -> None:
+    def __init__(
+        self, path: Path, reader: Reader, width: int, height: int, overwrite: bool, encoding: PictureEncoding
+    ) -> None:
         super().__init__(reader, width, height)
+        encoding.check(width, height)
+        self._encoding = encoding
         self._path, self._overwrite = path.absolute(), overwrite
         self._check_free()
         self._stems = reader.stems
         self._count = 0
         if self._turn is not None:
-            self.notes.append("PNG holds no orientation: the pictures are turned upright")
+            self.notes.append("pictures are written without a tag of orientation: they are turned upright")
         if reader.container is not None and len(reader.container.streams) > 1:
-            self.notes.append(
-                "a directory of PNG files holds pictures only: sound, subtitles and timestamps are dropped"
-            )
+            self.notes.append("a directory holds pictures only: sound, subtitles and timestamps are dropped")
         self._temporary = temporary_name(self._path)
         try:
             self._temporary.mkdir()
@@ -58,7 +64,8 @@ class DirectoryWriter(Writer):
             raise write_failed(path, error) from None
 
     def _check_free(self) -> None:
-        """Refuse to touch anything but an empty directory or, with overwrite, one that holds nothing but PNG files."""
+        """Refuse to touch anything but an empty directory or, with overwrite, one that holds nothing but files of
+        the kind that is written."""
         path = self._path
         if not path.exists():
             return
@@ -67,10 +74,11 @@ class DirectoryWriter(Writer):
         entries = list(path.iterdir())
         if entries and not self._overwrite:
             raise OutputError(f"{path} exists and is not empty: choose another name, or replace it with --overwrite")
-        other = [entry.name for entry in entries if entry.suffix.lower() != ".png" or not entry.is_file()]
+        kind = self._encoding.kind
+        other = [entry.name for entry in entries if entry.suffix.lower() not in SUFFIXES[kind] or not entry.is_file()]
         if other:
             raise OutputError(
-                f"{path} is not replaced, since it holds more than PNG files ({', '.join(sorted(other)[:3])}): "
+                f"{path} is not replaced, since it holds more than {kind} files ({', '.join(sorted(other)[:3])}): "
                 "choose another name"
             )
 
@@ -78,7 +86,7 @@ class DirectoryWriter(Writer):
         stem = f"{self._count:06d}" if self._stems is None else self._stems[frame.pts]
         self._count += 1
         try:
-            (self._temporary / f"{stem}.png").write_bytes(encode_png(rgb))
+            (self._temporary / f"{stem}{self._encoding.suffix}").write_bytes(self._encoding.encode(rgb))
         except OSError as error:
             raise write_failed(self._path, error) from None
 

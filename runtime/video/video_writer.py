@@ -24,6 +24,7 @@ from mtu.runtime.video.colour import FULL, LIMITED, SD_LINES, FromRGB, Pixels, s
 from mtu.runtime.video.copying import Copier, timecode_of
 from mtu.runtime.video.encoding import EncodeOptions, Encoding, choose_encoding
 from mtu.runtime.video.images import IMAGE_SUFFIXES
+from mtu.runtime.video.picture_encoding import choose_picture_encoding
 from mtu.runtime.video.picture_reader import PICTURE_RATE
 from mtu.runtime.video.picture_writer import DirectoryWriter, PictureWriter
 from mtu.runtime.video.reader import Frame, Reader
@@ -54,33 +55,38 @@ def open_writer(
 ) -> Writer:
     """Open what the result of `reader` is written to.
 
-    `target` is a video file, "-" (yuv4mpeg on stdout), a directory for PNG files (no ending, a trailing slash, or an
-    existing directory), or, for a single picture, a .png file. `width` and `height` are those of the pictures given to
-    `write`, if not the reader's. Raises OutputError or InvalidInputError before anything is written.
+    `target` is a video file, "-" (yuv4mpeg on stdout), a directory for pictures (no ending, a trailing slash, or an
+    existing directory), or, for a single picture, a .png, .jpg or .tif file. `width` and `height` are those of the
+    pictures given to `write`, if not the reader's. Raises OutputError or InvalidInputError before anything is written.
     """
     options = options or EncodeOptions()
     width, height = width or reader.width, height or reader.height
     name = str(target)
     path = Path(name)
     if name == "-":
+        _refuse_picture_format(options, "yuv4mpeg on stdout")
         return Y4MWriter(reader, width, height, options)
     if name.endswith(("/", os.sep)) or path.is_dir() or not path.suffix:
-        _refuse_options(options, "a directory of PNG files")
         _check_place(path, reader)
-        return DirectoryWriter(path, reader, width, height, overwrite)
+        return DirectoryWriter(path, reader, width, height, overwrite, choose_picture_encoding(options))
     _check_place(path, reader)
     if path.exists() and not overwrite:
         raise OutputError(f"{name} exists: choose another name, or replace it with --overwrite")
     if path.suffix.lower() in IMAGE_SUFFIXES:
-        if path.suffix.lower() != ".png":
-            raise InvalidInputError(f"pictures are written as PNG only: name the output {path.with_suffix('.png')}")
+        encoding = choose_picture_encoding(options, path)
         if reader.stems is None or reader.frame_count != 1:
             raise InvalidInputError(
-                f"{name} is one picture, but the source is a video: give a directory (no ending) or a video file"
+                f"{name} is one picture, but the source is a video: give a video file, or a directory (no ending) with"
+                f" --picture-format {encoding.kind}"
             )
-        _refuse_options(options, "a PNG file")
-        return PictureWriter(path, reader, width, height, overwrite)
+        return PictureWriter(path, reader, width, height, overwrite, encoding)
+    _refuse_picture_format(options, name)
     return VideoWriter(path, reader, width, height, options, overwrite, copy_streams)
+
+
+def _refuse_picture_format(options: EncodeOptions, target: str) -> None:
+    if options.picture_format is not None:
+        raise InvalidInputError(f"--picture-format is for a directory of pictures, and {target} is none: leave it out")
 
 
 def _refuse_options(options: EncodeOptions, what: str) -> None:
