@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mtu.models.errors import MtuError
-from mtu.runtime.video import open_reader, video_reader
+from mtu.runtime.video import damage, open_reader
 from tests.media import make_video, moving
 from tests.video_run import frames_of, run
 
@@ -78,7 +78,7 @@ def test_a_hole_that_the_container_hides_is_remarked(tmp_path: Path, clips: dict
 
 
 def test_endless_damage_ends(tmp_path: Path, clips: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video_reader, "MAX_ERRORS_IN_A_ROW", 5)
+    monkeypatch.setattr(damage, "MAX_ERRORS_IN_A_ROW", 5)
     data = bytearray(clips["mp4"].read_bytes())
     data[len(data) // 3 :] = random.Random(0).randbytes(len(data) - len(data) // 3)
     (tmp_path / "noise.mp4").write_bytes(bytes(data))

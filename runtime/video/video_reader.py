@@ -21,12 +21,11 @@ from av.video.stream import VideoStream
 
 from mtu.models.errors import InvalidInputError
 from mtu.runtime.video.colour import ToRGB, colour_of, quarter_turn
+from mtu.runtime.video.damage import Damage
 from mtu.runtime.video.images import display_matrix, side_data
 from mtu.runtime.video.reader import Frame, Reader, ReadOptions, is_inner, picture_notes
 from mtu.runtime.video.timing import Clock, Segment
 
-MAX_ERRORS_IN_A_ROW = 100
-"""So many damaged packets without a picture between them end the iteration."""
 # Formats whose clocks begin anywhere; in the others an offset is meant.
 _FREE_CLOCKS = {"mpegts", "mpeg"}
 # Formats whose duration counts from time 0, not from where their clock begins.
@@ -41,8 +40,6 @@ _LOST = {
     "DOVI_METADATA": "Dolby Vision metadata",
     "A53_CC": "closed captions inside the pictures",
 }
-# Containers give times rounded to their tick, and the last duration is often a guess.
-_END_TOLERANCE = Fraction(1, 2)
 
 
 class VideoReader(Reader):
@@ -55,10 +52,8 @@ class VideoReader(Reader):
             raise InvalidInputError(f"--rate is for pictures, which have no times; {source} has its own: leave it out")
         self._options, segment = options, options.segment
         self.notes, self.remarks, self.covers = [], [], {}
-        self._errors = self._errors_in_a_row = self._corrupt = self._given = 0
-        self._several = self._stopped = self._last_error = ""
+        self._damage, self._given, self._several = Damage(), 0, ""
         self._past_end = False
-        self._seen_end = Fraction(0)
         try:
             self._open()
             first = self._first_picture()
@@ -150,8 +145,7 @@ class VideoReader(Reader):
                 yield packet
             elif not self._past_end:
                 yield from self._decode(stream, packet)
-            if self._errors_in_a_row > MAX_ERRORS_IN_A_ROW:
-                self._stopped = f"stopped after {MAX_ERRORS_IN_A_ROW} damaged packets in a row"
+            if self._damage.hopeless:
                 return
         if not self._past_end:
             yield from self._decode(stream, None)
@@ -165,8 +159,8 @@ class VideoReader(Reader):
             except StopIteration:
                 return
             except (av.FFmpegError, OSError) as error:
-                self._fail(error)
-                if self._errors_in_a_row > MAX_ERRORS_IN_A_ROW:
+                self._damage.fail(error)
+                if self._damage.hopeless:
                     return
                 packets = self.container.demux()
                 continue
@@ -180,9 +174,7 @@ class VideoReader(Reader):
                 # Demuxers give them once, at the very beginning, whatever their time.
                 self.covers.setdefault(packet.stream.index, packet)
             elif packet.size and not is_inner(packet.stream):
-                begin = packet.pts if packet.pts is not None else packet.dts
-                if begin is not None:
-                    self._seen_end = max(self._seen_end, (begin + (packet.duration or 0)) * packet.time_base)
+                self._damage.packet(packet)
                 yield packet
 
     def _decode(self, stream: VideoStream, packet: av.Packet[Any] | None) -> list[av.VideoFrame]:
@@ -191,21 +183,15 @@ class VideoReader(Reader):
         try:
             pictures = stream.decode(packet)
         except (av.FFmpegError, OSError) as error:
-            self._fail(error)
+            self._damage.fail(error)
             if self._places:
                 self._places.popleft()
             return []
-        if pictures:
-            self._errors_in_a_row = 0
         for picture in pictures:
+            self._damage.decoded()
             if self._by_place:
                 picture.pts = self._places.popleft() if self._places else None
         return pictures
-
-    def _fail(self, error: Exception) -> None:
-        self._errors += 1
-        self._errors_in_a_row += 1
-        self._last_error = getattr(error, "strerror", None) or str(error)
 
     def _first_picture(self) -> av.VideoFrame:
         """Read up to the first picture; what was read stays for the iteration."""
@@ -213,7 +199,7 @@ class VideoReader(Reader):
             self._ahead.append(event)
             if isinstance(event, av.VideoFrame):
                 return event
-        why = f"{self._errors} damaged packets, {self._last_error}" if self._errors else "its video stream is empty"
+        why = self._damage.reason or "its video stream is empty"
         raise InvalidInputError(f"{self.source}: not one picture could be decoded ({why})")
 
     def _stamp_of(self, picture: av.VideoFrame) -> Fraction:
@@ -222,6 +208,7 @@ class VideoReader(Reader):
     def _seek(self, time: Fraction) -> None:
         """Go to a key picture at or before `time`; where that cannot be done, everything before it is decoded."""
         assert self.container is not None and self.stream is not None
+        self._damage = Damage()
         try:
             self.container.seek(int(time / self.time_base), stream=self.stream)
             self._raw = self._decode_all(self.stream)
@@ -232,7 +219,7 @@ class VideoReader(Reader):
                 return
         except (av.FFmpegError, InvalidInputError):
             pass
-        self._errors = self._errors_in_a_row = 0
+        self._damage = Damage()
         self.close()
         self._open()
         self._first_picture()
@@ -318,11 +305,11 @@ class VideoReader(Reader):
                         f"{self.source} changes its size from {self.width}x{self.height} to "
                         f"{event.width}x{event.height} after {self._given} pictures: split it there first"
                     )
-                self._corrupt += event.is_corrupt
                 pts, duration = self._clock.stamp(event.pts, event.duration)
                 time = pts * self.time_base - self._zero
                 if segment.holds(time):
                     self._given += 1
+                    self._damage.picture(event)
                     yield Frame(self._to_rgb(event), pts, self.time_base, duration)
                 self._past_end = segment.past(time)
             else:
@@ -349,21 +336,16 @@ class VideoReader(Reader):
         self.damage = self._what_was_lost()
 
     def _what_was_lost(self) -> str | None:
-        assert self.container is not None
-        lost = []
-        if self._stopped:
-            lost.append(self._stopped)
-        elif self._errors:
-            lost.append(f"{self._errors} damaged packets were skipped ({self._last_error})")
-        if self._corrupt:
-            lost.append(f"{self._corrupt} pictures were damaged")
-        assert self.stream is not None
+        assert self.container is not None and self.stream is not None
+        lost = self._damage.lost()
         if self._by_place and self.segment is None and self._packets < self.stream.frames:
             lost.append(f"{self.stream.frames - self._packets} of {self.stream.frames} pictures are missing")
         elif not self._past_end and self.container.duration and self.source != "-":
             end = self._begin() + Fraction(self.container.duration, av.time_base)
-            if end - self._seen_end > max(_END_TOLERANCE, 3 / (self.average_rate or 25)):
-                lost.append(f"it ends at {float(self._seen_end):.2f} s of {float(end):.2f} s")
+            lost += self._damage.early_end(end, self.average_rate)
+        if self.source != "-" and "://" not in self.source:
+            path, container = Path(self.source), self.container.format.name
+            lost += self._damage.broken(path, container, whole=self.segment is None)
         return f"{self.source}: after {self._given} pictures: {'; '.join(lost)}" if lost else None
 
     def close(self) -> None:

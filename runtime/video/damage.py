@@ -1,0 +1,94 @@
+"""What of a source could not be read: damaged packets and pictures, an early end, and a broken file.
+
+Plain counting; the file itself is looked at once more by `structure`.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+
+from mtu.runtime.video.structure import find_faults
+
+MAX_ERRORS_IN_A_ROW = 100
+"""So many damaged packets without a picture between them end the iteration."""
+# Containers give times rounded to their tick, and the last duration is often a guess.
+_END_TOLERANCE = Fraction(1, 2)
+
+
+class Damage:
+    """Counts what goes wrong while a source is read."""
+
+    def __init__(self) -> None:
+        self._errors = self._in_a_row = self._pictures = 0
+        self._last_error = ""
+        self._first: int | None = None
+        self._last = 0
+        self.seen_end = Fraction(0)
+        """Where the packets that were read end, in seconds on the source's clock."""
+
+    def fail(self, error: Exception) -> None:
+        """A packet could not be read or decoded."""
+        self._errors += 1
+        self._in_a_row += 1
+        self._last_error = getattr(error, "strerror", None) or str(error)
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether only damage comes."""
+        return self._in_a_row > MAX_ERRORS_IN_A_ROW
+
+    @property
+    def reason(self) -> str:
+        """What went wrong with packets, "" if nothing."""
+        return f"{self._errors} damaged packets, {self._last_error}" if self._errors else ""
+
+    def decoded(self) -> None:
+        """A packet gave a picture."""
+        self._in_a_row = 0
+
+    def picture(self, picture: av.VideoFrame) -> None:
+        """A picture is given."""
+        self._pictures += picture.is_corrupt
+
+    def packet(self, packet: av.Packet[Any]) -> None:
+        """A packet was read."""
+        begin = packet.pts if packet.pts is not None else packet.dts
+        if begin is not None:
+            self.seen_end = max(self.seen_end, (begin + (packet.duration or 0)) * packet.time_base)
+        if packet.pos is not None and packet.pos >= 0:
+            self._first = packet.pos if self._first is None else min(self._first, packet.pos)
+            self._last = max(self._last, packet.pos)
+
+    def lost(self) -> list[str]:
+        """What was found while reading, in words."""
+        if self.hopeless:
+            lost = [f"stopped after {MAX_ERRORS_IN_A_ROW} damaged packets in a row"]
+        else:
+            lost = [f"{self._errors} damaged packets were skipped ({self._last_error})"] if self._errors else []
+        return lost + ([f"{self._pictures} pictures were damaged"] if self._pictures else [])
+
+    def early_end(self, end: Fraction, rate: Fraction | None) -> list[str]:
+        """Whether what was read ends well before `end`, in words."""
+        if end - self.seen_end <= max(_END_TOLERANCE, 3 / (rate or 25)):
+            return []
+        return [f"it ends at {float(self.seen_end):.2f} s of {float(end):.2f} s"]
+
+    def broken(self, path: Path, container: str, *, whole: bool) -> list[str]:
+        """Whether the file is broken where it was read, or, if `whole`, anywhere, in words."""
+        try:
+            found = find_faults(path, container)
+        except OSError:
+            return []
+        if not whole:
+            first = self._first or 0
+            found = [(place, what) for place, what in found if first <= place <= self._last]
+        words = []
+        for what in dict.fromkeys(what for _, what in found):
+            places = [place for place, same in found if same == what]
+            more = f" and {len(places) - 1} more" if len(places) > 1 else ""
+            words.append(f"{what} (byte {places[0]}{more})" if places[0] else what)
+        return words
