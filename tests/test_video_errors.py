@@ -127,6 +127,14 @@ def test_output_that_cannot_be_written(tmp_path: Path, clip: Path) -> None:
         ("o.mp4", {"options": {"preset": "slowish"}}, "libx264 refuses -e preset=slowish"),
         ("o.mkv", {"codec": "ffv1", "crf": 10}, "ffv1 has no --crf"),
         ("o.mkv", {"codec": "libvpx-vp9", "crf": 900}, "libvpx-vp9 refuses --crf 900"),
+        ("o.mp4", {"crf": 999}, "libx264 refuses --crf 999: give 0 to 51, of which lower is better"),
+        ("o.mp4", {"crf": -1}, "libx264 refuses --crf -1: give 0 to 51"),
+        ("o.mp4", {"crf": float("nan")}, "libx264 refuses --crf nan: give 0 to 51"),
+        ("o.mp4", {"options": {"crf": "51.5"}}, r"libx264 refuses -e crf=51\.5: give 0 to 51"),
+        ("o.mp4", {"codec": "libx265", "crf": 52}, "libx265 refuses --crf 52: give 0 to 51"),
+        ("o.mkv", {"codec": "libx264rgb", "crf": float("inf")}, "libx264rgb refuses --crf inf: give 0 to 51"),
+        ("o.webm", {"codec": "libsvtav1", "crf": 64}, "libsvtav1 refuses --crf 64: give 0 to 63"),
+        ("o.webm", {"codec": "vp8", "options": {"crf": "best"}}, "libvpx refuses -e crf=best: give 0 to 63"),
         ("o.xyz", {}, r"no video format has the ending '\.xyz': name the output \.mp4"),
         ("o.bmp", {}, r"pictures are written as \.png, \.jpg, \.tif: name the output .*o\.png"),
         ("o.jpg", {}, "is one picture, but the source is a video: .*--picture-format jpg"),
@@ -147,8 +155,8 @@ def test_output_that_cannot_be_written(tmp_path: Path, clip: Path) -> None:
         ("frames", {"options": {"q": "3"}}, "-e q: png pictures take no options"),
         ("o.png", {}, "is one picture, but the source is a video"),
         ("frames", {"codec": "libx264", "crf": 3}, "png pictures take no --codec, --crf"),
-        ("-", {"picture_format": "jpg"}, "is for a directory of pictures, and yuv4mpeg on stdout is none"),
-        ("-", {"crf": 3}, "yuv4mpeg on stdout takes no --crf"),
+        ("-", {"picture_format": "jpg"}, "yuv4mpeg takes no --picture-format"),
+        ("-", {"crf": 3}, "yuv4mpeg takes no --crf"),
         ("-", {"pix_fmt": "rgb24"}, "yuv4mpeg cannot hold the pixel format 'rgb24': choose one of yuv420p"),
     ],
 )
@@ -168,6 +176,14 @@ def test_mistyped_option_is_corrected(tmp_path: Path, clip: Path) -> None:
         InvalidInputError,
         options=options,
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "crf"),
+    [("o.mp4", None, 0), ("o.mp4", "libx265", 51), ("o.webm", "libvpx", 63), ("o.mkv", None, 51)],
+)
+def test_ends_of_the_quality_scale(tmp_path: Path, clip: Path, name: str, codec: str | None, crf: float) -> None:
+    assert run(clip, tmp_path / name, options=EncodeOptions(codec=codec, crf=crf)).frames == 8
 
 
 def test_good_options_are_used(tmp_path: Path, clip: Path) -> None:

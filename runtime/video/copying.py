@@ -200,6 +200,8 @@ def _refusal(
         return "it has no place for covers"
     if codec is None and stream.type not in ("attachment", "data"):
         return "its codec is unknown"
+    if output.default_audio_codec == output.default_subtitle_codec == "none":
+        return "it holds pictures only"  # the muxer of raw video would take packets of any kind
     if stream.type == "attachment" and container != "matroska":
         return "it has no place for attachments"
     if container == "mpegts" and (codec is None or (stream.type == "subtitle" and codec.name not in _DVB)):

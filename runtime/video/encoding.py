@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Literal
 
 import av
@@ -38,17 +39,17 @@ _ALIASES = {
     "prores": "prores_ks",
     "theora": "libtheora",
 }
-# Encoders with a constant-quality scale -> visually lossless on it. NVENC's is called cq.
+# Encoders with a constant-quality scale from 0 -> visually lossless on it, and its end. NVENC's is called cq.
 _CRF = {
-    "libx264": 16,
-    "libx264rgb": 16,
-    "libx265": 18,
-    "libvpx": 6,
-    "libvpx-vp9": 20,
-    "libsvtav1": 20,
-    "libaom-av1": 20,
+    "libx264": (16, 51),
+    "libx264rgb": (16, 51),
+    "libx265": (18, 51),
+    "libvpx": (6, 63),
+    "libvpx-vp9": (20, 63),
+    "libsvtav1": (20, 63),
+    "libaom-av1": (20, 63),
 }
-_NVENC_CQ = 19
+_NVENC_CQ = (19, 51)
 # MPEG-like encoders take a fixed quantiser instead, 2 being their best useful one.
 _QSCALE = {"mpeg1video", "mpeg2video", "mpeg4", "mjpeg", "wmv1", "wmv2", "msmpeg4", "msmpeg4v2", "h263", "h263p", "flv"}
 _DEFAULTS: Mapping[str, Mapping[str, str]] = {
@@ -60,8 +61,11 @@ _DEFAULTS: Mapping[str, Mapping[str, str]] = {
 # Options that choose the quality themselves.
 _QUALITY = {"crf", "qp", "cq", "b", "b:v", "global_quality", "q", "q:v", "qscale", "rc", "lossless"}
 _RGB_FORMATS = ("gbrp", "rgb24", "bgr24", "bgr0", "rgb0", "bgra", "rgba", "rgb8")
-# AVI stores no timestamps, only a rate.
-_RATE_ONLY = {"avi"}
+# Containers without timestamps that do not say so by a flag (AVFMT_NOTIMESTAMPS); most store a rate.
+_RATE_ONLY = {"avi", "dv", "filmstrip", "roq", "swf"}
+_NO_TIMESTAMPS = 0x80
+# A rate that an encoder knows stands for one that is lower by so much: for a variable one, or 30 with missing pictures.
+_NEAR = Fraction(5, 100)
 
 
 PictureKind = Literal["png", "jpg", "tiff"]
@@ -81,7 +85,13 @@ class EncodeOptions:
 
     def given(self) -> list[str]:
         """Names of the command-line options that are set."""
-        flags = {"--codec": self.codec, "--crf": self.crf, "--pix-fmt": self.pix_fmt, "-e": self.options or None}
+        flags = {
+            "--codec": self.codec,
+            "--crf": self.crf,
+            "--pix-fmt": self.pix_fmt,
+            "-e": self.options or None,
+            "--picture-format": self.picture_format,
+        }
         return [flag for flag, value in flags.items() if value is not None]
 
 
@@ -139,6 +149,8 @@ def choose_encoding(
             f"{codec.name} cannot encode the pixel format '{wanted.pix_fmt}'"
             f"{_meant(wanted.pix_fmt, formats)}: choose one of {', '.join(formats)}"
         )
+    if codec.name == "rawvideo" and Path(container.name).suffix == ".rgb":
+        formats = ["rgb24"]
     pix_fmt = wanted.pix_fmt or _choose_format(reader.pix_fmt, formats)
     options, qscale = _quality(codec.name, wanted)
     colour = reader.colour
@@ -151,7 +163,8 @@ def choose_encoding(
     sar = reader.sample_aspect_ratio
     fixed = (1 / reader.average_rate) if reader.average_rate else Fraction(1, 25)
     bases = [reader.time_base, Fraction(1, 60000), fixed]
-    if container.format.name in _RATE_ONLY:
+    timed = holds_times(container)
+    if not timed:
         bases = [fixed]
     encoding = Encoding(
         codec=codec.name,
@@ -170,12 +183,23 @@ def choose_encoding(
         options=options,
     )
     notes = []
-    if container.format.name in _RATE_ONLY:
+    if not timed:
         rate = f"{float(1 / fixed):.6g} pictures per second"
         notes.append(f"{container.format.name} holds no timestamps: written at {rate}; a variable rate is lost")
+    if codec.name == "rawvideo":
+        notes.append(_how_to_read(encoding, 1 / fixed))
     alternatives = [pix_fmt]
     if wanted.pix_fmt is None and "yuv444p" in formats and (width % 2 or height % 2):
         alternatives.append("yuv444p")
+    if (rates := _rates(encoding)) and 1 / fixed not in rates:
+        near = next((each for each in rates if -_NEAR / 100 <= each * fixed - 1 <= _NEAR), None)
+        if near is None or not timed:
+            raise InvalidInputError(_unknown_rate(container, encoding, rates, 1 / fixed))
+        notes.append(
+            f"{codec.name} knows no {float(1 / fixed):.5g} pictures per second: written as {float(near):.5g}, each "
+            f"picture at the nearest 1/{float(near):.5g} s"
+        )
+        bases, encoding = [1 / near], replace(encoding, rate=near)
     error: Exception | None = None
     for form in alternatives:
         for base in bases:
@@ -191,6 +215,51 @@ def choose_encoding(
                 notes.append(f"{codec.name} cannot encode {width}x{height} as {pix_fmt}: encoded as {form}")
             return trial, notes
     raise InvalidInputError(_refusal(encoding, wanted, error))
+
+
+def holds_times(container: OutputContainer) -> bool:
+    """Whether each picture has a time of its own in a container, not just a place in the order."""
+    return container.format.name not in _RATE_ONLY and not container.format.flags & _NO_TIMESTAMPS
+
+
+def _rates(encoding: Encoding) -> list[Fraction]:
+    """Pictures per second that an encoder knows; [] if it takes any."""
+    known = sorted({Fraction(str(rate)) for rate in Codec(encoding.codec, "w").frame_rates or []})
+    plain = _plain(encoding)
+    # MPEG-1's list has some that it refuses.
+    return [rate for rate in known if _opens(replace(plain, time_base=1 / rate, rate=rate))]
+
+
+def _unknown_rate(container: OutputContainer, encoding: Encoding, rates: list[Fraction], rate: Fraction) -> str:
+    listed = ", ".join(f"{float(each):.5g}" for each in rates if 10 <= each <= 60)
+    younger = replace(encoding, codec="mpeg2video")
+    also = encoding.codec == "mpeg1video" and _holds(container.format.name, younger.codec) and rate in _rates(younger)
+    choose = "-c mpeg2video, or an ending" if also else "an ending"
+    return (
+        f"{encoding.codec} knows no {float(rate):.5g} pictures per second, but {listed}: choose {choose} such as .mp4 "
+        "or .mkv, or give the video one of these rates first"
+    )
+
+
+def _how_to_read(encoding: Encoding, rate: Fraction) -> str:
+    return (
+        "raw video says nothing of itself: FFmpeg reads it with -f rawvideo -pixel_format "
+        f"{encoding.pix_fmt} -video_size {encoding.width}x{encoding.height} -framerate {rate}"
+    )
+
+
+def _opens(encoding: Encoding) -> bool:
+    try:
+        _try(encoding)
+    except (av.FFmpegError, ValueError, OverflowError):
+        return False
+    return True
+
+
+def _plain(encoding: Encoding) -> Encoding:
+    """The same encoder with a small, ordinary picture and without options."""
+    formats = [form.name for form in Codec(encoding.codec, "w").video_formats or []]
+    return replace(encoding, options={}, width=64, height=64, pix_fmt=_choose_format("yuv420p", formats))
 
 
 def _try(encoding: Encoding) -> list[str]:
@@ -281,16 +350,30 @@ def _quality(codec: str, wanted: EncodeOptions) -> tuple[dict[str, str], int | N
     if codec == "libx265" and "x265-params" in wanted.options:
         options["x265-params"] = f"{_DEFAULTS[codec]['x265-params']}:{options['x265-params']}"
     chosen = bool(_QUALITY & set(wanted.options))
-    if codec in _CRF:
+    if codec in _CRF or codec.endswith("_nvenc"):
+        best, worst = _CRF.get(codec, _NVENC_CQ)
+        key = "crf" if codec in _CRF else "cq"
         if wanted.crf is not None or not chosen:
-            options["crf"] = f"{_CRF[codec] if wanted.crf is None else wanted.crf:g}"
-    elif codec.endswith("_nvenc"):
-        if wanted.crf is not None or not chosen:
-            options.update(rc="vbr", cq=f"{_NVENC_CQ if wanted.crf is None else wanted.crf:g}")
+            options[key] = f"{best if wanted.crf is None else wanted.crf:g}"
+            if key == "cq":
+                options["rc"] = "vbr"
+        if key in options:
+            flag = "--crf " if wanted.crf is not None else f"-e {key}="
+            _check_quality(codec, f"{flag}{options[key]}", options[key], worst)
     elif wanted.crf is not None:
         known = ", ".join(_CRF)
         raise InvalidInputError(f"{codec} has no --crf (these have: {known}, *_nvenc): use -e with its own options")
     return options, 2 if codec in _QSCALE and not chosen else None
+
+
+def _check_quality(codec: str, given: str, value: str, worst: int) -> None:
+    # libx264 and libx265 take anything, and write the worst picture for it.
+    try:
+        right = 0 <= float(value) <= worst
+    except ValueError:
+        right = False
+    if not right:
+        raise InvalidInputError(f"{codec} refuses {given}: give 0 to {worst}, of which lower is better")
 
 
 def _unknown_options(codec: str, unused: list[str]) -> str:
@@ -307,25 +390,13 @@ def _unknown_options(codec: str, unused: list[str]) -> str:
 
 def _refusal(encoding: Encoding, wanted: EncodeOptions, error: Exception | None) -> str:
     """Why no trial worked: the option alone that fails, or the size and format."""
-    plain = replace(
-        encoding, options={}, width=64, height=64, pix_fmt=_choose_format("yuv420p", _formats(encoding.codec))
-    )
-    try:
-        _try(plain)
-    except (av.FFmpegError, ValueError, OverflowError):
-        options: Mapping[str, str] = {}  # it does not open at all: the options are not to blame
-    else:
-        options = encoding.options
+    plain = _plain(encoding)
+    # Where it does not open at all, the options are not to blame.
+    options = encoding.options if _opens(plain) else {}
     for key, value in options.items():
-        try:
-            _try(replace(plain, options={key: value}))
-        except (av.FFmpegError, ValueError, OverflowError):
+        if not _opens(replace(plain, options={key: value})):
             flag = "--crf" if key in ("crf", "cq") and wanted.crf is not None else f"-e {key}="
             return f"{encoding.codec} refuses {flag}{' ' if flag == '--crf' else ''}{value}: give a value in its range"
     why = getattr(error, "strerror", None) or error
     odd = " (odd sizes need a format such as yuv444p)" if encoding.width % 2 or encoding.height % 2 else ""
     return f"{encoding.codec} cannot encode {encoding.width}x{encoding.height} as {encoding.pix_fmt}{odd}: {why}"
-
-
-def _formats(codec: str) -> list[str]:
-    return [form.name for form in Codec(codec, "w").video_formats or []]

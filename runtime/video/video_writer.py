@@ -1,4 +1,4 @@
-"""Writing a video file, or yuv4mpeg to stdout, and choosing between all kinds of targets.
+"""Writing a video file, and choosing between all kinds of targets.
 
 Everything that can fail is tried in `open_writer`, before the first frame: the encoder is opened, and the container's
 header is written with all streams that it takes. Writes only the target and its temporary file beside it.
@@ -7,11 +7,10 @@ header is written with all streams that it takes. Writes only the target and its
 from __future__ import annotations
 
 import os
-import sys
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any
 
 import av
 import numpy as np
@@ -20,7 +19,7 @@ from av.container import OutputContainer
 from av.video.stream import VideoStream
 
 from mtu.models.errors import InvalidInputError, OutputError
-from mtu.runtime.video.colour import FULL, LIMITED, SD_LINES, FromRGB, Pixels, swaps_sides
+from mtu.runtime.video.colour import FromRGB, Pixels, swaps_sides
 from mtu.runtime.video.copying import Copier, timecode_of
 from mtu.runtime.video.encoding import EncodeOptions, Encoding, choose_encoding
 from mtu.runtime.video.images import IMAGE_SUFFIXES
@@ -32,6 +31,7 @@ from mtu.runtime.video.tags import kept_metadata, set_tag, stream_metadata
 from mtu.runtime.video.timing import Drift
 from mtu.runtime.video.trial import is_fatal, reason_of, rehearse
 from mtu.runtime.video.writer import Writer, create_file, finish_file, temporary_name, write_failed
+from mtu.runtime.video.yuv4mpeg import Y4MWriter
 
 # Containers that keep a display matrix; all eight turns and flips survive them (tests/test_video_pictures.py).
 _KEEPS_MATRIX = {"mp4", "mov", "3gp", "3g2", "ipod", "ismv", "f4v", "psp", "matroska", "webm"}
@@ -64,8 +64,7 @@ def open_writer(
     name = str(target)
     path = Path(name)
     if name == "-":
-        _refuse_picture_format(options, "yuv4mpeg on stdout")
-        return Y4MWriter(reader, width, height, options)
+        return Y4MWriter(None, reader, width, height, options, overwrite)
     if name.endswith(("/", os.sep)) or path.is_dir() or not path.suffix:
         _check_place(path, reader)
         return DirectoryWriter(path, reader, width, height, overwrite, choose_picture_encoding(options))
@@ -80,18 +79,11 @@ def open_writer(
                 f" --picture-format {encoding.kind}"
             )
         return PictureWriter(path, reader, width, height, overwrite, encoding)
-    _refuse_picture_format(options, name)
-    return VideoWriter(path, reader, width, height, options, overwrite, copy_streams)
-
-
-def _refuse_picture_format(options: EncodeOptions, target: str) -> None:
+    if path.suffix.lower() == ".y4m":
+        return Y4MWriter(path, reader, width, height, options, overwrite)
     if options.picture_format is not None:
-        raise InvalidInputError(f"--picture-format is for a directory of pictures, and {target} is none: leave it out")
-
-
-def _refuse_options(options: EncodeOptions, what: str) -> None:
-    if options.given():
-        raise InvalidInputError(f"{what} takes no {', '.join(options.given())}: leave it out, or write a video file")
+        raise InvalidInputError(f"--picture-format is for a directory of pictures, and {name} is none: leave it out")
+    return VideoWriter(path, reader, width, height, options, overwrite, copy_streams)
 
 
 def _check_place(path: Path, reader: Reader) -> None:
@@ -309,67 +301,3 @@ class VideoWriter(Writer):
             self._copier.close()
         with suppress(OSError):
             self._temporary.unlink()
-
-
-class Y4MWriter(Writer):
-    """yuv4mpeg on stdout: raw pictures at a constant rate."""
-
-    _LAYOUTS: ClassVar = {"yuv420p": "420mpeg2", "yuv422p": "422", "yuv444p": "444", "gray": "mono"}
-
-    def __init__(self, reader: Reader, width: int, height: int, options: EncodeOptions) -> None:
-        super().__init__(reader, width, height)
-        _refuse_options(EncodeOptions(options.codec, options.crf, None, options.options), "yuv4mpeg on stdout")
-        if sys.stdout is None:
-            raise OutputError("stdout is closed: give a file as the output")
-        known = list(self._LAYOUTS)
-        form = options.pix_fmt or next((f for f in known if reader.pix_fmt.replace("j", "").startswith(f)), "yuv444p")
-        if form not in known:
-            raise InvalidInputError(f"yuv4mpeg cannot hold the pixel format '{form}': choose one of {', '.join(known)}")
-        sar = reader.sample_aspect_ratio
-        if self._turn is not None:
-            self.notes.append("yuv4mpeg holds no orientation: the pictures are turned upright")
-            if swaps_sides(self._turn):
-                width, height, sar = height, width, sar and 1 / sar
-        rate = reader.average_rate or Fraction(25)
-        colour = reader.colour
-        matrix = colour.used_matrix or (6 if height <= SD_LINES else 1)
-        color_range = colour.used_range if colour.used_matrix else LIMITED
-        self._from_rgb = FromRGB(form, matrix, color_range, centred=colour.centred)
-        self._out: BinaryIO = sys.stdout.buffer
-        aspect = f"{sar.numerator}:{sar.denominator}" if sar else "0:0"
-        full = "FULL" if color_range == FULL else "LIMITED"
-        layout = "420jpeg" if form == "yuv420p" and colour.centred else self._LAYOUTS[form]
-        self._header = (
-            f"YUV4MPEG2 W{width} H{height} F{rate.numerator}:{rate.denominator} Ip A{aspect} "
-            f"C{layout} XCOLORRANGE={full}\n"
-        ).encode()
-        names = {1: "BT.709", 9: "BT.2020", 7: "SMPTE 240M", 4: "FCC"}
-        self.notes.append(
-            f"yuv4mpeg holds pictures only, at {float(rate):.6g} per second: no sound, no timestamps, no colour matrix "
-            f"(it is {names.get(matrix, 'BT.601')})"
-        )
-
-    def _write(self, rgb: Pixels, frame: Frame) -> None:
-        picture = self._from_rgb(rgb)
-        parts = [self._header, b"FRAME\n"]
-        self._header = b""
-        for plane in picture.planes:
-            rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
-            parts.append(rows[: plane.height, : plane.width].tobytes())
-        self._put(b"".join(parts))
-
-    def _put(self, data: bytes) -> None:
-        try:
-            self._out.write(data)
-            self._out.flush()
-        except BrokenPipeError:
-            raise OutputError("stdout was closed by the program that reads it: see its message") from None
-        except OSError as error:
-            raise write_failed(Path("stdout"), error) from None
-
-    def commit(self) -> None:
-        """Write what is left. Raises OutputError."""
-        self._put(self._header)
-
-    def close(self) -> None:
-        """Leave stdout open: it is not ours."""
