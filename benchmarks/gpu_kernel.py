@@ -9,20 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mtu.benchmarks.gpu_cases import CHANNELS, SIZES
 from mtu.benchmarks.gpu_device import Call, Device, interleaved
 from mtu.benchmarks.gpu_report import Report
 from mtu.plugins.correlation_argmax_warp import cuda_op, torch_op
-from mtu.plugins.correlation_argmax_warp.cases import CASES, MIN_GAP, Case
+from mtu.plugins.correlation_argmax_warp.cases import MIN_GAP
 
-SIZES: Mapping[str, tuple[int, int]] = {"1280x720": (180, 320), "1920x1080": (270, 480)}
-"""Frame sizes, and height and width of their motion maps."""
-CHANNELS, DETAIL_CHANNELS = 52, 26
-"""Of the published networks but the largest."""
 LAYOUTS: Mapping[torch.dtype, tuple[cuda_op.Layout, ...]] = {
     torch.float16: ("linear", "hwc8"),
     torch.float32: ("linear",),
@@ -66,10 +62,9 @@ class Op:
         attributes: Mapping[str, int] | None = None,
         *,
         layout: cuda_op.Layout = "linear",
-        unaligned: bool = False,
     ) -> None:
-        """`inputs` are motion, motion_prev, detail_prev on the device; `unaligned` shifts all by one element."""
-        self._device, self._offset = device, int(unaligned)
+        """`inputs` are motion, motion_prev, detail_prev on the device."""
+        self._device = device
         (batch, channels, h, w), self._detail_shape = inputs[0].shape, inputs[2].shape
         kinds: list[Any] = [str(tensor.dtype).removeprefix("torch.") for tensor in inputs]
         self.problem = cuda_op.Problem(
@@ -89,10 +84,7 @@ class Op:
         self.poison()
 
     def _memory(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        start = self._offset * dtype.itemsize
-        size = math.prod(shape) * dtype.itemsize
-        memory = torch.empty(size + 64, dtype=torch.uint8, device=self._device.name)
-        return memory[start : start + size].view(dtype).view(*shape)
+        return torch.empty(tuple(shape), dtype=dtype, device=self._device.name)
 
     def _laid_out(self, tensor: Tensor, channels_last: bool) -> Tensor:
         batch, channels, h, w = tensor.shape
@@ -139,15 +131,9 @@ class Op:
 # --- against the truth ----------------------------------------------------------------------------------------------
 
 
-def check_kernel(
-    report: Report, device: Device, *, sizes: Mapping[str, tuple[int, int]] = SIZES, cases: Sequence[Case] = CASES
-) -> None:
-    """All cases against the truth, random maps against torch in fp32, the same twice, and in a CUDA graph."""
+def check_kernel(report: Report, device: Device, *, sizes: Mapping[str, tuple[int, int]] = SIZES) -> None:
+    """Random maps against torch in fp32, the same twice, and in a CUDA graph."""
     torch.backends.cuda.matmul.allow_tf32 = False
-    for layout in LAYOUTS[torch.float16]:
-        for unaligned in (False, True):
-            name = f"cases, {layout}{', unaligned' if unaligned else ''}"
-            report.run(name, partial(_check_cases, report, device, name, cases, layout, unaligned))
     for size, (h, w) in sizes.items():
         for dtype in (torch.float16, torch.float32):
             for layout in LAYOUTS[dtype]:
@@ -164,22 +150,6 @@ def check_kernel(
 
 def _short(dtype: torch.dtype) -> str:
     return {torch.float16: "fp16", torch.float32: "fp32"}[dtype]
-
-
-def _check_cases(
-    report: Report, device: Device, name: str, cases: Sequence[Case], layout: cuda_op.Layout, unaligned: bool
-) -> None:
-    chosen = [case for case in cases if layout == "linear" or case.dtype == "float16"]
-    wrong = []
-    for case in chosen:
-        inputs = [torch.from_numpy(array).to(device.name) for array in case.inputs.values()]
-        results = Op(device, inputs, case.attributes, layout=layout, unaligned=unaligned).run()
-        if not all(
-            np.array_equal(result.cpu().numpy(), truth, equal_nan=truth.dtype.kind == "f")
-            for result, truth in zip(results, case.expected, strict=True)
-        ):
-            wrong.append(case.name)
-    report.check(name, not wrong, f"{len(chosen)} cases" + (f", wrong: {', '.join(wrong)}" if wrong else ""))
 
 
 def _check_random(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import statistics
 import time
 import traceback
@@ -24,8 +23,6 @@ def why_not(error: Exception) -> str | None:
     """The reason if `error` only says that something is missing on this host, None if it is a failure."""
     if isinstance(error, (Skip, MissingExtraError)):
         return str(error)
-    if isinstance(error, importlib.metadata.PackageNotFoundError):
-        return f"{error.name} itself is not installed: pip install --no-deps --no-build-isolation -e ."
     if isinstance(error, ModuleNotFoundError) and not f"{error.name}.".startswith("mtu."):
         return f"the package {error.name} is not installed"
     if type(error).__name__ == "OutOfMemoryError":  # torch's
@@ -50,7 +47,7 @@ class Report:
         self.emit({"kind": "check", "name": name, "passed": bool(passed), "detail": detail})
 
     def value(self, name: str, group: str, value: float) -> None:
-        """A measure that is no time. `group` is what `gpu_check.figures` looks for."""
+        """A measure that is no time. `group` is what `gpu_results.figures` looks for."""
         self.emit({"kind": "value", "name": name, "group": group, "value": value})
 
     def time(self, name: str, group: str, milliseconds: Sequence[float], **more: Any) -> None:

@@ -1,0 +1,75 @@
+"""What the tests of the GPU check share: records, and a device that is none. Nothing here is a test."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import pytest
+
+from mtu.benchmarks.gpu_report import Report
+from mtu.plugins.correlation_argmax_warp import cuda_op
+
+
+@pytest.fixture
+def records():
+    return []
+
+
+@pytest.fixture
+def report(records):
+    return Report(records.append)
+
+
+def of(records, kind):
+    return [record for record in records if record["kind"] == kind]
+
+
+def fails(error):
+    raise error
+
+
+def emulate(emulator, problem, pointers, count=2):
+    """Runs the first `count` of the kernel's two launches on memory of the host."""
+    half = int(problem.motion_type == "float16")
+    names = ("emulator_prepare", "emulator_match")[:count]
+    for name, launch in zip(names, cuda_op.launches(problem, *pointers, 4), strict=False):
+        extra = [half] if name == "emulator_prepare" else [half, problem.pool_size]
+        values = [kind(value) for kind, value in zip(launch.types, launch.arguments, strict=True)]
+        getattr(emulator, name)(*extra, *launch.grid, launch.threads, *values)
+
+
+class Cpu:
+    """A `Device` that is none: the kernel is emulated, and everything else runs on the CPU."""
+
+    name = "cpu"
+
+    def __init__(self, emulator) -> None:
+        self.emulator = emulator
+
+    def start(self, problem, pointers, count) -> None:
+        emulate(self.emulator, problem, pointers, count)
+
+    def launch(self, problem, *pointers) -> None:
+        self.start(problem, pointers, 2)
+
+    def launch_prepare(self, problem, *pointers) -> None:
+        self.start(problem, pointers, 1)
+
+    def synchronize(self) -> None:
+        pass
+
+    def graph(self, call):
+        call()
+        return call
+
+    def intervals(self, call, count):
+        times = [time.perf_counter()]
+        for _ in range(count):
+            call()
+            times.append(time.perf_counter())
+        return [1000 * (after - before) for before, after in itertools.pairwise(times)]
+
+    def peak_memory(self, call):
+        call()
+        return 1.0
