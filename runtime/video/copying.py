@@ -36,6 +36,10 @@ _CHAPTERS = {"mp4", "mov", "ipod", "3gp", "3g2", "psp", "f4v", "matroska", "webm
 _DVB = {"dvbsub", "dvb_subtitle", "dvb_teletext", "libzvbi_teletextdec", "pgssub", "hdmv_pgs_subtitle"}
 
 
+# FFmpeg's muxer ends the process at these, unless they come from the same container.
+_FLV_OWN = ("pcm_", "adpcm_", "nellymoser", "speex")
+
+
 def timecode_of(reader: Reader) -> str | None:
     """The timecode of the first picture, such as "01:02:03:04": a tag of the pictures, of a data stream or the file."""
     if reader.container is None or reader.stream is None:
@@ -198,10 +202,17 @@ def _refusal(
     codec = stream.codec_context
     if cover and container not in _COVERS:
         return "it has no place for covers"
-    if codec is None and stream.type not in ("attachment", "data"):
+    if codec is None and stream.type != "attachment" and (stream.type != "data" or stream.name is None):
         return "its codec is unknown"
     if output.default_audio_codec == output.default_subtitle_codec == "none":
         return "it holds pictures only"  # the muxer of raw video would take packets of any kind
+    if (
+        container == "flv"
+        and codec is not None
+        and codec.name.startswith(_FLV_OWN)
+        and stream.container.format.name != "flv"
+    ):
+        return "FFmpeg cannot write it there"
     if stream.type == "attachment" and container != "matroska":
         return "it has no place for attachments"
     if container == "mpegts" and (codec is None or (stream.type == "subtitle" and codec.name not in _DVB)):

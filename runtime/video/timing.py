@@ -164,11 +164,14 @@ class Drift:
 
     def __init__(self) -> None:
         self.worst = Fraction(0)
-        """Seconds."""
+        """Seconds, counted from the first picture."""
+        self._first: Fraction | None = None
 
     def see(self, wanted: Fraction, written: Fraction) -> None:
         """Take one picture's times, in seconds."""
-        self.worst = max(self.worst, abs(wanted - written))
+        if self._first is None:
+            self._first = written - wanted
+        self.worst = max(self.worst, abs(written - wanted - self._first))
 
     def remarks(self, container: str) -> list[str]:
         """What to say at the end; a rounding to milliseconds is none."""

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import av
-from av.container import OutputContainer
+from av.container import InputContainer, OutputContainer
 from av.stream import Stream
 from av.video.stream import VideoStream
 
+_T = TypeVar("_T")
 # How far the beginning of a source is read for a packet of each stream, and how many of each are tried: the first of a
 # recording may be cut.
 _PACKETS, _BYTES, _TRIES = 1000, 32 << 20, 3
@@ -63,7 +64,11 @@ def is_fatal(error: Exception) -> bool:
 def reason_of(error: Exception) -> str:
     """What a muxer says, in words; "Invalid argument" says nothing."""
     reason = getattr(error, "strerror", None)
-    return "no such streams in this format" if reason in (None, "Invalid argument") else str(reason)
+    return (
+        "no such streams in this format"
+        if reason in (None, "Invalid argument", "Operation not permitted")
+        else str(reason)
+    )
 
 
 def rehearse(
@@ -82,24 +87,45 @@ def rehearse(
         if not packets:
             raise ValueError("its encoder gives nothing for a picture")
         _mux(trial, stream, packets[0])
-    tags: dict[str, str] = {}
-    with suppress(*Refused), av.open(io.BytesIO(file.getvalue()), metadata_errors="replace") as written:
-        tags = {**written.metadata, **written.streams[0].metadata}
+    tags = _read_back(file, lambda written: {**written.metadata, **written.streams[0].metadata}) or {}
     return Sample(lambda container: container.add_stream_from_template(stream, opaque=True), packets[0]), tags
 
 
 def refusal(output: OutputContainer, accepted: Sequence[Sample], sample: Sample) -> str | None:
-    """Why a container that has taken some streams cannot hold one more, None if it can."""
+    """Why a container that has taken some streams cannot hold one more, None if it can: by writing and reading it."""
+    samples = [*accepted, sample]
     try:
-        with _muxer(output) as trial:
-            streams = [(each.add(trial), each.packet) for each in (*accepted, sample)]
-            trial.start_encoding()
-            for stream, packet in streams:
-                if packet is not None:
-                    _mux(trial, stream, packet)
+        file, stream = _written(output, samples)
     except Refused as error:
         return reason_of(error)
-    return None
+    back = _read_back(file, _kinds)
+    if back is None and (not accepted or _read_back(_written(output, accepted)[0], _kinds) is not None):
+        return "the file could not be read with it"
+    # Some take anything, and give back as nameless data what they have no name for, or nothing at all.
+    if back is None or any(each.packet is None for each in samples):
+        return None
+    return None if back[len(samples) - 1 :][:1] == [_kind_of(stream)] else "it would not be known there"
+
+
+def _written(output: OutputContainer, samples: Sequence[Sample]) -> tuple[io.BytesIO, Stream]:
+    """A file with a packet of each stream, in memory, and the last of its streams. Raises one of `Refused`."""
+    file = io.BytesIO()
+    with _muxer(output, file) as trial:
+        streams = [(each.add(trial), each.packet) for each in samples]
+        trial.start_encoding()
+        for stream, packet in streams:
+            if packet is not None:
+                _mux(trial, stream, packet)
+    return file, streams[-1][0]
+
+
+def _kind_of(stream: Stream) -> tuple[str, str | None]:
+    """What a stream is; of data also its name."""
+    return stream.type, getattr(stream, "name", None) if stream.type == "data" else None
+
+
+def _kinds(written: InputContainer) -> list[tuple[str, str | None]]:
+    return [_kind_of(stream) for stream in written.streams]
 
 
 def first_packets(source: str, streams: int) -> dict[int, list[av.Packet[Any]]]:
@@ -157,6 +183,7 @@ def _muxer(output: OutputContainer, file: Any = None) -> Iterator[OutputContaine
     if flags:
         options["movflags"] = "+".join(flags)
     muxer = av.open(_Nowhere() if file is None else file, "w", format=output.format.name, container_options=options)
+    muxer.metadata.update(output.metadata)
     try:
         yield muxer
     except BaseException:
@@ -164,6 +191,13 @@ def _muxer(output: OutputContainer, file: Any = None) -> Iterator[OutputContaine
             muxer.close()
         raise
     muxer.close()
+
+
+def _read_back(file: io.BytesIO, what: Callable[[InputContainer], _T]) -> _T | None:
+    """Something of what has been written into memory, None where it cannot be read, such as raw pictures."""
+    with suppress(*Refused), av.open(io.BytesIO(file.getvalue()), "r", metadata_errors="replace") as written:
+        return what(written)
+    return None
 
 
 @contextmanager

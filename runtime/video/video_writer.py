@@ -116,7 +116,7 @@ class VideoWriter(Writer):
         self._end = Fraction(0)
         self._moved = self._written = self._count = 0
         self._refused: list[Exception] = []
-        self._start, self._fixed = reader.start, 1 / (reader.average_rate or Fraction(25))
+        self._fixed = 1 / (reader.average_rate or Fraction(25))
         self._drift = Drift()
         self._copier: Copier | None = None
         quicktime = reader.container is not None and any(key.startswith("com.") for key in reader.container.metadata)
@@ -176,16 +176,15 @@ class VideoWriter(Writer):
         def add(output: OutputContainer) -> VideoStream:
             return self._add_pictures(output, encoding, reader)
 
+        if reader.container is not None:
+            container.metadata.update(kept_metadata(reader.container.metadata))
         black = self._picture(np.zeros((height, width, 3), np.uint8), 0, 1)
         sample, tags = rehearse(container, add, black)
         timecode = timecode_of(reader)
         if timecode is not None and "timecode" not in {key.lower() for key in tags}:
             self.notes.append(f"{self._name} cannot hold the timecode {timecode} of this video: dropped")
         self._stream = add(container)
-        if reader.container is None:
-            return
-        container.metadata.update(kept_metadata(reader.container.metadata))
-        if copy_streams:
+        if reader.container is not None and copy_streams:
             self._copier = Copier(reader, container, sample, self._mux)
             self.notes += self._copier.notes
 
@@ -218,13 +217,13 @@ class VideoWriter(Writer):
 
     def _see_times(self, frame: Frame, ticks: int) -> None:
         """Compare the time that the container will hold with the source's."""
-        wanted, written = frame.pts * frame.time_base - self._origin, ticks * self._time_base
         if self._timeless:
-            wanted, written = frame.pts * frame.time_base - self._start, self._count * self._fixed
-        elif self._stream.time_base:
-            written = round(written / self._stream.time_base) * self._stream.time_base
+            written = self._count * self._fixed
+        else:
+            base = self._stream.time_base or self._time_base
+            written = round(ticks * self._time_base / base) * base
         self._count += 1
-        self._drift.see(wanted, written)
+        self._drift.see(frame.pts * frame.time_base, written)
 
     def _picture(self, rgb: Pixels, ticks: int, duration: int) -> av.VideoFrame:
         picture = self._from_rgb(rgb)
