@@ -26,14 +26,15 @@ class Track:
     def __init__(self, kind: str, time_base: Fraction, origin: Fraction, *, edit_lists: bool, needs_ends: bool) -> None:
         """`kind` is the stream's type, "cover" for a still picture; `origin` is the source's time that is 0.
 
-        `edit_lists` says that the container hides what lies before 0, `needs_ends` that it takes no subtitle without
-        a duration.
+        `edit_lists` says that the container hides what lies before 0, `needs_ends` that it shows nothing without a
+        duration.
         """
         self._kind, self._edit_lists, self._needs_ends = kind, edit_lists, needs_ends
         self._shift = round(origin / time_base)
         self._time_base = time_base
         self._clock = Clock(time_base, None)
         self._held: list[av.Packet[Any]] = []
+        self._last: int | None = None
         self._begun = False
         self._undecodable = 0
 
@@ -127,6 +128,9 @@ class Track:
         # A clock that fell back moves both times; a decoding time that was in disorder moves none but itself.
         pts = stamp if packet.pts is None else packet.pts + self._clock.offset
         packet.pts, packet.dts = max(stamp, pts) - self._shift, stamp - self._shift
+        if self._needs_ends and not packet.duration and self._last is not None:
+            packet.duration = stamp - self._last  # without one the last packet would be hidden
+        self._last = stamp
         return packet
 
 
