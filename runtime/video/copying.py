@@ -19,6 +19,7 @@ from av.container import OutputContainer
 from av.stream import Stream
 from av.subtitles.codeccontext import SubtitleCodecContext
 from av.subtitles.stream import SubtitleStream
+from av.video.codeccontext import VideoCodecContext
 
 from mtu.runtime.video.reader import Reader, is_inner
 from mtu.runtime.video.tags import QUICKTIME, attachment_of, set_tag, stream_metadata
@@ -116,6 +117,10 @@ class Copier:
             name, track, sample.add(self._output), Trial(self._output, sample.add), converted=False
         )
         self._accepted.append(sample)
+        context = stream.codec_context
+        reordered = isinstance(context, VideoCodecContext) and context.has_b_frames
+        if reordered and stream.container.format.name == "avi" != self._output.format.name:
+            self.notes.append(f"AVI does not say when the pictures of {name} are shown: they may change places")
 
     def copy(self, packet: av.Packet[Any]) -> None:
         """Write a packet of one of the copied streams; ignores others. The data is unchanged. Raises OutputError."""

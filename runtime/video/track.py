@@ -64,7 +64,9 @@ class Track:
         """What had to be changed or left out."""
         texts = self._clock.remarks("packets")
         if self._undecodable:
-            texts.append(f"{self._undecodable} packets that need a part which was cut off were left out")
+            texts.append(
+                f"{self._undecodable} packets that need a part which was cut off were left out; .mp4 would keep them"
+            )
         return texts
 
     def _start(self, packet: av.Packet[Any]) -> int:
@@ -113,9 +115,11 @@ class Track:
         _fill_in(packets)
         ready = []
         for packet in packets:
+            if self._start(packet) < 0 and not self._edit_lists:
+                continue
+            # A player begins with a key picture, and where nothing hides them with one that is shown.
             shown = not packet.is_discard and self._start(packet) >= 0
-            if not self._begun and not self._edit_lists and not (shown and packet.is_keyframe):
-                # A player would begin with them; without a key picture it could not show them.
+            if not self._begun and not (packet.is_keyframe and (shown or self._edit_lists)):
                 self._undecodable += shown
                 continue
             self._begun = True

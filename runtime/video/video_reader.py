@@ -322,7 +322,12 @@ class VideoReader(Reader):
                         yield event
                     continue
                 time = ticks * event.time_base - self._zero
-                if self.segment is None or segment.holds(time):
+                # Of another video, what its first picture in the segment needs comes before that.
+                if (
+                    self.segment is None
+                    or segment.holds(time)
+                    or (event.stream.type == "video" and time < segment.begin)
+                ):
                     yield event
                 elif segment.past(time):
                     running.discard(event.stream_index)
