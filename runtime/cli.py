@@ -33,6 +33,7 @@ def run(
     crf: options.CrfOption = None,
     pix_fmt: options.PixFmtOption = None,
     extra: options.ExtraOption = None,
+    mux: options.MuxOption = None,
     model: options.ModelOption = None,
     backend: options.BackendOption = "auto",
     device: options.DeviceOption = "auto",
@@ -48,7 +49,7 @@ def run(
     """Deblurs a video: one frame in, one frame out, everything else of the file kept."""
     from mtu.runtime.job import Job, run_job
     from mtu.runtime.progress import Progress
-    from mtu.runtime.video import EncodeOptions, ReadOptions, Segment, parse_rate
+    from mtu.runtime.video import EncodeOptions, ReadOptions, Segment, parse_muxer_options, parse_rate
 
     if not source or not output:
         raise InvalidInputError(f"the {'output' if source else 'input'} has no name: '' is given (an unset variable?)")
@@ -74,7 +75,14 @@ def run(
             rate=None if rate is None else parse_rate(rate),
         ),
         scene_threshold=scene_threshold if scene_detection else None,
-        encode=EncodeOptions(codec=codec, crf=crf, pix_fmt=pix_fmt, options=encoder, picture_format=picture_format),
+        encode=EncodeOptions(
+            codec=codec,
+            crf=crf,
+            pix_fmt=pix_fmt,
+            options=encoder,
+            muxer_options=parse_muxer_options(mux or []),
+            picture_format=picture_format,
+        ),
         overwrite=overwrite,
     )
     with Progress(PROGRAM, enabled=progress and sys.stderr is not None and sys.stderr.isatty()) as bar:

@@ -157,6 +157,16 @@ ExtraOption = Annotated[
     list[str] | None,
     typer.Option("-e", metavar="KEY=VALUE", help="Option for the encoder; may be repeated.", rich_help_panel=ENCODER),
 ]
+MuxOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--mux",
+        "-m",
+        metavar="KEY=VALUE",
+        help="Option for the container, or faststart; may be repeated.",
+        rich_help_panel=ENCODER,
+    ),
+]
 CudaGraphOption = Annotated[
     bool, typer.Option(help="Replay a frame's work as one CUDA graph (TensorRT).", rich_help_panel=MODEL)
 ]

@@ -7,6 +7,7 @@ both and writes a video, yuv4mpeg to stdout, or pictures.
 from mtu.runtime.video.colour import Colour
 from mtu.runtime.video.encoding import EncodeOptions
 from mtu.runtime.video.images import read_image
+from mtu.runtime.video.muxer_options import parse_muxer_options
 from mtu.runtime.video.picture_encoding import write_png
 from mtu.runtime.video.reader import Frame, Reader, ReadOptions
 from mtu.runtime.video.sources import open_reader
@@ -24,6 +25,7 @@ __all__ = [
     "Writer",
     "open_reader",
     "open_writer",
+    "parse_muxer_options",
     "parse_rate",
     "read_image",
     "write_png",

@@ -5,10 +5,8 @@ Opens encoders to try them; touches no files.
 
 from __future__ import annotations
 
-import difflib
-import io
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -22,23 +20,9 @@ from av.video.format import VideoFormat
 
 from mtu.models.errors import InvalidInputError
 from mtu.runtime.video.colour import FULL, LIMITED, RGB, SD_LINES, UNSPECIFIED, is_rgb
+from mtu.runtime.video.encoder_choice import choose_codec, choose_format, holds, meant
 from mtu.runtime.video.reader import Reader
 
-DEFAULT_CODEC = "libx264"
-# What people call a codec -> the encoder.
-_ALIASES = {
-    "x264": "libx264",
-    "avc": "libx264",
-    "h264": "libx264",
-    "x265": "libx265",
-    "h265": "libx265",
-    "hevc": "libx265",
-    "vp8": "libvpx",
-    "vp9": "libvpx-vp9",
-    "av1": "libsvtav1",
-    "prores": "prores_ks",
-    "theora": "libtheora",
-}
 # Encoders with a constant-quality scale from 0 -> visually lossless on it, and its end. NVENC's is called cq.
 _CRF = {
     "libx264": (16, 51),
@@ -60,7 +44,6 @@ _DEFAULTS: Mapping[str, Mapping[str, str]] = {
 }
 # Options that choose the quality themselves.
 _QUALITY = {"crf", "qp", "cq", "b", "b:v", "global_quality", "q", "q:v", "qscale", "rc", "lossless"}
-_RGB_FORMATS = ("gbrp", "rgb24", "bgr24", "bgr0", "rgb0", "bgra", "rgba", "rgb8")
 # Containers without timestamps that do not say so by a flag (AVFMT_NOTIMESTAMPS); most store a rate.
 _RATE_ONLY = {"avi", "dv", "filmstrip", "roq", "swf"}
 _NO_TIMESTAMPS = 0x80
@@ -80,6 +63,8 @@ class EncodeOptions:
     crf: float | None = None
     pix_fmt: str | None = None
     options: Mapping[str, str] = field(default_factory=dict)
+    muxer_options: Mapping[str, str] = field(default_factory=dict)
+    """Of the container."""
     picture_format: PictureKind | None = None
     """Of a directory of pictures; None is png."""
 
@@ -90,6 +75,7 @@ class EncodeOptions:
             "--crf": self.crf,
             "--pix-fmt": self.pix_fmt,
             "-e": self.options or None,
+            "-m": self.muxer_options or None,
             "--picture-format": self.picture_format,
         }
         return [flag for flag, value in flags.items() if value is not None]
@@ -142,16 +128,16 @@ def choose_encoding(
     `width` and `height` are those of the encoded picture; `turned` says that its sides are exchanged with respect to
     the source. Raises InvalidInputError naming what is allowed.
     """
-    codec = _choose_codec(container, wanted.codec)
+    codec = choose_codec(container, wanted.codec)
     formats = [form.name for form in codec.video_formats or []]
     if wanted.pix_fmt is not None and formats and wanted.pix_fmt not in formats:
         raise InvalidInputError(
             f"{codec.name} cannot encode the pixel format '{wanted.pix_fmt}'"
-            f"{_meant(wanted.pix_fmt, formats)}: choose one of {', '.join(formats)}"
+            f"{meant(wanted.pix_fmt, formats)}: choose one of {', '.join(formats)}"
         )
     if codec.name == "rawvideo" and Path(container.name).suffix == ".rgb":
         formats = ["rgb24"]
-    pix_fmt = wanted.pix_fmt or _choose_format(reader.pix_fmt, formats)
+    pix_fmt = wanted.pix_fmt or choose_format(reader.pix_fmt, formats)
     options, qscale = _quality(codec.name, wanted)
     colour = reader.colour
     matrix = colour.used_matrix or (6 if height <= SD_LINES else 1)
@@ -233,7 +219,7 @@ def _rates(encoding: Encoding) -> list[Fraction]:
 def _unknown_rate(container: OutputContainer, encoding: Encoding, rates: list[Fraction], rate: Fraction) -> str:
     listed = ", ".join(f"{float(each):.5g}" for each in rates if 10 <= each <= 60)
     younger = replace(encoding, codec="mpeg2video")
-    also = encoding.codec == "mpeg1video" and _holds(container.format.name, younger.codec) and rate in _rates(younger)
+    also = encoding.codec == "mpeg1video" and holds(container.format.name, younger.codec) and rate in _rates(younger)
     choose = "-c mpeg2video, or an ending" if also else "an ending"
     return (
         f"{encoding.codec} knows no {float(rate):.5g} pictures per second, but {listed}: choose {choose} such as .mp4 "
@@ -259,7 +245,7 @@ def _opens(encoding: Encoding) -> bool:
 def _plain(encoding: Encoding) -> Encoding:
     """The same encoder with a small, ordinary picture and without options."""
     formats = [form.name for form in Codec(encoding.codec, "w").video_formats or []]
-    return replace(encoding, options={}, width=64, height=64, pix_fmt=_choose_format("yuv420p", formats))
+    return replace(encoding, options={}, width=64, height=64, pix_fmt=choose_format("yuv420p", formats))
 
 
 def _try(encoding: Encoding) -> list[str]:
@@ -270,79 +256,6 @@ def _try(encoding: Encoding) -> list[str]:
     encoding.apply(context)
     context.open()
     return sorted(context.options)
-
-
-def _meant(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=3)
-    return f" (did you mean {' or '.join(close)}?)" if close else ""
-
-
-def _video_encoders() -> list[str]:
-    names = []
-    for name in sorted(av.codecs_available):
-        try:
-            codec = Codec(name, "w")
-        except ValueError:
-            continue
-        if codec.type == "video" and codec.name == name:
-            names.append(name)
-    return names
-
-
-def _choose_codec(container: OutputContainer, wanted: str | None) -> Codec:
-    allowed = container.supported_codecs
-    ending = container.format.name
-    if wanted is None:
-        default = container.default_video_codec
-        # A transport stream does not say what it holds.
-        general = DEFAULT_CODEC in allowed or ending == "mpegts"
-        name = DEFAULT_CODEC if general else _ALIASES.get(default, default)
-    else:
-        name = _ALIASES.get(wanted, wanted)
-    try:
-        codec = Codec(name, "w")
-    except ValueError:
-        codec = None
-    if codec is None or codec.type != "video":
-        if wanted is None:
-            raise InvalidInputError(f"{ending} files hold no video that can be encoded here: choose .mp4, .mkv or .mov")
-        encoders = _video_encoders()
-        usable = [encoder for encoder in encoders if encoder in allowed]
-        raise InvalidInputError(
-            f"there is no video encoder '{wanted}'{_meant(wanted, encoders)}; for {ending}: {', '.join(usable)}"
-        )
-    if codec.name not in allowed and not _holds(ending, codec.name):
-        usable = [encoder for encoder in _video_encoders() if encoder in allowed]
-        raise InvalidInputError(
-            f"{ending} cannot hold {codec.name}: choose one of {', '.join(usable)}, or another ending"
-        )
-    return codec
-
-
-def _holds(container: str, codec: str) -> bool:
-    """Whether a container takes a codec that it does not list."""
-    with av.open(io.BytesIO(), "w", format=container) as probe:
-        try:
-            probe.add_stream(codec)
-        except ValueError:
-            return False
-    return True
-
-
-def _choose_format(source: str, formats: list[str]) -> str:
-    """The source's pixel format in 8 bits without alpha, if the encoder has it, else the nearest usable one."""
-    form = VideoFormat(source)
-    if is_rgb(form):
-        names = list(_RGB_FORMATS)
-    elif source.startswith(("gray", "ya")) and not source.startswith("yuv"):
-        names = ["gray"]
-    else:
-        # The chroma planes say which layout it is, whatever the name and the depth.
-        width, height = form.chroma_width(16), form.chroma_height(16)
-        layout = {(8, 8): "420", (8, 16): "422", (16, 16): "444", (16, 8): "440", (4, 16): "411", (4, 4): "410"}
-        names = [f"yuv{layout.get((width, height), '420')}p"]
-    names += ["yuv420p", "yuv422p", "yuv444p"]
-    return next((name for name in names if name in formats or not formats), formats[0] if formats else "yuv420p")
 
 
 def _quality(codec: str, wanted: EncodeOptions) -> tuple[dict[str, str], int | None]:
@@ -385,7 +298,7 @@ def _unknown_options(codec: str, unused: list[str]) -> str:
         known = [option.name for option in (*listed.private, *listed.generic)]
     name = unused[0]
     own = f"; its own options: {', '.join(option.name for option in listed.private)}" if known else ""
-    return f"{codec} has no option '{name}'{_meant(name, known)}{own}"
+    return f"{codec} has no option '{name}'{meant(name, known)}{own}"
 
 
 def _refusal(encoding: Encoding, wanted: EncodeOptions, error: Exception | None) -> str:

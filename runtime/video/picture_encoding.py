@@ -101,8 +101,7 @@ def choose_picture_encoding(wanted: EncodeOptions, path: Path | None = None) -> 
                 f"--picture-format {wanted.picture_format}, but {path} is named {suffix}: leave it out"
             )
         kind = named
-    flags = {"--codec": wanted.codec, "--crf": wanted.crf, "--pix-fmt": wanted.pix_fmt}
-    if given := [flag for flag, value in flags.items() if value is not None]:
+    if given := [flag for flag in wanted.given() if flag not in ("-e", "--picture-format")]:
         quality = "; the quality of jpg pictures is -e q=1 (best) to 31" if "--crf" in given else ""
         raise InvalidInputError(f"{kind} pictures take no {', '.join(given)}: leave it out, or write a video{quality}")
     return PictureEncoding(kind, wanted.options)

@@ -23,6 +23,7 @@ from mtu.runtime.video.colour import FromRGB, Pixels, swaps_sides
 from mtu.runtime.video.copying import Copier, timecode_of
 from mtu.runtime.video.encoding import EncodeOptions, Encoding, choose_encoding
 from mtu.runtime.video.images import IMAGE_SUFFIXES
+from mtu.runtime.video.muxer_options import add_options, kept_options
 from mtu.runtime.video.picture_encoding import choose_picture_encoding
 from mtu.runtime.video.picture_reader import PICTURE_RATE
 from mtu.runtime.video.picture_writer import DirectoryWriter, PictureWriter
@@ -39,8 +40,6 @@ _KEEPS_MATRIX = {"mp4", "mov", "3gp", "3g2", "ipod", "ismv", "f4v", "psp", "matr
 _KEEPS_ASPECT = {"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video"}
 # AVFMT_NOTIMESTAMPS; AVI does not set it.
 _NO_TIMESTAMPS = 0x80
-# Plain metadata keys are lost in these unless they are asked to keep them.
-_QUICKTIME = {".mp4", ".mov", ".m4v", ".3gp", ".3g2"}
 
 
 def open_writer(
@@ -119,15 +118,9 @@ class VideoWriter(Writer):
         self._fixed = 1 / (reader.average_rate or Fraction(25))
         self._drift = Drift()
         self._copier: Copier | None = None
-        quicktime = reader.container is not None and any(key.startswith("com.") for key in reader.container.metadata)
         try:
-            self._container = av.open(
-                str(self._temporary.absolute()),  # a relative name with a colon would be a protocol to FFmpeg
-                "w",
-                container_options={"movflags": "use_metadata_tags"}
-                if quicktime and path.suffix.lower() in _QUICKTIME
-                else None,
-            )
+            # A relative name with a colon would be a protocol to FFmpeg.
+            self._container = av.open(str(self._temporary.absolute()), "w")
         except ValueError:
             raise InvalidInputError(
                 f"no video format has the ending '{path.suffix}': name the output .mp4, .mkv, .mov or .webm, or give a "
@@ -179,7 +172,9 @@ class VideoWriter(Writer):
         if reader.container is not None:
             container.metadata.update(kept_metadata(reader.container.metadata))
         black = self._picture(np.zeros((height, width, 3), np.uint8), 0, 1)
+        container.container_options.update(kept_options(container.format.name, reader))
         sample, tags = rehearse(container, add, black)
+        add_options(container, options.muxer_options, sample.add)
         timecode = timecode_of(reader)
         if timecode is not None and "timecode" not in {key.lower() for key in tags}:
             self.notes.append(f"{self._name} cannot hold the timecode {timecode} of this video: dropped")

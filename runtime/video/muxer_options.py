@@ -1,0 +1,139 @@
+"""Options of containers: those that keep what the source has, and the user's, refused where the muxer takes none such.
+
+Reads the beginning of the source's file; tries muxers in memory, and writes nothing.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import av
+from av.container import OutputContainer
+from av.stream import Stream
+
+from mtu.models.errors import InvalidInputError
+from mtu.runtime.video.encoder_choice import meant
+from mtu.runtime.video.reader import Reader
+from mtu.runtime.video.tags import QUICKTIME
+
+# PyAV cannot list what a muxer takes; these are for "did you mean".
+_ANY = "avoid_negative_ts fflags flush_packets max_delay max_interleave_delta packetsize strict"
+_MOV = (
+    "movflags brand chunk_duration empty_hdlr_name encryption_key encryption_scheme frag_duration frag_interleave"
+    " frag_size fragment_index iods_audio_profile iods_video_profile min_frag_duration moov_size"
+    " mov_gamma movie_timescale use_editlist use_stream_ids_as_track_ids video_track_timescale write_btrt write_prft"
+    " write_tmcd"
+)
+_MATROSKA = (
+    "allow_raw_vfw cluster_size_limit cluster_time_limit cues_to_front dash dash_track_number default_mode"
+    " flipped_raw_rgb live reserve_index_space write_crc32"
+)
+_KNOWN = {
+    **dict.fromkeys(QUICKTIME, _MOV),
+    **dict.fromkeys(("matroska", "webm"), _MATROSKA),
+    "mpegts": "mpegts_flags mpegts_m2ts_mode mpegts_original_network_id mpegts_pmt_start_pid mpegts_service_id"
+    " mpegts_service_type mpegts_start_pid mpegts_transport_stream_id muxrate omit_video_pes_length pat_period"
+    " pcr_period pes_payload_size sdt_period tables_version",
+    "mpeg": "muxrate preload",
+    "avi": "flipped_raw_rgb reserve_index_space write_channel_mask",
+    "gif": "final_delay loop",
+    "apng": "final_delay plays",
+    "webp": "loop",
+    "flv": "flvflags",
+    "ogg": "page_duration pagesize serial_offset",
+}
+
+
+def parse_muxer_options(items: Iterable[str]) -> dict[str, str]:
+    """Options of a container from KEY=VALUE; a bare word is one of MP4's `movflags`, such as faststart."""
+    options: dict[str, str] = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals:
+            key, value = "movflags", f"+{item}"
+        joined = key == "movflags" and value[:1] in ("+", "-")
+        options[key] = options.get(key, "") + value if joined else value
+    return options
+
+
+def kept_options(form: str, reader: Reader) -> dict[str, str]:
+    """What `form` (FFmpeg's name of a container) needs to keep what the source has."""
+    flags = []
+    if form in QUICKTIME and reader.container is not None:
+        # Apple's tags are lost unless they are asked for.
+        if any(key.startswith("com.") for key in reader.container.metadata):
+            flags.append("use_metadata_tags")
+        if "mp4" in reader.container.format.name.split(",") and _index_is_first(reader.source):
+            flags.append("faststart")
+    return {"movflags": "".join(f"+{flag}" for flag in flags)} if flags else {}
+
+
+def add_options(
+    container: OutputContainer, wanted: Mapping[str, str], add: Callable[[OutputContainer], Stream]
+) -> None:
+    """Add the user's options to those of a container, whose streams `add` is one of.
+
+    Raises InvalidInputError for those that its muxer does not know, or does not take.
+    """
+    form = container.format.name
+    for key, value in wanted.items():
+        unknown = _try(form, {key: value}, add)
+        if unknown:
+            known = [*_KNOWN.get(form, "").split(), *_ANY.split()]
+            own = f"; its own options: {', '.join(_KNOWN[form].split())}" if form in _KNOWN else ""
+            hint = "; it is one of .mp4 and .mov" if key == "movflags" else meant(key, known)
+            raise InvalidInputError(f"-m {key}: {form} has no such option{hint}{own}")
+    options = container.container_options
+    for key, value in wanted.items():
+        flags = options.get(key, "") if key == "movflags" else ""
+        options[key] = f"{flags}{value if not flags or value[:1] in ('+', '-') else f'+{value}'}"
+
+
+def _try(form: str, options: Mapping[str, str], add: Callable[[OutputContainer], Stream]) -> list[str]:
+    """What the muxer says of options that it does not know; PyAV gives that to a log only."""
+    unused: list[str] = []
+
+    def listen(record: logging.LogRecord) -> bool:
+        unused.append(record.getMessage())
+        return False
+
+    log = logging.getLogger("av.container.output")
+    log.addFilter(listen)
+    trial = av.open(io.BytesIO(), "w", format=form, options=dict(options))
+    try:
+        add(trial)
+        trial.start_encoding()
+    except (av.FFmpegError, ValueError) as error:
+        ((key, value),) = options.items()
+        reason = getattr(error, "strerror", None) or error
+        raise InvalidInputError(
+            f"-m {key}={value}: {form} does not take this value ({reason}); give one that FFmpeg's documentation of "
+            f"the {form} muxer names"
+        ) from None
+    finally:
+        log.removeFilter(listen)
+        with suppress(av.FFmpegError, ValueError):
+            trial.close()
+    return unused
+
+
+def _index_is_first(source: str) -> bool:
+    """Whether an MP4 or MOV file has its index (moov) before its pictures, so that it plays while it still loads."""
+    if not Path(source).is_file():
+        return False
+    with Path(source).open("rb") as file:
+        for _ in range(100):
+            head = file.read(16)
+            kind, size = head[4:8], int.from_bytes(head[:4], "big")
+            if len(head) < 8 or kind in (b"moov", b"mdat"):
+                return kind == b"moov"
+            if size == 1:
+                size = int.from_bytes(head[8:16], "big")
+            if size < 8:
+                return False
+            file.seek(size - len(head), 1)
+    return False
