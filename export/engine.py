@@ -203,10 +203,10 @@ def rebuild_command(bundle: Bundle, directory: Path, options: BuildOptions, libr
     profile = options.profile
     words = ["mtu-build-engine", str(bundle.directory.resolve()), "-o", str(directory), "--runtime", library]
     if profile.is_fixed:
-        words += ["--height", str(profile.opt.height), "--width", str(profile.opt.width)]
+        words += ["--size", str(profile.opt)]
     else:
         for name, sizes in (("min", profile.min), ("opt", profile.opt), ("max", profile.max)):
-            words += [f"--{name}-shapes", str(sizes)]
+            words += [f"--{name}-size", str(sizes)]
     flags = {"--fp16": options.fp16, "--no-plugin": not options.plugin}
     flags["--version-compatible"] = options.version_compatible
     words += [name for name, given in flags.items() if given]
@@ -314,7 +314,7 @@ def _has_strong_types(library: Library) -> bool:
 def _check_memory(needed: int, gpu: Gpu, options: BuildOptions) -> None:
     if needed > gpu.memory:
         raise InvalidInputError(
-            f"frames of {options.profile.max} (HEIGHTxWIDTH) need about {needed / 2**30:.1f} GiB of device memory,"
+            f"frames of {options.profile.max} need about {needed / 2**30:.1f} GiB of device memory,"
             f" {gpu.name} has {gpu.memory / 2**30:.1f} GiB: use smaller frames or --fp16"
         )
 

@@ -25,20 +25,21 @@ def build(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Directory to write.", rich_help_panel=OUTPUT)
     ],
-    height: Annotated[
-        int | None, typer.Option(metavar="H", help="Rows, a multiple of 4.", rich_help_panel=EXACT)
-    ] = None,
-    width: Annotated[
-        int | None, typer.Option(metavar="W", help="Columns, a multiple of 4.", rich_help_panel=EXACT)
-    ] = None,
-    min_shapes: Annotated[
+    size: Annotated[
         str | None,
-        typer.Option(metavar="HxW", help="Smallest; rows first: 720x1280 is 720p.", rich_help_panel=RANGE),
+        typer.Option(metavar="WxH", help="Of the frames, as in 1280x720; multiples of 4.", rich_help_panel=EXACT),
     ] = None,
-    opt_shapes: Annotated[
-        str | None, typer.Option(metavar="HxW", help="The one to be fastest at.", rich_help_panel=RANGE)
+    min_size: Annotated[str | None, typer.Option(metavar="WxH", help="Smallest.", rich_help_panel=RANGE)] = None,
+    opt_size: Annotated[
+        str | None, typer.Option(metavar="WxH", help="The one to be fastest at.", rich_help_panel=RANGE)
     ] = None,
-    max_shapes: Annotated[str | None, typer.Option(metavar="HxW", help="Largest.", rich_help_panel=RANGE)] = None,
+    max_size: Annotated[str | None, typer.Option(metavar="WxH", help="Largest.", rich_help_panel=RANGE)] = None,
+    # The old forms, for a release.
+    height: Annotated[int | None, typer.Option(hidden=True)] = None,
+    width: Annotated[int | None, typer.Option(hidden=True)] = None,
+    min_shapes: Annotated[str | None, typer.Option(hidden=True)] = None,
+    opt_shapes: Annotated[str | None, typer.Option(hidden=True)] = None,
+    max_shapes: Annotated[str | None, typer.Option(hidden=True)] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Half precision; an fp16 bundle is always.")] = False,
     keep_fp32: KeepFp32Option = None,
     runtime: Annotated[
@@ -74,11 +75,19 @@ def build(
 ) -> None:
     """Builds the TensorRT engine of a bundle: first.engine, step.engine, engine.json and build.log.
 
-    Sizes are of the frames as the network sees them, HEIGHTxWIDTH, padded to multiples of 4.
+    mtu-run pads other frames to multiples of 4: a 1918x1078 video takes an engine for 1920x1080.
     """
-    profile = _profile(height, width, min_shapes, opt_shapes, max_shapes)
+    sizes = [min_size, opt_size, max_size]
+    if size is None and height is not None and width is not None:
+        size = f"{width}x{height}"
+        say(PROGRAM, f"note: --height and --width will go; write --size {size}")
+    if sizes == [None] * 3 and min_shapes and opt_shapes and max_shapes:
+        sizes = ["x".join(reversed(text.split("x"))) for text in (min_shapes, opt_shapes, max_shapes)]
+        new = " ".join(f"--{name}-size {text}" for name, text in zip(("min", "opt", "max"), sizes, strict=True))
+        say(PROGRAM, f"note: --min-shapes and so on are read as HEIGHTxWIDTH and will go; write {new}")
+    profile = _profile(size, *sizes)
     if profile.opt.height > profile.opt.width:
-        say(PROGRAM, f"note: {profile.opt} is upright, {profile.opt.height} rows of {profile.opt.width} pixels")
+        say(PROGRAM, f"note: {profile.opt} is upright, {profile.opt.width} wide and {profile.opt.height} high")
     source = open_bundle(bundle)
     from mtu.export.engine import BuildOptions, build_engine
 
@@ -110,20 +119,19 @@ def build(
     plugin = "with" if m.plugin else "without"
     kept = f" ({len(m.fp32_layers)} layer{'s' * (len(m.fp32_layers) > 1)} in fp32)" if m.fp32_layers else ""
     print(
-        f"{output}: {m.interface.preset} {m.interface.precision}{kept} {plugin} plugin, frames {m.profile}"
-        f" (HEIGHTxWIDTH), {m.library} {m.library_version}, compute capability {', '.join(m.compute_capabilities)}"
+        f"{output}: {m.interface.preset} {m.interface.precision}{kept} {plugin} plugin, frames {m.profile},"
+        f" {m.library} {m.library_version}, compute capability {', '.join(m.compute_capabilities)}"
     )
 
 
-def _profile(height: int | None, width: int | None, low: str | None, opt: str | None, high: str | None) -> Profile:
-    exact, texts = (height, width), (low, opt, high)
-    if all(text is None for text in texts) and height is not None and width is not None:
-        return Profile.fixed(height, width)
-    if exact == (None, None) and low is not None and opt is not None and high is not None:
+def _profile(size: str | None, low: str | None, opt: str | None, high: str | None) -> Profile:
+    if size is not None and low is opt is high is None:
+        return Profile(*[Sizes.parse(size)] * 3)
+    if size is None and low is not None and opt is not None and high is not None:
         return Profile(Sizes.parse(low), Sizes.parse(opt), Sizes.parse(high))
     raise InvalidInputError(
-        "say which frames the engine is for: --height and --width for one size, or --min-shapes, --opt-shapes and"
-        " --max-shapes for a range"
+        "say which frames the engine is for: --size 1280x720 for one size, or for a range all of --min-size, --opt-size"
+        " and --max-size"
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from typing import NoReturn
 
 import typer
@@ -85,7 +84,7 @@ def run(
         ),
         overwrite=overwrite,
     )
-    with Progress(PROGRAM, enabled=progress and sys.stderr is not None and sys.stderr.isatty()) as bar:
+    with Progress(PROGRAM, enabled=progress) as bar:
         report = run_job(job, start=bar.start, progress=bar.advance, say=lambda text: say(PROGRAM, text))
     if report_file is not None:
         write_report(report_file, {**dataclasses.asdict(report), "fps": report.fps})

@@ -20,6 +20,7 @@ from typing import Any, NoReturn, TypeVar
 import typer
 
 from mtu.models.errors import MissingExtraError, MtuError
+from mtu.runtime.terminal import drop_unread_stdout, make_stderr_patient
 from mtu.runtime.usage import Command, Group, UsageError, explain
 
 USER_ERROR = 2
@@ -73,10 +74,12 @@ def run_app(app: typer.Typer, program: str) -> NoReturn:
         ends.append(signal.SIGHUP)
     before = [(number, signal.signal(number, _terminate)) for number in ends]
     code = 0
+    make_stderr_patient()
     try:
         try:
             code = app(prog_name=program, standalone_mode=False) or 0
         finally:
+            drop_unread_stdout()
             if sys.stdout is not None:
                 sys.stdout.flush()  # so that what cannot be written is known in here
     except SystemExit as end:

@@ -305,7 +305,7 @@ def _describe(engine: Engine) -> str:
     m = engine.manifest
     plugin = f"plugin revision {m.plugin_revision}" if m.plugin else "no plugin"
     return (
-        f"engine {engine.directory}: {m.interface.preset} {m.interface.precision}, frames {m.profile} (HEIGHTxWIDTH),"
+        f"engine {engine.directory}: {m.interface.preset} {m.interface.precision}, frames {m.profile},"
         f" {m.library} {m.library_version}, compute capability {', '.join(m.compute_capabilities)}"
         + (f" ({m.gpu})" if m.gpu else "")
         + f", {plugin}, weights {m.interface.checkpoint[:12]}"

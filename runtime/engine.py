@@ -29,7 +29,7 @@ Precision = Literal["fp32", "fp16"]
 
 @dataclass(frozen=True)
 class Sizes:
-    """The size of a frame as the network sees it. In text always HEIGHTxWIDTH: 720x1280."""
+    """The size of a frame as the network sees it. In text always WIDTHxHEIGHT: 1280x720."""
 
     height: int
     width: int
@@ -39,22 +39,22 @@ class Sizes:
         if any(type(size) is not int or size < 1 for size in sizes):
             raise InvalidInputError(f"frame size {self}: height and width are whole numbers from {SIZE_MULTIPLE}")
         if any(size % SIZE_MULTIPLE for size in sizes):
-            padded = "x".join(str(size + -size % SIZE_MULTIPLE) for size in sizes)
+            padded = "x".join(str(size + -size % SIZE_MULTIPLE) for size in reversed(sizes))
             raise InvalidInputError(
-                f"frame size {self} (HEIGHTxWIDTH) is no multiple of {SIZE_MULTIPLE}; such frames are padded before the"
+                f"frame size {self} is no multiple of {SIZE_MULTIPLE}; such frames are padded before the"
                 f" engine sees them, so build it for {padded}"
             )
 
     def __str__(self) -> str:
-        return f"{self.height}x{self.width}"
+        return f"{self.width}x{self.height}"
 
     @classmethod
     def parse(cls, text: str) -> Sizes:
-        """ "720x1280" is 720 high and 1280 wide; raises InvalidInputError for anything else."""
+        """ "1280x720" is 1280 wide and 720 high; raises InvalidInputError for anything else."""
         found = re.fullmatch(r"([0-9]{1,6})x([0-9]{1,6})", text.strip())
         if not found:
-            raise InvalidInputError(f"'{text}' is no frame size: write HEIGHTxWIDTH, 720x1280 for 720p video")
-        return cls(int(found[1]), int(found[2]))
+            raise InvalidInputError(f"'{text}' is no frame size: write WIDTHxHEIGHT, as in 1280x720")
+        return cls(height=int(found[2]), width=int(found[1]))
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Profile:
             low, middle, high = (getattr(sizes, axis) for sizes in (self.min, self.opt, self.max))
             if not low <= middle <= high:
                 raise InvalidInputError(
-                    f"frame sizes {self.min}, {self.opt}, {self.max} (HEIGHTxWIDTH): the {axis}s have to rise from min"
+                    f"frame sizes {self.min}, {self.opt}, {self.max}: the {axis}s have to rise from min"
                     f" over opt to max, they are {low}, {middle}, {high}"
                 )
 

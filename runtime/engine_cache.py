@@ -54,7 +54,7 @@ def cached_engine(
         return found
     _check_writable(directory.parent)
     say(
-        f"building an engine for {wanted} (HEIGHTxWIDTH) with {library.name} {library.version}, once; it is kept in"
+        f"building an engine for {wanted} with {library.name} {library.version}, once; it is kept in"
         f" {directory} (mtu-build-engine builds others, in fp16 and for ranges of sizes)"
     )
     options = BuildOptions(profile, runtime=library.name, plugin_library=plugin_library)

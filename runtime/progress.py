@@ -1,10 +1,12 @@
-"""The progress lines of the commands on stderr, on a terminal alone. Imports rich."""
+"""How far a command is, on stderr: a bar on a terminal, elsewhere a line a minute. Imports rich."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,18 @@ if TYPE_CHECKING:
     from mtu.runtime.job import Report
 
 
+EVERY = 60.0
+"""Seconds between two lines where there is no terminal."""
+
+
+class _Console(Console):
+    """Leaves the cursor visible: the text that shows it again might be one that the terminal does not take."""
+
+    def show_cursor(self, show: bool = True) -> bool:
+        """See rich."""
+        return False
+
+
 class FpsColumn(ProgressColumn):
     """Frames a second over the last half minute."""
 
@@ -31,22 +45,77 @@ class FpsColumn(ProgressColumn):
         return Text(f"{task.speed:.2f} fps" if task.speed else "- fps", style="progress.data.speed")
 
 
+class Meter:
+    """How far a command is: a bar on a terminal; elsewhere a line every `EVERY` seconds, so none of a short run."""
+
+    def __init__(
+        self, program: str, *columns: ProgressColumn, unit: str, transient: bool, enabled: bool = True
+    ) -> None:
+        """`unit` is what is counted, in the plural; "%" for a share from 0 to 1. `enabled` False shows nothing."""
+        self._program, self._unit = program, unit
+        shown = enabled and sys.stderr is not None
+        self._bar = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            *columns,
+            console=_Console(stderr=True),
+            transient=transient,
+            disable=not shown or not sys.stderr.isatty(),
+        )
+        self._task = self._bar.add_task(program, total=None)
+        self._lines = shown and self._bar.disable
+        self._total: float | None = None
+        self._done = self._said = 0.0
+        self._when = time.monotonic()
+
+    def start(self, total: float | None) -> None:
+        """Called before the first; `total` is the expected number, None if unknown."""
+        self._total, self._when = total, time.monotonic()
+        self._bar.update(self._task, total=total)
+        self._bar.start()
+
+    def stop(self) -> None:
+        """Called after the last."""
+        self._bar.stop()
+
+    def advance(self) -> None:
+        """One more is done."""
+        self._bar.advance(self._task)
+        self._done += 1
+        self._say()
+
+    def reach(self, text: str, done: float) -> None:
+        """`text` is being done, and `done` is how far it all is."""
+        self._bar.update(self._task, description=f"{self._program}: {text[:60]}", completed=done)
+        self._done = done
+        self._say(f"{text}, ")
+
+    def _say(self, text: str = "") -> None:
+        passed = time.monotonic() - self._when
+        if not self._lines or passed < EVERY:
+            return
+        speed = (self._done - self._said) / passed if passed else 0.0
+        if self._unit == "%":
+            line = f"{text}{100 * self._done:.0f} %"
+        else:
+            of = f" of {self._total:.0f}" if self._total else ""
+            line = f"{text}{self._done:.0f}{of} {self._unit}, {speed:.2f} a second"
+        if self._total and speed > 0 and self._done < self._total:
+            line += f", {timedelta(seconds=round((self._total - self._done) / speed))} left"
+        say(self._program, line)
+        self._said, self._when = self._done, time.monotonic()
+
+
 class Progress:
-    """Prints the notes before frame 1, then on a terminal frames done, frames a second and the time left."""
+    """Prints the notes before frame 1, then frames done, frames a second and the time left."""
 
     def __init__(self, program: str, *, enabled: bool) -> None:
         """`enabled` False prints the notes alone."""
         self._program = program
-        self._bar = RichProgress(
-            TextColumn(program),
-            BarColumn(),
-            MofNCompleteColumn(),
-            FpsColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=not enabled,
-        )
-        self._task = self._bar.add_task("frames", total=None)
+        columns = MofNCompleteColumn(), FpsColumn(), TimeRemainingColumn()
+        self._meter = Meter(program, *columns, unit="frames", transient=False, enabled=enabled)
+        self.advance = self._meter.advance
+        """Called after each frame."""
 
     def __enter__(self) -> Progress:
         return self
@@ -54,42 +123,32 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        self._meter.stop()
 
     def start(self, report: Report, frames: int | None) -> None:
         """Called before frame 1; `frames` is the expected number, None if unknown."""
         for note in report.notes:
             say(self._program, f"note: {note}")
-        self._bar.update(self._task, total=frames)
-        self._bar.start()
-
-    def advance(self) -> None:
-        """Called after each frame."""
-        self._bar.advance(self._task)
+        self._meter.start(frames)
 
 
 @contextlib.contextmanager
 def frame_counter(program: str, total: int | None) -> Iterator[Callable[[], None]]:
-    """A line with the frames done and the time left; gives what is to be called after each. `total` None: unknown."""
-    with _transient(MofNCompleteColumn(), TimeRemainingColumn()) as bar:
-        task = bar.add_task(program, total=total)
-        yield lambda: bar.advance(task)
+    """Shows the frames done and the time left; gives what is to be called after each. `total` None: unknown."""
+    meter = Meter(program, MofNCompleteColumn(), TimeRemainingColumn(), unit="frames", transient=True)
+    meter.start(total)
+    try:
+        yield meter.advance
+    finally:
+        meter.stop()
 
 
 @contextlib.contextmanager
 def stage_bar(program: str, *, enabled: bool = True) -> Iterator[Callable[[str, float], None]]:
-    """A line with what is being done; gives what is to be called with that and with how far all of it is, 0 to 1."""
-    with _transient(TimeRemainingColumn(), enabled=enabled) as bar:
-        task = bar.add_task(program, total=1.0)
-        yield lambda text, done: bar.update(task, description=f"{program}: {text[:60]}", completed=done)
-
-
-def _transient(*columns: ProgressColumn, enabled: bool = True) -> RichProgress:
-    return RichProgress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        *columns,
-        console=Console(stderr=True),
-        transient=True,
-        disable=not enabled or sys.stderr is None or not sys.stderr.isatty(),
-    )
+    """Shows what is being done; gives what is to be called with that and with how far all of it is, 0 to 1."""
+    meter = Meter(program, TimeRemainingColumn(), unit="%", transient=True, enabled=enabled)
+    meter.start(1.0)
+    try:
+        yield meter.reach
+    finally:
+        meter.stop()

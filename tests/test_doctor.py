@@ -86,7 +86,7 @@ def test_an_engine_that_can_run(capsys, answers, gpu, small, tmp_path):
     assert ended.code == 0
     assert "GPU 0: found: Fake GPU, compute capability 9.0, 1.0 GiB" in ended.out
     assert ended.out.endswith("tensorrt: can run it\n")
-    assert "custom fp32, frames 32x48 (HEIGHTxWIDTH), tensorrt 10.16.1.11, compute capability 9.0" in ended.out
+    assert "custom fp32, frames 48x32, tensorrt 10.16.1.11, compute capability 9.0" in ended.out
 
 
 @pytest.mark.parametrize(

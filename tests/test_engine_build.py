@@ -44,7 +44,7 @@ from tests.processes import LIMIT
 PROGRAM = "mtu-build-engine"
 SMALL = Profile.fixed(32, 48)
 RANGE = Profile(Sizes(16, 16), Sizes(32, 48), Sizes(64, 96))
-SIZE = ("--height", 32, "--width", 48)
+SIZE = ("--size", "48x32")
 GPU = Gpu(0, "NVIDIA GeForce RTX 3090", "8.6", 24 << 30)
 rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="the package tensorrt-rtx is not installed"
@@ -157,12 +157,12 @@ def test_the_network_has_the_plugin_or_standard_layers(small, tmp_path, precisio
 
 @rtx
 def test_720p_in_fp16_from_the_command_line(tmp_path, capsys):
-    size = ("--height", 720, "--width", 1280)
+    size = ("--size", "1280x720")
     ended = cli.run(
         capsys, PROGRAM, bundled_directory(), "--fp16", *size, "--runtime", "tensorrt-rtx", "-o", tmp_path / "E"
     )
     assert ended.code == 0, ended.err
-    assert "mtu2 fp16 with plugin, frames 720x1280 (HEIGHTxWIDTH), tensorrt-rtx" in ended.out
+    assert "mtu2 fp16 with plugin, frames 1280x720, tensorrt-rtx" in ended.out
     assert "no NVIDIA GPU here: building for compute capability 8.0, 8.6, 8.9, 12.0, 12.1" in ended.err
     assert "first.engine: 97% of the network's floating-point layers are fp16, 1 plugin layer" in ended.err
     check_files(open_engine(tmp_path / "E"))
@@ -262,7 +262,7 @@ def test_bad_files_of_layers(small, tmp_path, capsys, monkeypatch, keep, options
 
 @rtx
 def test_the_options_of_rtx(small, tmp_path, capsys):
-    size = ("--min-shapes", "16x16", "--opt-shapes", "32x48", "--max-shapes", "64x96")
+    size = ("--min-size", "16x16", "--opt-size", "48x32", "--max-size", "96x64")
     options = ("--compute-capability", "12.0, 7.5", "--version-compatible", "--workspace", 512)
     more = ("--builder-optimization-level", 2, "--timing-cache", tmp_path / "cache", "--verbose")
     directory = tmp_path / "a b"
@@ -303,7 +303,7 @@ def test_two_processes_building_the_same(small, tmp_path):
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_build_leaves_nothing(tmp_path, number, code):
-    options = ["--height", "720", "--width", "1280", "--no-plugin", "--verbose", "-o", "E"]
+    options = ["--size", "1280x720", "--no-plugin", "--verbose", "-o", "E"]
     command = [sys.executable, "-m", "mtu.export.engine_cli", str(bundled_directory()), *options]
     environment = {
         **os.environ,
@@ -583,7 +583,7 @@ def test_the_inspectors_words_for_half_are_understood(layers, share):
 def test_the_memory_is_estimated_before_the_build(small, tmp_path, fake):
     tiny = dataclasses.replace(GPU, memory=1 << 20)
     trt = fake("10.16.1.11", tiny)
-    with pytest.raises(InvalidInputError, match=r"frames of 720x1280 .* need about \d.\d GiB of device memory, NVIDIA"):
+    with pytest.raises(InvalidInputError, match=r"frames of 1280x720 need about \d.\d GiB of device memory, NVIDIA"):
         build_engine(small, tmp_path / "E", BuildOptions(Profile.fixed(720, 1280)))
     assert not trt.networks
     interface, models = load_graphs(open_bundle())
@@ -626,7 +626,7 @@ def bad_bundle(tmp_path, content):
     return tmp_path / "bad"
 
 
-SIZES = ("--min-shapes", "--opt-shapes", "--max-shapes")
+SIZES = ("--min-size", "--opt-size", "--max-size")
 
 
 @rtx
@@ -635,12 +635,14 @@ SIZES = ("--min-shapes", "--opt-shapes", "--max-shapes")
     [
         ((), "say which frames the engine is for"),
         (("--height", 32), "say which frames the engine is for"),
-        ((*SIZE, "--opt-shapes", "32x48"), "say which frames the engine is for"),
+        ((*SIZE, "--opt-size", "48x32"), "say which frames the engine is for"),
         ((SIZES[0], "16x16", SIZES[2], "64x64"), "say which frames the engine is for"),
-        (("--height", 1078, "--width", 1918), "build it for 1080x1920"),
-        (("--height", 0, "--width", 4), "whole numbers from 4"),
-        ((SIZES[0], "16x16", SIZES[1], "16x16", SIZES[2], "64:96"), "'64:96' is no frame size: write HEIGHTxWIDTH"),
-        ((SIZES[0], "16x16", SIZES[1], "96x64", SIZES[2], "64x96"), "the heights have to rise"),
+        (("--size", "1918x1078"), "build it for 1920x1080"),
+        (("--size", "4x0"), "whole numbers from 4"),
+        ((SIZES[0], "16x16", SIZES[1], "16x16", SIZES[2], "64:96"), "'64:96' is no frame size: write WIDTHxHEIGHT"),
+        ((SIZES[0], "16x16", SIZES[1], "96x64", SIZES[2], "64x96"), "the widths have to rise"),
+        (("--height", 1078, "--width", 1918), "write --size 1918x1078"),
+        (("--min-shapes", "16x16", "--opt-shapes", "64x96", "--max-shapes", "96x64"), "the widths have to rise"),
         ((*SIZE, "--compute-capability", "8.6,9.0,x"), "does not know 9.0, x, it knows 7.5, 8.0, 8.6, 8.9, 12.0, 12.1"),
         ((*SIZE, "--runtime", "tensorrt"), "tensorrt"),
         ((*SIZE, "--builder-optimization-level", 6), "choose 0 (quick build) to 5"),
@@ -663,7 +665,7 @@ def test_bad_options_get_one_message(small, tmp_path, capsys, monkeypatch, argum
             monkeypatch.setattr(trt, "get_plugin_registry", lambda: nothing)
     if words.startswith("could not build"):  # the tiny network is content with 1 MiB
         monkeypatch.setattr("mtu.export.engine_cli.open_bundle", lambda path: open_bundle())
-        arguments = ("--height", 720, "--width", 1280, "--workspace", 1)
+        arguments = ("--size", "1280x720", "--workspace", 1)
     monkeypatch.chdir(tmp_path)
     ended = cli.run(capsys, PROGRAM, small.directory, *arguments, "-o", "E")
     assert ended.code == 2 and words in ended.err, ended.err

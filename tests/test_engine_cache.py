@@ -51,8 +51,8 @@ def ask(bundle, size=(32, 48), library=LIBRARY, gpu=GPU):
 
 def test_an_engine_is_built_once(small, built, cache):
     engine, said = ask(small)
-    assert engine.directory.parent == cache / "engines" and engine.directory.name.startswith("tensorrt-32x48-")
-    assert len(said) == 1 and "building an engine for 32x48 (HEIGHTxWIDTH) with tensorrt 10.16.1.11, once" in said[0]
+    assert engine.directory.parent == cache / "engines" and engine.directory.name.startswith("tensorrt-48x32-")
+    assert len(said) == 1 and "building an engine for 48x32 with tensorrt 10.16.1.11, once" in said[0]
     assert str(engine.directory) in said[0]
     assert built[0][1].runtime == "tensorrt" and not built[0][1].fp16
     assert ask(small) == (engine, [])
@@ -137,7 +137,7 @@ def test_mtu_run_builds_for_the_size_of_the_video_and_keeps_the_engine(capsys, s
             arguments = (tmp_path / "in", "-o", tmp_path / name, "--model", small.directory, "--backend", "tensorrt")
             ended = cli.run(capsys, "mtu-run", *arguments)
             assert ended.code == 0, ended.err
-            assert ("mtu-run: building an engine for 32x48" in ended.err) == (name == "a")
+            assert ("mtu-run: building an engine for 48x32" in ended.err) == (name == "a")
         assert len(built) == 1
     finally:
         fake_cuda.uninstall()

@@ -25,7 +25,7 @@ from mtu.runtime.engine import (
 )
 
 CONTENT = {"first": b"first plan" * 100, "step": b"step plan" * 100}
-COMMAND = "mtu-build-engine B -o E --fp16 --height 720 --width 1280 --overwrite"
+COMMAND = "mtu-build-engine B -o E --fp16 --size 1280x720 --overwrite"
 
 
 def manifest(**changes):
@@ -254,13 +254,13 @@ def test_every_reason_is_named():
 
 @pytest.mark.parametrize("text", ["720", "720,1280", "720X1280", "1280:720", "x", "-4x4", "4x4x4", "4.0x4", "٤x٤", ""])
 def test_a_size_is_written_one_way(text):
-    with pytest.raises(InvalidInputError, match="write HEIGHTxWIDTH, 720x1280 for 720p video"):
+    with pytest.raises(InvalidInputError, match="write WIDTHxHEIGHT, as in 1280x720"):
         Sizes.parse(text)
 
 
 def test_a_size_that_has_to_be_padded_names_the_padded_one():
-    assert Sizes.parse("720x1280") == Sizes(height=720, width=1280)
-    with pytest.raises(InvalidInputError, match=r"1078x1918 .* build it for 1080x1920"):
+    assert Sizes.parse("1280x720") == Sizes(height=720, width=1280)
+    with pytest.raises(InvalidInputError, match=r"1918x1078 .* build it for 1920x1080"):
         Sizes(1078, 1918)
     with pytest.raises(InvalidInputError, match="whole numbers from 4"):
         Sizes(0, 4)
@@ -271,7 +271,7 @@ def test_profiles_rise():
         Profile(Sizes(4, 8), Sizes(4, 4), Sizes(4, 8))
     profile = Profile(Sizes(4, 8), Sizes(8, 8), Sizes(16, 12))
     assert profile.holds(4, 12) and not profile.holds(20, 8) and not profile.holds(4, 4)
-    assert str(profile) == "4x8 to 16x12, best at 8x8" and str(Profile.fixed(720, 1280)) == "720x1280"
+    assert str(profile) == "8x4 to 12x16, best at 8x8" and str(Profile.fixed(720, 1280)) == "1280x720"
 
 
 def test_a_command_in_a_refusal_can_be_pasted():

@@ -574,8 +574,8 @@ def test_an_engine_for_something_else_is_refused(gpu, small, tmp_path, monkeypat
 
 def test_a_size_outside_the_profile(gpu, small, tmp_path):
     engine = fake_cuda.write_engine(small, tmp_path / "e", Profile.fixed(32, 48))
-    command = "mtu-build-engine BUNDLE -o DIR --height 32 --width 64 --runtime tensorrt"
-    match = rf"32x64 \(HEIGHTxWIDTH\) do not fit engine .* which is for 32x48: build one with {command}"
+    command = "mtu-build-engine BUNDLE -o DIR --size 64x32 --runtime tensorrt"
+    match = rf"64x32 do not fit engine .* which is for 48x32: build one with {command}"
     refused(match, "tensorrt", engine, size=(30, 62))
     session = Session(open_backend("tensorrt", engine), scene_threshold=None)
     with pytest.raises(InvalidInputError, match=match):

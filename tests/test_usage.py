@@ -26,7 +26,7 @@ def options(script, *sub):
     command = typer.main.get_command(importlib.import_module(module).app)
     for name in sub:
         command = command.commands[name]
-    return command.params
+    return [param for param in command.params if not getattr(param, "hidden", False)]
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])

@@ -380,7 +380,7 @@ class TensorrtBackend:
     def failure(self, what: str, graph: GraphName, height: int, width: int) -> InvalidInputError:
         """The error for something that the library would not do."""
         return InvalidInputError(
-            f"{self.name} could not {what} {self._engine.file(graph)} for frames of {height}x{width} (HEIGHTxWIDTH):"
+            f"{self.name} could not {what} {self._engine.file(graph)} for frames of {width}x{height}:"
             f" {self._reason()}; build it again: {self._engine.manifest.command}"
         )
 
@@ -526,8 +526,8 @@ def check_size(engine: Engine, height: int, width: int) -> None:
         return
     half = " --fp16" if manifest.precision == "fp16" else ""
     raise InvalidInputError(
-        f"frames of {height}x{width} (HEIGHTxWIDTH) do not fit engine {engine.directory}, which is for"
-        f" {manifest.profile}: build one with mtu-build-engine BUNDLE -o DIR --height {height} --width {width}{half}"
+        f"frames of {width}x{height} do not fit engine {engine.directory}, which is for"
+        f" {manifest.profile}: build one with mtu-build-engine BUNDLE -o DIR --size {width}x{height}{half}"
         f" --runtime {manifest.library}"
     )
 
