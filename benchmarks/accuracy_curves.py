@@ -13,7 +13,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from mtu.models.errors import InvalidInputError
-from mtu.runtime.console import new_app, require, run_app
+from mtu.runtime.console import new_app, run_app
+from mtu.runtime.extras import require
 
 PROGRAM = "mtu.benchmarks.accuracy_curves"
 app = new_app()

@@ -15,7 +15,8 @@ import typer
 
 from mtu.models.interface import LOOK_AHEAD, SIZE_MULTIPLE
 from mtu.models.training.options import Options, Precision
-from mtu.runtime.console import new_app, require, run_app
+from mtu.runtime.console import new_app, run_app
+from mtu.runtime.extras import require
 
 PROGRAM = "mtu.benchmarks.training_step"
 PARTS = {

@@ -18,7 +18,8 @@ import typer
 from mtu.calib.quality import Quality, mean, measure_clip
 from mtu.models.interface import MAX_DISPLACEMENT
 from mtu.runtime.bundle import BUNDLED, open_bundle
-from mtu.runtime.console import new_app, require, run_app
+from mtu.runtime.console import new_app, run_app
+from mtu.runtime.extras import require
 
 if TYPE_CHECKING:
     from mtu.calib.clips import Clip

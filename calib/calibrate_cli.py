@@ -11,7 +11,8 @@ import typer
 from mtu.models.errors import InvalidInputError, OutputError
 from mtu.models.interface import GRAPHS
 from mtu.runtime.bundle import Bundle, open_bundle
-from mtu.runtime.console import new_app, require, run_app, say
+from mtu.runtime.console import new_app, run_app, say
+from mtu.runtime.extras import require
 from mtu.runtime.options import INPUT, OUTPUT, REPORT, JsonOption, OverwriteOption, VersionOption
 from mtu.runtime.progress import frame_counter, stage_bar
 from mtu.runtime.report import check_report, write_report

@@ -292,7 +292,7 @@ def _open(side: Side, size: tuple[int, int], say: Callable[[str], None]) -> Back
             f"{side.model} is a checkpoint, which backend {side.backend} cannot run: use torch, or make a bundle of it"
             f" with mtu-export onnx --checkpoint {side.model} -o DIR"
         )
-    from mtu.runtime.console import require
+    from mtu.runtime.extras import require
 
     require("export", f"running the checkpoint {side.model}", "torch", "onnx", "safetensors")
     from mtu.models.checkpoint import load_checkpoint

@@ -12,7 +12,8 @@ import typer
 
 from mtu.models.errors import InvalidInputError
 from mtu.models.interface import GRAPHS
-from mtu.runtime.console import new_app, require, run_app, say
+from mtu.runtime.console import new_app, run_app, say
+from mtu.runtime.extras import require_for
 from mtu.runtime.options import BACKENDS, DEVICES, INPUT, MODEL, REPORT, JsonOption, VersionOption
 from mtu.runtime.progress import frame_counter
 from mtu.runtime.report import check_report, write_report
@@ -67,7 +68,7 @@ def compare(
     for option, path in targets.items():
         others = (str(other) for name, other in targets.items() if name != option)
         check_report(path, source, a, b, *files, *others, option=option)
-    require("compare", PROGRAM, "polygraphy", "skimage")
+    require_for(PROGRAM)
     os.environ["POLYGRAPHY_AUTOINSTALL_DEPS"] = "0"  # read when Polygraphy is imported: it must not install packages
     from mtu.calib.compare import Side, compare_models
     from mtu.calib.compare_page import page

@@ -15,7 +15,8 @@ from mtu.runtime.motion_picture import motion_picture
 from mtu.runtime.video.picture_encoding import encode_png
 
 COLOURS = {"step": "#1f6fb4", "rollout": "#c8501e"}
-WIDTH, HEIGHT, MARGIN = 820, 200, 46
+WIDTH, HEIGHT, MARGIN, LEFT = 860, 200, 46, 86
+"""Of a curve, in pixels. The longest label on the left, such as -1.234e-05, takes some 80."""
 
 STYLE = """
 body{font:15px/1.45 system-ui,sans-serif;max-width:1200px;margin:2em auto;padding:0 1em;color:#222;background:#fff}
@@ -96,7 +97,7 @@ def _curve(report: Report, title: str, value: Callable[[FrameResult], float], fl
     count = len(report.runs[0].frames)
 
     def place(index: int, number: float) -> tuple[float, float]:
-        x = MARGIN + (WIDTH - 2 * MARGIN) * (index / (count - 1) if count > 1 else 0.5)
+        x = LEFT + (WIDTH - LEFT - MARGIN) * (index / (count - 1) if count > 1 else 0.5)
         share = (min(number, top) - bottom) / (top - bottom)
         return x, MARGIN / 2 + (HEIGHT - MARGIN) * (1 - share)
 
@@ -104,8 +105,7 @@ def _curve(report: Report, title: str, value: Callable[[FrameResult], float], fl
     if floor is not None:
         y = place(0, floor)[1]
         shapes.append(
-            f'<line x1="{MARGIN}" x2="{WIDTH - MARGIN}" y1="{y:.1f}" y2="{y:.1f}" stroke="#666"'
-            ' stroke-dasharray="5 4"/>'
+            f'<line x1="{LEFT}" x2="{WIDTH - MARGIN}" y1="{y:.1f}" y2="{y:.1f}" stroke="#666" stroke-dasharray="5 4"/>'
         )
     for run in report.runs:
         colour = COLOURS[run.mode]
@@ -119,7 +119,7 @@ def _curve(report: Report, title: str, value: Callable[[FrameResult], float], fl
     labels = [(place(0, number)[1], f"{number:.4g}") for number in {low, high}]
     if is_open:
         labels.append((place(0, top)[1], "equal"))
-    texts = "".join(f'<text x="{MARGIN - 4}" y="{y + 4:.1f}" text-anchor="end">{text}</text>' for y, text in labels)
+    texts = "".join(f'<text x="{LEFT - 4}" y="{y + 4:.1f}" text-anchor="end">{text}</text>' for y, text in labels)
     ends = "".join(
         f'<text x="{place(index, low)[0]:.1f}" y="{HEIGHT - 4}" text-anchor="middle">{index}</text>'
         for index in sorted({0, count - 1})

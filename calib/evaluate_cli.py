@@ -8,7 +8,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from mtu.calib.datasets import Layout
-from mtu.runtime.console import new_app, require, run_app, say
+from mtu.runtime.console import new_app, run_app, say
+from mtu.runtime.extras import require_for
 from mtu.runtime.options import INPUT, OUTPUT, BackendOption, DeviceOption, ModelOption, VersionOption
 
 PROGRAM = "mtu-eval"
@@ -41,7 +42,7 @@ def evaluate(
     version: VersionOption = False,
 ) -> None:
     """Measures a model on the test videos of a data set as the paper does: PSNR and SSIM, the blurred input beside."""
-    require("compare", PROGRAM, "skimage", "scipy")
+    require_for(PROGRAM)
     from mtu.calib.evaluate import evaluate as run
 
     evaluation = run(

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from mtu.models.errors import InvalidInputError
 from mtu.runtime import Picture, read_frames
-from mtu.runtime.console import new_app, require, run_app
+from mtu.runtime.console import new_app, run_app
+from mtu.runtime.extras import require
 
 PROGRAM = "mtu.calib.quality"
 app = new_app()

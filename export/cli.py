@@ -10,7 +10,8 @@ import typer
 from mtu.models.errors import InvalidInputError
 from mtu.models.interface import PRESETS, preset_config, preset_name
 from mtu.runtime.bundle import BUNDLED, open_bundle
-from mtu.runtime.console import new_app, require, run_app, say
+from mtu.runtime.console import new_app, run_app, say
+from mtu.runtime.extras import require_for
 from mtu.runtime.options import INPUT, OUTPUT, KeepFp32Option, OverwriteOption, VersionOption
 
 PROGRAM = "mtu-export"
@@ -64,7 +65,7 @@ def to_onnx(
     if (checkpoint is None) == (preset is None):
         raise InvalidInputError("give either --checkpoint FILE or --preset NAME")
     config = None if preset is None else preset_config(preset)
-    require("export", PROGRAM, "torch", "onnx", "onnxscript", "onnxruntime")
+    require_for(PROGRAM)
     from mtu.export.to_onnx import export_bundle
     from mtu.models.checkpoint import load_checkpoint, random_checkpoint
     from mtu.runtime.backends.torch_backend import read_model

@@ -22,7 +22,6 @@ from mtu.models.interface import GRAPHS, SIZE_MULTIPLE, GraphName, Interface
 from mtu.models.release import VERSION
 from mtu.plugins.correlation_argmax_warp.rules import KERNEL_REVISION
 from mtu.runtime.bundle import Bundle
-from mtu.runtime.console import require
 from mtu.runtime.engine import (
     MANIFEST,
     Engine,
@@ -32,6 +31,7 @@ from mtu.runtime.engine import (
     file_digest,
     open_engine,
 )
+from mtu.runtime.extras import require
 from mtu.runtime.gpu import Gpu, find_gpu
 from mtu.runtime.plugin import register_plugin
 from mtu.runtime.tensorrt_library import (

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import importlib.util
 import os
 import signal
 import sys
@@ -19,7 +18,7 @@ from typing import Any, NoReturn, TypeVar
 
 import typer
 
-from mtu.models.errors import MissingExtraError, MtuError
+from mtu.models.errors import MtuError
 from mtu.runtime.terminal import drop_unread_stdout, make_stderr_patient
 from mtu.runtime.usage import Command, Group, UsageError, explain
 
@@ -57,13 +56,6 @@ def say(program: str, text: str) -> None:
     if sys.stderr is not None:
         with contextlib.suppress(OSError):  # a terminal that has gone, or a full disk under a log
             print(f"{program}: {text}", file=sys.stderr, flush=True)
-
-
-def require(extra: str, purpose: str, *packages: str) -> None:
-    """Raises MissingExtraError for the first of `packages` that is not installed; `extra` is the one that brings it."""
-    for package in packages:
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtraError(package, extra, purpose)
 
 
 def run_app(app: typer.Typer, program: str) -> NoReturn:

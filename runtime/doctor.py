@@ -25,6 +25,7 @@ from mtu.models.errors import MtuError
 from mtu.runtime.backends import FACTORIES, GPU_ONLY, Model, packages_missing
 from mtu.runtime.bundle import open_bundle
 from mtu.runtime.engine import Engine, Host, check_files, refusals
+from mtu.runtime.extras import NEEDS, missing
 from mtu.runtime.gpu import Gpu, driver_library, find_gpu
 from mtu.runtime.tensorrt_library import LIBRARIES, LibraryName, is_importable, load_library, package_of
 
@@ -44,6 +45,16 @@ class Finding:
     """Its version, or what is wrong with it."""
     fix: str = ""
     """What puts it right, or what it is needed for; empty where it was found."""
+
+
+@dataclass(frozen=True)
+class Ability:
+    """Whether something that this project does can be done here."""
+
+    name: str
+    works: bool
+    detail: str
+    """With what, or why not and what puts it right."""
 
 
 @dataclass(frozen=True)
@@ -202,6 +213,40 @@ def examine_host(plugin_library: Path | None = None) -> list[Finding]:
     return findings
 
 
+def examine_abilities(findings: Sequence[Finding]) -> list[Ability]:
+    """What works here now; `findings` are of `examine_host`."""
+    broken = _broken(findings)
+    obstacles = {name: _obstacles(name, broken) for name in FACTORIES}
+    usable = [name for name, reasons in obstacles.items() if not reasons]
+    first = obstacles["onnxruntime"][:1]  # what a machine of any kind can have
+    if "pyav" in broken:
+        usable, first = [], [_not_working(broken["pyav"])]
+    abilities = [Ability("run", bool(usable), f"mtu-run with {', '.join(usable)}" if usable else first[0])]
+    for name, command in (("export", "mtu-export"), ("train", "mtu-train"), ("measure", "mtu-eval")):
+        extra, packages = NEEDS[command]
+        reasons = [str(error) for error in missing(extra, command, packages)]
+        reasons += [_not_working(broken[package]) for package in packages if package in broken]
+        abilities.append(Ability(name, not reasons, reasons[0] if reasons else command))
+    builders = [library for library in LIBRARIES if _builds(library, broken)]
+    how = f"mtu-build-engine with {', '.join(builders)}"
+    why = 'mtu-build-engine needs TensorRT and a GPU, or TensorRT-RTX without one: pip install "mtu-trt[rtx]"'
+    return [*abilities, Ability("build", bool(builders), how if builders else why)]
+
+
+def _builds(library: LibraryName, broken: dict[str, Finding]) -> bool:
+    packages = ("onnx", package_of(library))
+    works = all(is_importable(each) for each in packages) and not {"onnx", library} & set(broken)
+    return works and (library != "tensorrt" or find_gpu() is not None)
+
+
+def _broken(findings: Sequence[Finding]) -> dict[str, Finding]:
+    return {finding.name.lower(): finding for finding in findings if finding.status == "broken"}
+
+
+def _not_working(finding: Finding) -> str:
+    return f"{finding.name} does not work ({finding.detail}): {finding.fix}"
+
+
 def _driver() -> list[Finding]:
     gpus: list[Gpu] = []
     while (gpu := find_gpu(len(gpus))) is not None:
@@ -260,7 +305,7 @@ def examine_model(model: Model, findings: Sequence[Finding]) -> tuple[str, list[
 
     Reads the files of an engine whole. Raises InvalidInputError for a bundle that is broken.
     """
-    broken = {finding.name.lower(): finding for finding in findings if finding.status == "broken"}
+    broken = _broken(findings)
     if isinstance(model, Engine):
         return _describe(model), [_engine_verdict(model, findings)]
     words = f"bundle {model.directory}"
@@ -278,7 +323,7 @@ def _obstacles(name: str, broken: dict[str, Finding]) -> list[str]:
     for package in FACTORIES[name][1]:
         finding = broken.get({"tensorrt_rtx": "tensorrt-rtx", "cuda.core": "nvrtc"}.get(package, package))
         if finding is not None:
-            reasons.append(f"{finding.name} does not work ({finding.detail}): {finding.fix}")
+            reasons.append(_not_working(finding))
     if name in GPU_ONLY and find_gpu() is None:
         reasons.append("no NVIDIA GPU answers: run it where there is one, or use --backend onnxruntime")
     return reasons
@@ -294,7 +339,7 @@ def _engine_verdict(engine: Engine, findings: Sequence[Finding]) -> Verdict:
         check_files(engine)
     except MtuError as error:
         reasons.append(str(error))
-    broken = {finding.name.lower(): finding for finding in findings if finding.status == "broken"}
+    broken = _broken(findings)
     # The library and the GPU have been named by `refusals` if they are not there.
     known = (f"'{library.replace('-', '_')}'", "no NVIDIA GPU answers")
     reasons += [reason for reason in _obstacles(library, broken) if not any(word in reason for word in known)]

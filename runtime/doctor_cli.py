@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -14,7 +14,7 @@ from rich.text import Text
 
 from mtu.runtime.backends import open_model
 from mtu.runtime.console import USER_ERROR, new_app, run_app
-from mtu.runtime.doctor import Finding, Verdict, examine_host, examine_model
+from mtu.runtime.doctor import Ability, Finding, Verdict, examine_abilities, examine_host, examine_model
 from mtu.runtime.options import JsonOption, PluginLibraryOption, VersionOption
 from mtu.runtime.report import check_report, write_report
 
@@ -35,26 +35,32 @@ def doctor(
     json_file: JsonOption = None,
     version: VersionOption = False,
 ) -> None:
-    """Looks for everything that this project can make use of: found, missing, broken, and the line that fixes it.
+    """Says what works here now, then what was found, is missing or broken, and the line that fixes it.
 
-    Exit code 2 if a model is given that nothing here can run.
+    Exit code 2 if nothing here can run a model, or the one that is given.
     """
     if json_file is not None:
         check_report(json_file, *([str(model)] if model is not None else []))
     subject = open_model(model) if model is not None else None
     findings = examine_host(plugin_library)
+    abilities = examine_abilities(findings)
     words, verdicts = examine_model(subject, findings) if subject is not None else ("", [])
-    _print(findings, words, verdicts)
+    _print(abilities, findings, words, verdicts)
     if json_file is not None:
-        report = {"host": [dataclasses.asdict(f) for f in findings], "model": words}
-        write_report(json_file, {**report, "backends": [dataclasses.asdict(v) for v in verdicts]})
-    if verdicts and all(verdict.reasons for verdict in verdicts):
+        report: dict[str, list[Any]] = {"works": abilities, "host": findings, "backends": verdicts}
+        as_data = {name: [dataclasses.asdict(each) for each in found] for name, found in report.items()}
+        write_report(json_file, {**as_data, "model": words})
+    can_run = any(not verdict.reasons for verdict in verdicts) if subject is not None else abilities[0].works
+    if not can_run:
         raise typer.Exit(USER_ERROR)
 
 
-def _print(findings: list[Finding], words: str, verdicts: list[Verdict]) -> None:
-    """A table on a terminal, a line for each finding in a pipe."""
+def _print(abilities: list[Ability], findings: list[Finding], words: str, verdicts: list[Verdict]) -> None:
+    """Tables on a terminal, a line for each finding in a pipe."""
     if not sys.stdout.isatty():
+        for a in abilities:
+            print(f"{a.name}: {'yes' if a.works else 'no'}: {a.detail}")
+        print()
         for f in findings:
             print(f"{f.name}: {f.status}: {f.detail}" + (f" -> {f.fix}" if f.fix else ""))
         if words:
@@ -66,6 +72,9 @@ def _print(findings: list[Finding], words: str, verdicts: list[Verdict]) -> None
         return
     console = Console()
     table = Table(box=None, pad_edge=False, show_header=False)
+    for a in abilities:
+        table.add_row(a.name, Text("yes", style="green") if a.works else Text("no", style="red"), Text(a.detail))
+    table.add_row()
     for f in findings:
         text = Text(f.detail)
         if f.fix:

@@ -133,7 +133,7 @@ class Page(html.parser.HTMLParser):
         assert self.open == []
 
     def handle_starttag(self, tag, attributes):
-        found = dict(attributes)
+        found = self.attributes = dict(attributes)
         self.links += [value for key, value in attributes if key in ("href", "src") and not value.startswith("data:")]
         if tag == "img":
             kind, _, data = found["src"].partition(",")
@@ -149,6 +149,8 @@ class Page(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
+        if self.open[-1:] == ["text"] and self.attributes.get("text-anchor") == "end":
+            assert float(self.attributes["x"]) >= 7.5 * len(data), "cut off at the left"
         self.text += data
 
 

@@ -53,7 +53,8 @@ def test_everything_is_really_tried(capsys, tmp_path):
     report = tmp_path / "report.json"
     ended = cli.run(capsys, "mtu-doctor", "--json", report)
     assert ended.code == 0 and ended.err == ""
-    lines = dict(line.split(": ", 1) for line in ended.out.splitlines())
+    works, _, found = ended.out.partition("\n\n")
+    lines = dict(line.split(": ", 1) for line in found.splitlines())
     for name in ("system", "driver", *doctor.TRIALS, "nvcc"):
         assert lines[name].startswith(("found: ", "missing: ", "broken: "))
     assert lines["PyAV"].startswith("found: ") and "FFmpeg" in lines["PyAV"]
@@ -61,6 +62,59 @@ def test_everything_is_really_tried(capsys, tmp_path):
     assert all(" -> " in line for line in lines.values() if line.startswith(("missing", "broken: loading")))
     written = json.loads(report.read_text())
     assert [f["name"] for f in written["host"]] == list(lines) and written["backends"] == []
+    assert [line.split(": ")[:2] for line in works.splitlines()] == [
+        [each["name"], "yes" if each["works"] else "no"] for each in written["works"]
+    ]
+    assert works.startswith("run: yes: mtu-run with onnxruntime")
+
+
+def works(ended):
+    """What `mtu-doctor` says first: name -> (yes or no, why)."""
+    return {line.split(": ")[0]: line.split(": ", 2)[1:] for line in ended.out.partition("\n\n")[0].splitlines()}
+
+
+def test_where_nothing_is_installed_nothing_works(capsys, answers, no_gpu, monkeypatch):
+    monkeypatch.setattr("mtu.runtime.backends.is_importable", lambda package: False)
+    monkeypatch.setattr(doctor, "is_importable", lambda module: False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    ended = cli.run(capsys, "mtu-doctor")
+    assert ended.code == 2 and ended.err == ""
+    found = works(ended)
+    assert list(found) == ["run", "export", "train", "measure", "build"]
+    extras = {"run": "cpu", "export": "export", "train": "train", "measure": "compare", "build": "rtx"}
+    for name, (answer, why) in found.items():
+        assert answer == "no" and f'pip install "mtu-trt[{extras[name]}]"' in why
+
+
+@pytest.mark.parametrize(
+    ("broken", "no"),
+    [
+        ("onnxruntime", {"export"}),
+        ("torch", {"export", "train"}),
+        ("onnx", {"export", "build"}),
+        ("TensorRT-RTX", {"build"}),
+        ("PyAV", {"run"}),
+    ],
+)
+def test_what_a_broken_library_costs(capsys, answers, no_gpu, monkeypatch, broken, no):
+    """Where everything else is installed, and no GPU answers."""
+    monkeypatch.setattr("mtu.runtime.backends.is_importable", lambda package: True)
+    monkeypatch.setattr(doctor, "is_importable", lambda module: True)
+    monkeypatch.setattr("mtu.runtime.extras.missing", lambda *needed: [])
+    monkeypatch.setattr(doctor, "missing", lambda *needed: [])
+    answers[broken] = (False, "it is broken")
+    ended = cli.run(capsys, "mtu-doctor")
+    found = works(ended)
+    assert {name for name, (answer, _) in found.items() if answer == "no"} == no
+    assert ended.code == (2 if "run" in no else 0)
+    if broken == "onnxruntime":
+        assert found["run"][1] == "mtu-run with torch, torch-compile"
+        assert found["export"][1].startswith("onnxruntime does not work (it is broken): pip install")
+
+
+def test_tensorrt_builds_where_a_gpu_is(capsys, answers, gpu, monkeypatch):
+    monkeypatch.setattr(doctor, "is_importable", lambda module: module in ("onnx", "tensorrt"))
+    assert works(cli.run(capsys, "mtu-doctor"))["build"] == ["yes", "mtu-build-engine with tensorrt"]
 
 
 def test_a_library_that_ends_its_process_is_found_out(tmp_path, monkeypatch):

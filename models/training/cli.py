@@ -11,7 +11,8 @@ import typer
 
 from mtu.models.interface import PRESETS
 from mtu.models.training.options import SYNTHETIC, ImageLoss, Options, Precision, Schedule, data_folder
-from mtu.runtime.console import new_app, require, run_app, say
+from mtu.runtime.console import new_app, run_app, say
+from mtu.runtime.extras import require_for
 from mtu.runtime.options import OUTPUT, VersionOption
 
 PROGRAM = "mtu-train"
@@ -98,7 +99,7 @@ def main_command(
     Options(**given)
     if "data" in given:
         data_folder(data)
-    require("train", PROGRAM, "torch", "lightning_fabric", "tensorboard", "skimage", "cv2", "safetensors")
+    require_for(PROGRAM)
     from mtu.models.training.run import WEIGHTS, Machine, train
 
     outcome = train(
