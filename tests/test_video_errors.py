@@ -122,6 +122,7 @@ def test_output_that_cannot_be_written(tmp_path: Path, clip: Path) -> None:
         ("o.mp4", {"codec": "libx246"}, r"no video encoder 'libx246' \(did you mean libx26[45]"),
         ("o.mp4", {"codec": "aac"}, "no video encoder 'aac'"),
         ("o.webm", {"codec": "libx264"}, "webm cannot hold libx264: choose one of .*libvpx-vp9"),
+        ("o.apng", {"pix_fmt": "pal8"}, "apng has one palette for all pictures"),
         ("o.mp4", {"pix_fmt": "yuv421p"}, r"cannot encode the pixel format 'yuv421p' \(did you mean .*yuv42"),
         ("o.mp4", {"options": {"presett": "slow"}}, r"no option 'presett'"),
         ("o.mp4", {"options": {"preset": "slowish"}}, "libx264 refuses -e preset=slowish"),

@@ -39,9 +39,13 @@ _QSCALE = {"mpeg1video", "mpeg2video", "mpeg4", "mjpeg", "wmv1", "wmv2", "msmpeg
 _DEFAULTS: Mapping[str, Mapping[str, str]] = {
     "libvpx-vp9": {"deadline": "good", "cpu-used": "4", "row-mt": "1"},
     "libvpx": {"deadline": "good", "cpu-used": "4"},
+    "libwebp": {"quality": "90"},
+    "libwebp_anim": {"quality": "90"},
     # It prints its own log to stderr otherwise.
     "libx265": {"x265-params": "log-level=error"},
 }
+# The right pixel format whatever the source's is: colours made for the picture, and a conversion that the encoder does.
+_FORMATS = {"gif": "pal8", "libwebp": "bgra", "libwebp_anim": "bgra"}
 # Options that choose the quality themselves.
 _QUALITY = {"crf", "qp", "cq", "b", "b:v", "global_quality", "q", "q:v", "qscale", "rc", "lossless"}
 # Containers without timestamps that do not say so by a flag (AVFMT_NOTIMESTAMPS); most store a rate.
@@ -49,6 +53,7 @@ _RATE_ONLY = {"avi", "dv", "filmstrip", "roq", "swf"}
 _NO_TIMESTAMPS = 0x80
 # A rate that an encoder knows stands for one that is lower by so much: for a variable one, or 30 with missing pictures.
 _NEAR = Fraction(5, 100)
+_GIF_TICK = Fraction(1, 100)
 
 
 PictureKind = Literal["png", "jpg", "tiff"]
@@ -137,7 +142,11 @@ def choose_encoding(
         )
     if codec.name == "rawvideo" and Path(container.name).suffix == ".rgb":
         formats = ["rgb24"]
-    pix_fmt = wanted.pix_fmt or choose_format(reader.pix_fmt, formats)
+    pix_fmt = wanted.pix_fmt or _FORMATS.get(codec.name) or choose_format(reader.pix_fmt, formats)
+    if (codec.name, pix_fmt) == ("apng", "pal8"):
+        raise InvalidInputError(
+            "apng has one palette for all pictures, and each would need its own: leave out --pix-fmt"
+        )
     options, qscale = _quality(codec.name, wanted)
     colour = reader.colour
     matrix = colour.used_matrix or (6 if height <= SD_LINES else 1)
@@ -150,6 +159,8 @@ def choose_encoding(
     fixed = (1 / reader.average_rate) if reader.average_rate else Fraction(1, 25)
     bases = [reader.time_base, Fraction(1, 60000), fixed]
     timed = holds_times(container)
+    if container.format.name == "gif":
+        bases = [_GIF_TICK]
     if not timed:
         bases = [fixed]
     encoding = Encoding(
@@ -172,7 +183,9 @@ def choose_encoding(
     if not timed:
         rate = f"{float(1 / fixed):.6g} pictures per second"
         notes.append(f"{container.format.name} holds no timestamps: written at {rate}; a variable rate is lost")
-    if codec.name == "rawvideo":
+    if container.format.name == "gif" and fixed < 2 * _GIF_TICK:
+        notes.append(_gif_rate(1 / fixed))
+    if container.format.name == "rawvideo":
         notes.append(_how_to_read(encoding, 1 / fixed))
     alternatives = [pix_fmt]
     if wanted.pix_fmt is None and "yuv444p" in formats and (width % 2 or height % 2):
@@ -225,6 +238,14 @@ def _unknown_rate(container: OutputContainer, encoding: Encoding, rates: list[Fr
         f"{encoding.codec} knows no {float(rate):.5g} pictures per second, but {listed}: choose {choose} such as .mp4 "
         "or .mkv, or give the video one of these rates first"
     )
+
+
+def _gif_rate(rate: Fraction) -> str:
+    if rate > 1 / _GIF_TICK:
+        raise InvalidInputError(
+            f"gif holds at most 100 pictures per second, not {float(rate):.5g}: choose .apng, .webp or .mp4"
+        )
+    return f"most programs show a GIF of {float(rate):.5g} pictures per second slower, at 10; .apng and .webp keep it"
 
 
 def _how_to_read(encoding: Encoding, rate: Fraction) -> str:

@@ -20,6 +20,8 @@ from mtu.runtime.video.encoder_choice import meant
 from mtu.runtime.video.reader import Reader
 from mtu.runtime.video.tags import QUICKTIME
 
+ANIMATIONS = {"gif", "apng", "webp"}
+"""Containers that say how many times they are played."""
 # PyAV cannot list what a muxer takes; these are for "did you mean".
 _ANY = "avoid_negative_ts fflags flush_packets max_delay max_interleave_delta packetsize strict"
 _MOV = (
@@ -69,7 +71,14 @@ def kept_options(form: str, reader: Reader) -> dict[str, str]:
             flags.append("use_metadata_tags")
         if "mp4" in reader.container.format.name.split(",") and _index_is_first(reader.source):
             flags.append("faststart")
-    return {"movflags": "".join(f"+{flag}" for flag in flags)} if flags else {}
+    options = {"movflags": "".join(f"+{flag}" for flag in flags)} if flags else {}
+    if form in ANIMATIONS:
+        # What is no animation yet plays for ever, as those who make one expect.
+        plays = reader.loops or 0
+        if form == "gif":
+            plays = {0: 0, 1: -1}.get(plays, plays - 1)  # its number is that of the repetitions; -1 is none
+        options["plays" if form == "apng" else "loop"] = str(min(plays, 65535))
+    return options
 
 
 def add_options(

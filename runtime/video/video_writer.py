@@ -23,7 +23,8 @@ from mtu.runtime.video.colour import FromRGB, Pixels, swaps_sides
 from mtu.runtime.video.copying import Copier, timecode_of
 from mtu.runtime.video.encoding import EncodeOptions, Encoding, choose_encoding
 from mtu.runtime.video.images import IMAGE_SUFFIXES
-from mtu.runtime.video.muxer_options import add_options, kept_options
+from mtu.runtime.video.muxer_options import ANIMATIONS, add_options, kept_options
+from mtu.runtime.video.palette import FromRGBToPalette
 from mtu.runtime.video.picture_encoding import choose_picture_encoding
 from mtu.runtime.video.picture_reader import PICTURE_RATE
 from mtu.runtime.video.picture_writer import DirectoryWriter, PictureWriter
@@ -70,9 +71,10 @@ def open_writer(
     _check_place(path, reader)
     if path.exists() and not overwrite:
         raise OutputError(f"{name} exists: choose another name, or replace it with --overwrite")
-    if path.suffix.lower() in IMAGE_SUFFIXES:
+    still = reader.stems is not None and reader.frame_count == 1
+    if path.suffix.lower() in IMAGE_SUFFIXES and (still or path.suffix.lower() != ".webp"):
         encoding = choose_picture_encoding(options, path)
-        if reader.stems is None or reader.frame_count != 1:
+        if not still:
             raise InvalidInputError(
                 f"{name} is one picture, but the source is a video: give a video file, or a directory (no ending) with"
                 f" --picture-format {encoding.kind}"
@@ -164,7 +166,14 @@ class VideoWriter(Writer):
             self.notes.append(f"pictures have no timing: written at {PICTURE_RATE} per second (--rate)")
         self._time_base = encoding.time_base
         self._name, self._timeless = container.format.name, bool(container.format.flags & _NO_TIMESTAMPS)
-        self._from_rgb = FromRGB(encoding.pix_fmt, encoding.matrix, encoding.range, centred=encoding.centred)
+        self._from_rgb = (
+            FromRGBToPalette()
+            if encoding.pix_fmt == "pal8"
+            else FromRGB(encoding.pix_fmt, encoding.matrix, encoding.range, centred=encoding.centred)
+        )
+        if reader.loops not in (None, 1) and self._name not in ANIMATIONS:
+            times = f"{reader.loops} times" if reader.loops else "for ever"
+            self.notes.append(f"{self._name} does not say how often it is played: the source is, {times}")
 
         def add(output: OutputContainer) -> VideoStream:
             return self._add_pictures(output, encoding, reader)
