@@ -24,6 +24,7 @@ from mtu.runtime.backends import Backend, open_backend, open_model
 from mtu.runtime.bundle import Bundle, open_bundle
 from mtu.runtime.engine import Engine, open_engine
 from mtu.runtime.session import SCENE_THRESHOLD, Picture, Restored, Session, restore
+from mtu.runtime.tiles import TiledSession, Tiling
 
 __all__ = [
     "SCENE_THRESHOLD",
@@ -39,6 +40,8 @@ __all__ = [
     "Picture",
     "Restored",
     "Session",
+    "TiledSession",
+    "Tiling",
     "deblur",
     "open_backend",
     "open_bundle",

@@ -12,6 +12,7 @@ from mtu.runtime import options
 from mtu.runtime.console import DAMAGED_INPUT, new_app, run_app, say
 from mtu.runtime.report import check_report, write_report
 from mtu.runtime.session import SCENE_THRESHOLD
+from mtu.runtime.tiles import parse_tile
 
 PROGRAM = "mtu-run"
 app = new_app()
@@ -39,6 +40,7 @@ def run(
     cuda_graph: options.CudaGraphOption = True,
     plugin_library: options.PluginLibraryOption = None,
     strict: options.StrictOption = False,
+    tile: options.TileOption = "auto",
     scene_detection: options.SceneDetectionOption = True,
     scene_threshold: options.SceneThresholdOption = SCENE_THRESHOLD,
     report_file: options.JsonOption = None,
@@ -66,6 +68,7 @@ def run(
         cuda_graph=cuda_graph,
         plugin_library=plugin_library,
         strict=strict,
+        tile=parse_tile(tile),
         compare=compare,
         save_motion=save_motion,
         read=ReadOptions(

@@ -23,6 +23,7 @@ from mtu.runtime.compare import Comparison, compared_size, compose
 from mtu.runtime.motion_picture import motion_picture
 from mtu.runtime.session import SCENE_THRESHOLD, Picture, Restored, Session
 from mtu.runtime.stages import Pipe, Stage, StoppedError
+from mtu.runtime.tiles import MEASURED, TileChoice, TiledSession, Tiling, choose_tiling, fit_memory
 from mtu.runtime.video import EncodeOptions, Frame, Reader, ReadOptions, Writer, open_reader, open_writer
 
 PATIENCE = 3.0
@@ -41,6 +42,7 @@ class Job:
     cuda_graph: bool = True
     plugin_library: Path | None = None
     strict: bool = False
+    tile: TileChoice = "auto"
     compare: Comparison | None = None
     save_motion: Path | None = None
     read: ReadOptions = field(default_factory=ReadOptions)
@@ -64,6 +66,8 @@ class Report:
     height: int
     frames: int = 0
     scene_cuts: list[int] = field(default_factory=list)
+    tiles: dict[str, int] | None = None
+    """How each frame is cut: `count`, and of each tile `width`, `height` and the least `overlap`; None: it is not."""
     redone: list[int] = field(default_factory=list)
     """Frames restored without memory, because the model gave values that are not finite."""
     seconds: float = 0.0
@@ -99,17 +103,20 @@ def run_job(
     with contextlib.ExitStack() as stack:
         reader = open_reader(job.source, job.read)
         pipeline = stack.enter_context(Pipeline(reader, into_pipe=job.target == "-"))
+        frame, model = (reader.height, reader.width), open_model(job.model)
+        tiling = choose_tiling(job.tile, frame, model)
         backend = open_backend(
             job.backend,
-            open_model(job.model),
+            model,
             job.device,
-            size=(reader.height, reader.width),
+            size=tiling.tile if tiling else frame,
             cuda_graph=job.cuda_graph,
             plugin_library=job.plugin_library,
             say=say,
         )
         stack.enter_context(contextlib.closing(backend))
-        session = Session(backend, scene_threshold=job.scene_threshold, strict=job.strict)
+        tiling, why = fit_memory(job.tile, tiling, frame, backend)
+        session = _open_session(job, backend, tiling)
         turn = reader.display_matrix
         height, width = compared_size(reader.height, reader.width, job.compare, turn)
         writer = stack.enter_context(
@@ -117,6 +124,10 @@ def run_job(
         )
         motion_writer = stack.enter_context(_open_motion_writer(job, reader, backend)) if job.save_motion else None
         report = _new_report(job, reader, backend, writer)
+        if tiling is not None:
+            report.tiles = tiling.as_json()
+            report.notes.append(f"each frame is restored in {tiling}; {MEASURED}")
+        report.notes += [why] if why else []
         start(report, reader.frame_count)
 
         def write(item: Any) -> None:
@@ -145,6 +156,12 @@ def run_job(
         report.remarks = [*reader.remarks, *writer.remarks, *backend.remarks, *_redone_remark(session.redone)]
         report.seconds = time.perf_counter() - began
     return report
+
+
+def _open_session(job: Job, backend: Backend, tiling: Tiling | None) -> Session | TiledSession:
+    if tiling is not None:
+        return TiledSession(backend, tiling, scene_threshold=job.scene_threshold, strict=job.strict)
+    return Session(backend, scene_threshold=job.scene_threshold, strict=job.strict)
 
 
 def _redone_remark(frames: list[int]) -> list[str]:
@@ -204,7 +221,7 @@ class Pipeline:
         if not self._decode.is_alive():
             self._reader.close()
 
-    def run(self, session: Session, write: Callable[[Any], None], done: Callable[[], None]) -> None:
+    def run(self, session: Session | TiledSession, write: Callable[[Any], None], done: Callable[[], None]) -> None:
         """Restores all frames. `write` gets `Shown` frames and packets, in the encode thread; `done` is called after
         each frame. Raises what a stage has raised."""
         waiting: deque[Frame] = deque()

@@ -174,6 +174,14 @@ StrictOption = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+TileOption = Annotated[
+    str,
+    typer.Option(
+        metavar="HOW",
+        help="Restore frames in tiles: auto (where memory or an engine is too small), off or WxH.",
+        rich_help_panel=MODEL,
+    ),
+]
 SceneDetectionOption = Annotated[bool, typer.Option(help="Start afresh at scene cuts.", rich_help_panel=MODEL)]
 SceneThresholdOption = Annotated[
     float, typer.Option(metavar="PERCENT", help="Difference that is a cut.", rich_help_panel=MODEL)

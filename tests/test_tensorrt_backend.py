@@ -35,7 +35,7 @@ from mtu.export.to_onnx import export_bundle
 from mtu.models.checkpoint import random_checkpoint
 from mtu.models.errors import InvalidInputError, MissingExtraError, MissingFileError, NonFiniteError
 from mtu.models.interface import FRAME_NAMES, PRESETS, WINDOW, Interface, NetworkConfig
-from mtu.runtime import Session, deblur, open_backend, open_bundle, open_model, read_frames
+from mtu.runtime import Session, TiledSession, Tiling, deblur, open_backend, open_bundle, open_model, read_frames
 from mtu.runtime.backends import FACTORIES
 from mtu.runtime.engine import Profile, Sizes
 from mtu.runtime.gpu import find_gpu
@@ -241,6 +241,20 @@ def test_a_reset_drops_what_is_under_way_and_allows_another_size(gpu, small, eng
     del backend, session
     gc.collect()
     assert gpu.used == gpu.freed_outside == 0
+
+
+@pytest.mark.parametrize("seed", [None, 2])
+def test_tiles_of_the_size_of_an_engine(make_gpu, small, tmp_path, seed):
+    gpu = make_gpu(seed=seed)
+    engine = fake_cuda.write_engine(small, tmp_path / "engine", Profile.fixed(32, 48))
+    frames = dim_frames(8, 50, 110)
+    tiling = Tiling((50, 110), (32, 48), 8)
+    expected, _ = collect(TiledSession(opened(small), tiling, scene_threshold=None), frames)
+    backend = open_backend("tensorrt", engine, size=tiling.tile)
+    got, _ = collect(TiledSession(backend, tiling, scene_threshold=None), frames)
+    assert_same(got, expected)
+    assert tiling.count == 6 and gpu.uploads == 6 * 8
+    backend.close()
 
 
 def test_a_closed_backend_says_so(gpu, engine):

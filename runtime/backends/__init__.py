@@ -218,6 +218,14 @@ class Finished:
         return self.outputs
 
 
+def out_of_memory(name: str, height: int, width: int) -> InvalidInputError:
+    """The error for memory that ran out while the backend `name` had frames of this size."""
+    return InvalidInputError(
+        f"the memory is too small for frames of {width}x{height} with {name}: take smaller ones, or cut them into"
+        " tiles (mtu-run --tile WIDTHxHEIGHT), or end other programs"
+    )
+
+
 class Gate:
     """What stands before every backend: one call at a time, and none after `close`. A context manager around a call.
 

@@ -22,7 +22,7 @@ import onnxruntime
 
 from mtu.models.errors import InvalidInputError, MissingExtraError
 from mtu.models.interface import FRAME_NAMES, GRAPHS, Dim, GraphName, Interface
-from mtu.runtime.backends import Finished, Gate, Request, non_finite
+from mtu.runtime.backends import Finished, Gate, Request, non_finite, out_of_memory
 from mtu.runtime.bundle import Bundle
 from mtu.runtime.gpu import find_gpu
 
@@ -32,6 +32,10 @@ ORT_TYPES = {
     "float32": "tensor(float)",
     "float16": "tensor(float16)",
 }
+
+
+SILENT = 4
+"""Fatal errors only: onnxruntime writes the others to stderr, and raises them besides, which is said in our words."""
 
 
 class OrtBackend:
@@ -61,7 +65,7 @@ class OrtBackend:
 
     def _open(self, path: str) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = SILENT
         if not sums_are_exact():
             options.add_session_config_entry("session.x64quantprecision", "1")
         providers: list[Any] = ["CPUExecutionProvider"]
@@ -113,13 +117,17 @@ class OrtBackend:
         for spec in self.interface.outputs:
             on_device = spec.name in states and self._kind == "cuda"
             binding.bind_output(spec.name, "cuda" if on_device else "cpu", self._index if on_device else 0)
+        quiet = onnxruntime.RunOptions()
+        quiet.log_severity_level = SILENT
         try:
-            session.run_with_iobinding(binding)
+            session.run_with_iobinding(binding, quiet)
         except Exception as error:
             height, width = inputs[FRAME_NAMES[0]].shape[1:3]
+            if _is_about_memory(error):
+                raise out_of_memory(self.name, height, width) from None
             raise InvalidInputError(
                 f"onnxruntime could not run {graph}.onnx on frames of {width}x{height}: {_reason(error)};"
-                " with too little memory, use smaller frames; with a broken model, export it again"
+                " export the model again"
             ) from None
         values = dict(zip((spec.name for spec in self.interface.outputs), binding.get_outputs(), strict=True))
         return Finished(
@@ -166,6 +174,11 @@ def sums_are_exact(machine: str = platform.machine(), cpuinfo: Path = Path("/pro
 def _fixed(shape: Sequence[Dim | None]) -> tuple[int | None, ...]:
     """A shape with None for the sizes that are free."""
     return tuple(size if isinstance(size, int) else None for size in shape)
+
+
+def _is_about_memory(error: Exception) -> bool:
+    # It has no exception of its own: "bad allocation", "std::bad_alloc", "Failed to allocate memory for requested ...".
+    return isinstance(error, MemoryError) or "alloc" in str(error) or "out of memory" in str(error)
 
 
 def _reason(error: Exception) -> str:

@@ -28,7 +28,7 @@ from mtu.models.interface import (
     Interface,
 )
 from mtu.models.network import Network
-from mtu.runtime.backends import Finished, Gate, Request, non_finite
+from mtu.runtime.backends import Finished, Gate, Request, non_finite, out_of_memory
 from mtu.runtime.bundle import Bundle
 
 
@@ -50,7 +50,12 @@ class TorchBackend:
     def submit(self, inputs: Mapping[str, Any]) -> Finished:
         """See `Backend.submit`."""
         with self._gate:
-            return self._run(inputs)
+            try:
+                return self._run(inputs)
+            except (RuntimeError, MemoryError) as error:
+                if not _is_about_memory(error):
+                    raise
+                raise out_of_memory(self.name, *inputs[FRAME_NAMES[0]].shape[1:3]) from None
 
     @torch.inference_mode()
     def _run(self, inputs: Mapping[str, Any]) -> Finished:
@@ -100,6 +105,13 @@ class TorchBackend:
         """See `Backend.close`."""
         if self._gate.close():
             del self._network
+
+
+def _is_about_memory(error: Exception) -> bool:
+    # On the CPU torch raises a plain RuntimeError, "DefaultCPUAllocator: can't allocate memory: you tried to ...", or
+    # hands on oneDNN's "could not create a primitive" or "... a memory object".
+    found = str(error)
+    return isinstance(error, MemoryError) or "memory" in found or found.startswith("could not create a")
 
 
 @contextlib.contextmanager

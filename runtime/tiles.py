@@ -1,0 +1,308 @@
+"""Frames too large for the memory or for an engine, restored tile by tile: where tiles lie, and the session over them.
+
+Imports numpy. Backends know nothing of tiles: to them each tile is a stream of frames of its own.
+
+Note [tiles]
+    A frame is cut into tiles of one size, and every tile is a stream of its own: a `Session` with its own window and
+    states, over one backend. Scene cuts are found on whole frames and end the scene of all tiles together. In the
+    middle a tile gives what the whole frame would give. Towards its border it sees repeated pixels, and finds no
+    motion that comes from outside. So neighbours overlap, and each gives what lies up to the middle of the overlap.
+    In principle the network looks further than any overlap: two units see 160 pixels around, and each frame before as
+    many again. In practice little is left of that after the 40 pixels of the motion search and 24 more.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from mtu.models.errors import InvalidInputError
+from mtu.models.interface import SIZE_MULTIPLE
+from mtu.runtime.backends import Backend, Model
+from mtu.runtime.engine import Engine, Sizes
+from mtu.runtime.memory import MOST, available_memory, needed, size_in_words
+from mtu.runtime.session import SCENE_THRESHOLD, Picture, Restored, SceneDetector, Session, check_frame
+
+Size = tuple[int, int]
+"""Height and width."""
+TileChoice = Literal["auto", "off"] | Size
+"""What `--tile` says."""
+
+OVERLAP = 128
+"""Pixels that neighbouring tiles share at least, a multiple of 8: on either side the search's 40, and 24 more."""
+
+MEASURED = "with mtu2 on the demo clip, that changed values by at most 4 of 255 (77 dB)"
+"""What tiles do to the pictures, for the user. docs/performance.md has more figures."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """What a tile takes and gives along one axis, in pixels of the padded frame; multiples of 4."""
+
+    start: int
+    """Where the tile begins."""
+    first: int
+    last: int
+    """The pixels that it gives: from `first` up to `last`, which is not among them."""
+
+    def place(self, unit: int = 1) -> slice:
+        """Where in the frame its pixels go, in units of so many pixels."""
+        return slice(self.first // unit, self.last // unit)
+
+    def part(self, unit: int = 1) -> slice:
+        """Which pixels of the tile they are."""
+        return slice((self.first - self.start) // unit, (self.last - self.start) // unit)
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Frames of one size, cut into tiles of one size. See Note [tiles]."""
+
+    frame: Size
+    """Of the frames; any."""
+    tile: Size
+    """Multiples of 4. Along an axis where the frame is smaller, its last pixels are repeated."""
+    overlap: int = OVERLAP
+
+    def __post_init__(self) -> None:
+        for name, length, tile in zip(("high", "wide"), self.frame, self.tile, strict=True):
+            if tile % SIZE_MULTIPLE or tile < SIZE_MULTIPLE:
+                raise InvalidInputError(
+                    f"tiles of {in_words(self.tile)} (WIDTHxHEIGHT): both are multiples of {SIZE_MULTIPLE}, for example"
+                    f" {in_words(padded(self.tile))}"
+                )
+            if tile < length and tile < 2 * self.overlap:
+                raise InvalidInputError(
+                    f"tiles of {in_words(self.tile)} (WIDTHxHEIGHT) are too small: neighbours share {self.overlap}"
+                    f" pixels, so they are at least {2 * self.overlap} {name}, or as {name} as the frame ({length})"
+                )
+
+    @cached_property
+    def rows(self) -> list[Span]:
+        """From top to bottom."""
+        return _spans(max(padded(self.frame)[0], self.tile[0]), self.tile[0], self.overlap)
+
+    @cached_property
+    def columns(self) -> list[Span]:
+        """From left to right."""
+        return _spans(max(padded(self.frame)[1], self.tile[1]), self.tile[1], self.overlap)
+
+    @property
+    def count(self) -> int:
+        """Number of tiles."""
+        return len(self.rows) * len(self.columns)
+
+    def as_json(self) -> dict[str, int]:
+        """For reports."""
+        return {"count": self.count, "width": self.tile[1], "height": self.tile[0], "overlap": self.overlap}
+
+    def __str__(self) -> str:
+        return f"{self.count} tiles of {in_words(self.tile)} that overlap by {self.overlap} pixels or more"
+
+
+def in_words(size: Size) -> str:
+    """Always WIDTHxHEIGHT."""
+    return f"{size[1]}x{size[0]}"
+
+
+def padded(size: Size) -> Size:
+    """Rounded up to multiples of 4."""
+    return size[0] + -size[0] % SIZE_MULTIPLE, size[1] + -size[1] % SIZE_MULTIPLE
+
+
+def _spans(length: int, tile: int, overlap: int) -> list[Span]:
+    """The fewest tiles that cover `length`, equally far apart; each gives up to the middle of what two share."""
+    if tile >= length:
+        return [Span(0, 0, length)]
+    last = -(-(length - overlap) // (tile - overlap)) - 1
+    unit = SIZE_MULTIPLE
+    starts = [(length - tile) // unit * number // last * unit for number in range(last + 1)]
+    middles = [(before + tile + after) // 2 // unit * unit for before, after in itertools.pairwise(starts)]
+    return [Span(*span) for span in zip(starts, [0, *middles], [*middles, length], strict=True)]
+
+
+class TiledSession:
+    """Restores one stream of frames tile by tile; used as `Session`, which see. See Note [tiles]."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        tiling: Tiling,
+        *,
+        scene_threshold: float | None = SCENE_THRESHOLD,
+        strict: bool = False,
+    ) -> None:
+        """All frames are of the size `tiling.frame`. The caller closes the backend."""
+        self._tiling = tiling
+        self._tiles = [
+            (row, column, Session(backend, scene_threshold=None, strict=strict))
+            for row in tiling.rows
+            for column in tiling.columns
+        ]
+        self._scene_threshold = scene_threshold
+        self._pushed = 0
+        self.cuts: list[int] = []
+        """Numbers of the frames that started a new scene."""
+        self.reset()
+
+    @property
+    def max_displacement(self) -> int:
+        """See `Session.max_displacement`."""
+        return self._tiles[0][2].max_displacement
+
+    @property
+    def redone(self) -> list[int]:
+        """Numbers of the frames of which a tile was restored as a first frame. See `Session.redone`."""
+        return sorted({number for *_, session in self._tiles for number in session.redone})
+
+    @property
+    def inference_seconds(self) -> float:
+        """See `Session.inference_seconds`."""
+        return sum(session.inference_seconds for *_, session in self._tiles)
+
+    def reset(self) -> None:
+        """Forgets the stream; see `Session.reset`. The frames to come are of the same size."""
+        self._detector = SceneDetector(self._scene_threshold) if self._scene_threshold is not None else None
+        for *_, session in self._tiles:
+            session.reset()
+
+    def push(self, frame: Picture) -> list[Restored]:
+        """See `Session.push`. `frame` is copied, so it may be changed afterwards."""
+        check_frame(frame, self._pushed, self._tiling.frame)
+        restored = []
+        if self._detector is not None and self._detector.is_cut(frame):
+            self.cuts.append(self._pushed)
+            restored = self.flush()
+        self._pushed += 1
+        whole = self._pad(frame)
+        height, width = self._tiling.tile
+        return restored + self._joined(
+            # A copy, or each tile would hold the whole frame.
+            session.push(whole[row.start : row.start + height, column.start : column.start + width].copy())
+            for row, column, session in self._tiles
+        )
+
+    def flush(self) -> list[Restored]:
+        """See `Session.flush`."""
+        return self._joined(session.flush() for *_, session in self._tiles)
+
+    def _pad(self, frame: Picture) -> Picture:
+        """Its last row and column repeated, up to where the last tiles end."""
+        ends = self._tiling.rows[-1].last, self._tiling.columns[-1].last
+        bottom, right = (end - size for end, size in zip(ends, frame.shape[:2], strict=True))
+        return np.pad(frame, ((0, bottom), (0, right), (0, 0)), mode="edge") if bottom or right else frame
+
+    def _joined(self, tiles: Iterable[list[Restored]]) -> list[Restored]:
+        """Frames of the results of all tiles, which are at the same frame at any time."""
+        return [self._join(parts) for parts in zip(*tiles, strict=True)]
+
+    def _join(self, parts: Sequence[Restored]) -> Restored:
+        height, width = self._tiling.frame
+        rgb = np.empty((self._tiling.rows[-1].last, self._tiling.columns[-1].last, 3), np.uint8)
+        has_motion = parts[0].displacement is not None
+        motion = np.empty((rgb.shape[0] // SIZE_MULTIPLE, rgb.shape[1] // SIZE_MULTIPLE), np.int32)
+        for (row, column, _), part in zip(self._tiles, parts, strict=True):
+            rgb[row.place(), column.place()] = part.rgb[row.part(), column.part()]
+            if part.displacement is not None:
+                place, inside = (row.place(4), column.place(4)), (row.part(4), column.part(4))
+                motion[place] = part.displacement[inside]
+        rows, columns = (-(-size // SIZE_MULTIPLE) for size in (height, width))
+        return Restored(parts[0].index, rgb[:height, :width], motion[:rows, :columns] if has_motion else None)
+
+
+def parse_tile(text: str) -> TileChoice:
+    """ "auto", "off", or "1280x720", which is 1280 wide and 720 high. Raises InvalidInputError."""
+    if text == "auto":
+        return "auto"
+    if text == "off":
+        return "off"
+    found = re.fullmatch(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})", text)
+    if found is None:
+        raise InvalidInputError(f"--tile '{text}': write auto, off, or WIDTHxHEIGHT, as in 1280x720")
+    return int(found[2]), int(found[1])
+
+
+def choose_tiling(choice: TileChoice, frame: Size, model: Model) -> Tiling | None:
+    """What can be said before the model is loaded: tiles of the size that was chosen, or of that of an engine that the
+    frame does not fit. None: whole frames. Raises InvalidInputError for tiles that are too small."""
+    if choice == "off":
+        return None
+    if choice != "auto":
+        # A tile is no larger than the frame, except where that is all that an engine takes.
+        least = (1, 1) if not isinstance(model, Engine) else _sides(model.manifest.profile.min)
+        tile = _between(least, padded(frame), choice)
+        return Tiling(frame, tile) if _is_smaller(tile, frame) else None
+    if not isinstance(model, Engine) or model.manifest.profile.holds(*padded(frame)):
+        return None
+    profile = model.manifest.profile
+    tile = _between(_sides(profile.min), padded(frame), _sides(profile.max))
+    # Where tiles are too small, or the frame is, the refusal of the engine says best what to do.
+    if not _is_smaller(tile, frame) or any(t < f and t < 2 * OVERLAP for t, f in zip(tile, frame, strict=True)):
+        return None
+    return Tiling(frame, tile)
+
+
+def fit_memory(choice: TileChoice, tiling: Tiling | None, frame: Size, backend: Backend) -> tuple[Tiling | None, str]:
+    """Tiles that the memory is enough for, and what is to be said of it ("" is nothing).
+
+    "auto" cuts a frame that does not fit. Raises InvalidInputError where what was chosen does not fit, or nothing does.
+    """
+    free = available_memory()
+    whole = Tiling(frame, padded(frame))
+    need = _needed(backend, tiling or whole)
+    if free is None or need is None or need <= MOST * free:
+        return tiling, ""
+    figures = f"{size_in_words(need)} of memory with {backend.name}, and {size_in_words(free)} are free"
+    if choice == "auto" and tiling is None:
+        tiling = next((t for t in _smaller(frame) if (_needed(backend, t) or 0) <= MOST * free), None)
+        if tiling is None:
+            raise InvalidInputError(
+                f"frames of {in_words(frame)} take some {figures}; the smallest tiles need too much as well: end other"
+                " programs, or use a machine with more memory"
+            )
+        return tiling, f"whole frames of {in_words(frame)} take some {figures}"
+    what = f"frames of {in_words(frame)}" + (f" in {tiling}" if tiling else "")
+    if need > free:
+        raise InvalidInputError(f"{what} take some {figures}: use --tile auto, or end other programs")
+    return tiling, f"{what} take some {figures}: that is close; --tile auto takes less"
+
+
+def _needed(backend: Backend, tiling: Tiling) -> int | None:
+    return needed(backend, tiling.frame, tiling.tile, tiling.count)
+
+
+def _smaller(frame: Size) -> Iterator[Tiling]:
+    """Ever more and smaller tiles, down to the smallest: the longer side of a tile is cut once more."""
+    counts = [1, 1]
+    tile = padded(frame)
+    while True:
+        axis = 0 if tile[0] > tile[1] else 1
+        counts[axis] += 1
+        sides = (
+            -(-(length + (count - 1) * OVERLAP) // count) for length, count in zip(padded(frame), counts, strict=True)
+        )
+        height, width = sides
+        tile = padded((height, width))
+        if tile[axis] < 2 * OVERLAP:
+            return
+        yield Tiling(frame, tile)
+
+
+def _sides(sizes: Sizes) -> Size:
+    return sizes.height, sizes.width
+
+
+def _between(least: Size, most: Size, wanted: Size) -> Size:
+    """`wanted`, but no more than `most`, and no less than `least` in any case."""
+    height, width = (max(low, min(high, side)) for low, high, side in zip(least, most, wanted, strict=True))
+    return height, width
+
+
+def _is_smaller(tile: Size, frame: Size) -> bool:
+    return tile[0] < frame[0] or tile[1] < frame[1]
