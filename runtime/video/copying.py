@@ -92,17 +92,25 @@ class Copier:
         if stream.type == "data" and "timecode" in stream.metadata:
             return  # it says no more than the pictures' tag, of which muxers make such a stream again
         why = _refusal(self._output, self._accepted, stream, self._first.get(stream.index), cover is not None)
+        text = self._as_text(stream)
         if isinstance(why, Sample):
             self._copy_from(stream, why, reader, name)
-        elif isinstance(stream, SubtitleStream) and container in _TEXT and _is_text(stream):
-            codec = _TEXT[container]
-            self._copy_from(stream, Sample(lambda out: _add_text(out, stream, codec)), reader, name)
+        elif text is not None:
+            self._copy_from(stream, text, reader, name)
             self._copied[stream.index].converted = True
-            self.notes.append(f"{container} cannot hold {name}: converted to {codec}, without styles")
+            self.notes.append(f"{container} cannot hold {name}: converted to {_TEXT[container]}, without styles")
         else:
             keeper = _keeper(stream, self._first.get(stream.index), cover is not None)
             better = f"; {keeper} would keep it" if keeper else ""
             self.notes.append(f"{container} cannot hold {name}: dropped ({why}{better})")
+
+    def _as_text(self, stream: Stream) -> Sample | None:
+        """A stream of text subtitles as the container holds it, None if it is none or holds none."""
+        codec = _TEXT.get(self._output.format.name)
+        if codec is None or not isinstance(stream, SubtitleStream) or not _is_text(stream):
+            return None
+        sample = Sample(lambda output: _add_text(output, stream, codec))
+        return sample if refusal(self._output, self._accepted, sample) is None else None
 
     def _copy_from(self, stream: Stream, sample: Sample, reader: Reader, name: str) -> None:
         edit_lists = self._output.format.name in _EDIT_LISTS

@@ -31,7 +31,7 @@ from mtu.runtime.video.picture_writer import DirectoryWriter, PictureWriter
 from mtu.runtime.video.reader import Frame, Reader
 from mtu.runtime.video.tags import kept_metadata, set_tag, stream_metadata
 from mtu.runtime.video.timing import Drift
-from mtu.runtime.video.trial import is_fatal, reason_of, rehearse
+from mtu.runtime.video.trial import Refused, is_fatal, reason_of, rehearse
 from mtu.runtime.video.writer import Writer, create_file, finish_file, temporary_name, write_failed
 from mtu.runtime.video.yuv4mpeg import Y4MWriter
 
@@ -182,7 +182,13 @@ class VideoWriter(Writer):
             container.metadata.update(kept_metadata(reader.container.metadata))
         black = self._picture(np.zeros((height, width, 3), np.uint8), 0, 1)
         container.container_options.update(kept_options(container.format.name, reader))
-        sample, tags = rehearse(container, add, black)
+        try:
+            sample, tags = rehearse(container, add, black)
+        except Refused as error:
+            why = reason_of(error)
+            raise InvalidInputError(
+                f"{self._path.suffix} cannot hold this video as {encoding.codec} ({why}): name the output .mp4 or .mkv"
+            ) from None
         add_options(container, options.muxer_options, sample.add)
         timecode = timecode_of(reader)
         if timecode is not None and "timecode" not in {key.lower() for key in tags}:
