@@ -25,6 +25,7 @@ def run(
     segment: options.SegmentOption = None,
     video_stream: options.VideoStreamOption = None,
     rate: options.RateOption = None,
+    on_size_change: options.SizeChangeOption = "scale",
     picture_format: options.PictureFormatOption = None,
     compare: options.CompareOption = None,
     save_motion: options.SaveMotionOption = None,
@@ -75,6 +76,7 @@ def run(
             segment=None if segment is None else Segment.parse(segment),
             video_stream=video_stream,
             rate=None if rate is None else parse_rate(rate),
+            on_size_change=on_size_change,
         ),
         scene_threshold=scene_threshold if scene_detection else None,
         encode=EncodeOptions(

@@ -82,6 +82,10 @@ VideoStreamOption = Annotated[
         rich_help_panel=INPUT,
     ),
 ]
+SizeChangeOption = Annotated[
+    Literal["scale", "stop"],
+    typer.Option(help="Where frames change their size: scale to the first one's.", rich_help_panel=INPUT),
+]
 RateOption = Annotated[
     str | None,
     typer.Option(

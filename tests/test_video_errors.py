@@ -66,17 +66,6 @@ def test_mp4_without_its_index(tmp_path: Path, clip: Path) -> None:
         open_reader(tmp_path / "cut.mp4")
 
 
-def test_size_change(tmp_path: Path) -> None:
-    small = make_video(tmp_path / "a.ts", 5)
-    large = make_video(tmp_path / "b.ts", moving(5, 96, 128))
-    (tmp_path / "both.ts").write_bytes(small.read_bytes() + large.read_bytes())
-    with (
-        open_reader(tmp_path / "both.ts") as reader,
-        pytest.raises(InvalidInputError, match="changes its size from 64x48 to 128x96 after"),
-    ):
-        list(reader)
-
-
 def refused(target: Path | str, source: Path, match: str, error: type[MtuError] = OutputError, **options: Any) -> None:
     """Opening must fail with these words and leave the directory as it was."""
     parent = Path(target).parent

@@ -40,6 +40,18 @@ _MATRICES = {1, 4, 5, 6, 7, 9}
 _NAMES = {0: "RGB", 1: "BT.709", 4: "FCC", 5: "BT.601", 6: "BT.601", 7: "SMPTE 240M", 9: "BT.2020"}
 _UNSUPPORTED = {8: "YCgCo", 10: "BT.2020 constant luminance", 14: "ICtCp"}
 _HDR = {16: "PQ", 18: "HLG"}
+_PRIMARIES = {1: "BT.709", 5: "BT.601 (625)", 6: "BT.601 (525)", 7: "BT.601 (525)", 9: "BT.2020", 12: "P3"}
+# Chromaticities of red, green and blue; the white of all is D65.
+_CHROMATICITIES = {
+    1: ((0.640, 0.330), (0.300, 0.600), (0.150, 0.060)),
+    5: ((0.640, 0.330), (0.290, 0.600), (0.150, 0.060)),
+    6: ((0.630, 0.340), (0.310, 0.595), (0.155, 0.070)),
+    7: ((0.630, 0.340), (0.310, 0.595), (0.155, 0.070)),
+    9: ((0.708, 0.292), (0.170, 0.797), (0.131, 0.046)),
+    12: ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060)),
+}
+_WHITE = (0.3127, 0.3290)
+_GAMMA = 2.4
 # SWS_BICUBIC | SWS_FULL_CHR_H_INT | SWS_FULL_CHR_H_INP | SWS_ACCURATE_RND | SWS_BITEXACT
 _FLAGS: Any = 0x4 | 0x2000 | 0x4000 | 0x40000 | 0x80000
 
@@ -65,6 +77,18 @@ class Colour:
     def name(self) -> str:
         """Words for messages, such as "BT.709, limited range"."""
         return f"{_NAMES[self.used_matrix]}, {'full' if self.used_range == FULL else 'limited'} range"
+
+    @property
+    def light(self) -> str:
+        """Words for the primaries and an HDR transfer, such as "BT.2020 primaries, PQ"; "" if they are not tagged."""
+        known = _PRIMARIES.get(self.primaries)
+        hdr = _HDR.get(self.transfer)
+        return ", ".join(filter(None, [known and f"{known} primaries", hdr]))
+
+    @property
+    def is_hdr(self) -> bool:
+        """Whether the transfer is PQ or HLG."""
+        return self.transfer in _HDR
 
 
 def is_rgb(pix_fmt: VideoFormat) -> bool:
@@ -111,17 +135,49 @@ class ToRGB:
     """Converts decoded pictures of one colour to RGB. Not for two threads at once."""
 
     def __init__(self, colour: Colour) -> None:
-        self._colour = colour
+        self.colour = colour
         self._reformatter = VideoReformatter()
 
-    def __call__(self, picture: av.VideoFrame) -> Pixels:
-        """uint8 [H, W, 3], RGB, full range, C-contiguous."""
+    def __call__(self, picture: av.VideoFrame, size: tuple[int, int] | None = None) -> Pixels:
+        """uint8 [H, W, 3], RGB, full range, C-contiguous; scaled if another `size` (width, height) is given."""
+        width, height = size or (picture.width, picture.height)
         if is_rgb(picture.format):
-            rgb = self._reformatter.reformat(picture, format="rgb24", interpolation=_FLAGS)
+            rgb = self._reformatter.reformat(picture, width, height, format="rgb24", interpolation=_FLAGS)
         else:
-            picture.colorspace, picture.color_range = self._colour.used_matrix or 6, self._colour.used_range
-            rgb = self._reformatter.reformat(picture, format="rgb24", dst_color_range=FULL, interpolation=_FLAGS)
+            picture.colorspace, picture.color_range = self.colour.used_matrix or 6, self.colour.used_range
+            rgb = self._reformatter.reformat(
+                picture, width, height, format="rgb24", dst_color_range=FULL, interpolation=_FLAGS
+            )
         return np.ascontiguousarray(rgb.to_ndarray())
+
+
+class PrimariesChange:
+    """Shows RGB of one set of primaries in another, for pictures that are not HDR. Grays stay as they are."""
+
+    def __init__(self, source: int, target: int) -> None:
+        """H.273 codes of primaries. Raises KeyError if one is unknown here."""
+        matrix = np.linalg.inv(_to_xyz(_CHROMATICITIES[target])) @ _to_xyz(_CHROMATICITIES[source])
+        self._matrix = matrix.T.astype(np.float32)
+        self._linear = ((np.arange(256) / 255) ** _GAMMA).astype(np.float32)
+
+    def __call__(self, rgb: Pixels) -> Pixels:
+        """uint8 [H, W, 3]."""
+        light = (self._linear[rgb] @ self._matrix).clip(0, 1)
+        return (light ** np.float32(1 / _GAMMA) * 255 + 0.5).astype(np.uint8)
+
+
+def primaries_change(source: Colour, target: Colour) -> PrimariesChange | None:
+    """What shows pictures of `source` in the primaries of `target`, None where nothing has to be or can be done."""
+    one, other = (_CHROMATICITIES.get(colour.primaries) for colour in (source, target))
+    if one is None or other is None or one == other or source.is_hdr or target.is_hdr:
+        return None
+    return PrimariesChange(source.primaries, target.primaries)
+
+
+def _to_xyz(chromaticities: tuple[tuple[float, float], ...]) -> npt.NDArray[np.float64]:
+    """The matrix from linear RGB to XYZ."""
+    columns = np.array([[x / y, 1, (1 - x - y) / y] for x, y in (*chromaticities, _WHITE)]).T
+    return columns[:, :3] * np.linalg.solve(columns[:, :3], columns[:, 3])
 
 
 class FromRGB:

@@ -104,7 +104,7 @@ def _open_and_decode(path: Path) -> av.VideoFrame:
 
 
 def side_data(picture: av.VideoFrame) -> dict[str, bytes]:
-    """What a picture carries besides its pixels, by FFmpeg's names; of the display matrix alone with its content."""
+    """What a picture carries besides its pixels, by FFmpeg's names; few with their content."""
     found: dict[str, bytes] = {}
     # PyAV (18.1) frees the text beside a colour profile twice, which ends the process: it must not see one.
     if _sieved(picture, "select") is not None:
@@ -115,7 +115,8 @@ def side_data(picture: av.VideoFrame) -> dict[str, bytes]:
         container = picture.side_data
     except ValueError:
         return found  # PyAV 18 fails on kinds that are newer than its list, such as EXIF
-    return found | {data.type.name: bytes(data) if data.type.name == "DISPLAYMATRIX" else b"" for data in container}
+    kept = ("DISPLAYMATRIX", "STEREO3D")
+    return found | {data.type.name: bytes(data) if data.type.name in kept else b"" for data in container}
 
 
 def _sieved(picture: av.VideoFrame, mode: str) -> av.VideoFrame | None:

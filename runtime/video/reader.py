@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import av
 from av.container import InputContainer
@@ -36,6 +36,8 @@ class ReadOptions:
     """Which video stream is processed, counted from 0 without covers; None takes the one marked default."""
     rate: Fraction | None = None
     """Pictures per second of pictures, which have no times; None is 25."""
+    on_size_change: Literal["scale", "stop"] = "scale"
+    """What happens where pictures of a video change their size: they are scaled to the first one's, or refused."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +76,8 @@ class Reader(ABC):
     sample_aspect_ratio: Fraction | None = None
     display_matrix: tuple[int, ...] | None = None
     """9 integers in FFmpeg's layout, None if pictures are shown as they are stored."""
+    stereo_mode: str | None = None
+    """How a picture holds two views, in Matroska's words, None if it holds one."""
     start: Fraction = Fraction(0)
     """Time of the first picture given, in seconds on the source's clock."""
     origin: Fraction = Fraction(0)

@@ -14,6 +14,8 @@ QUICKTIME = {"mp4", "mov", "ipod", "3gp", "3g2", "psp", "ismv", "f4v"}
 """FFmpeg's names of the containers that are made of QuickTime's boxes."""
 # Written by the muxer itself, or true of the source only.
 _STALE = {"encoder", "duration", "major_brand", "minor_version", "compatible_brands", "vendor_id"}
+# True of pictures that are copied; the writer says anew how encoded ones hold two views, and they have no alpha.
+_OF_PICTURES = {"alpha_mode", "stereo_mode"}
 _STATISTICS = ("bps", "number_of_frames", "number_of_bytes", "_statistics_")
 # What software writes as the name of a track where nobody gave one: "SoundHandler", "Core Media Video", "vide".
 _NO_NAME = re.compile(r"handle|^core media|produced by|^\W*$|^(vide|soun|sbtl|subt|text|tmcd|video|sound|audio)$", re.I)
@@ -33,7 +35,8 @@ def kept_metadata(metadata: Mapping[str, str], *, encoded: bool = False) -> dict
     return {
         key: value
         for key, value in metadata.items()
-        if key.lower() not in _STALE and not (encoded and key.lower().startswith(_STATISTICS))
+        if key.lower() not in _STALE
+        and not (encoded and (key.lower() in _OF_PICTURES or key.lower().startswith(_STATISTICS)))
     }
 
 

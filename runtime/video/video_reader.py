@@ -20,9 +20,11 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from mtu.models.errors import InvalidInputError
-from mtu.runtime.video.colour import ToRGB, colour_of, quarter_turn
+from mtu.runtime.video.colour import quarter_turn
 from mtu.runtime.video.damage import Damage
-from mtu.runtime.video.images import display_matrix, side_data
+from mtu.runtime.video.images import display_matrix
+from mtu.runtime.video.normalise import Normaliser
+from mtu.runtime.video.properties import hidden_border, property_notes, stereo_mode
 from mtu.runtime.video.reader import Frame, Reader, ReadOptions, is_inner, picture_notes
 from mtu.runtime.video.timing import Clock, Segment
 
@@ -32,14 +34,6 @@ _FREE_CLOCKS = {"mpegts", "mpeg"}
 _LASTS_FROM_ZERO = {"matroska,webm", "nut"}
 # Demuxers that take text or anything at all for a video.
 _NOT_VIDEO = {"tty", "bin", "xbin", "adf", "idf"}
-# Side data of pictures that PyAV cannot hand to an encoder.
-_LOST = {
-    "MASTERING_DISPLAY_METADATA": "HDR mastering metadata",
-    "CONTENT_LIGHT_LEVEL": "HDR light levels",
-    "DYNAMIC_HDR_PLUS": "HDR10+ metadata",
-    "DOVI_METADATA": "Dolby Vision metadata",
-    "A53_CC": "closed captions inside the pictures",
-}
 
 
 class VideoReader(Reader):
@@ -96,6 +90,9 @@ class VideoReader(Reader):
         self.stream = stream = self._choose(videos)
         self._index = stream.index
         stream.thread_type = "AUTO"
+        # Matroska's pixel aspect holds for the whole track; elsewhere the codec's, unless the container has another.
+        said, own = stream.sample_aspect_ratio or None, stream.codec_context.sample_aspect_ratio or None
+        self._follows_aspect = container.format.name != "matroska,webm" and said == own
         self.time_base = stream.time_base or Fraction(1, 1000)
         self.average_rate = stream.average_rate or stream.guessed_rate or None
         self._clock = Clock(self.time_base, self.average_rate)
@@ -226,11 +223,13 @@ class VideoReader(Reader):
 
     def _describe(self, picture: av.VideoFrame) -> None:
         assert self.stream is not None and self.container is not None
-        self.width, self.height, self.pix_fmt = picture.width, picture.height, picture.format.name
-        self.colour, notes = colour_of(picture)
-        self.notes = picture_notes(picture, notes)
-        self._to_rgb = ToRGB(self.colour)
-        self.sample_aspect_ratio = self.stream.sample_aspect_ratio or None
+        stop = self._options.on_size_change == "stop"
+        self._normalise = Normaliser(self.source, picture, hidden_border(self.stream), stop=stop)
+        self.width, self.height, self.pix_fmt = self._normalise.width, self._normalise.height, picture.format.name
+        self.colour = self._normalise.colour
+        self.notes = picture_notes(picture, self._normalise.notes) + property_notes(picture, self.stream)
+        self.stereo_mode = stereo_mode(picture, self.stream)
+        self.sample_aspect_ratio = self._aspect() if self._follows_aspect else self.stream.sample_aspect_ratio or None
         matrix = display_matrix(picture)
         if matrix is not None and not quarter_turn(matrix):
             self.notes.append("the display matrix is no turn by 90 degrees: it is kept where the target can hold it")
@@ -239,9 +238,6 @@ class VideoReader(Reader):
             self.notes.append(
                 "the source is interlaced: its frames are processed as they are; deinterlace it first for best results"
             )
-        lost = [_LOST[name] for name in side_data(picture) if name in _LOST]
-        if lost:
-            self.notes.append(f"cannot be carried over by this PyAV: {', '.join(lost)}")
         if picture.pts is None:
             rate = float(self.average_rate or 1 / self._clock.step / self.time_base)
             self.notes.append(f"the source has no timestamps: {rate:g} pictures per second are assumed")
@@ -300,17 +296,12 @@ class VideoReader(Reader):
         running = {stream.index for stream in self.container.streams.audio}
         for event in events:
             if isinstance(event, av.VideoFrame):
-                if (event.width, event.height) != (self.width, self.height):
-                    raise InvalidInputError(
-                        f"{self.source} changes its size from {self.width}x{self.height} to "
-                        f"{event.width}x{event.height} after {self._given} pictures: split it there first"
-                    )
                 pts, duration = self._clock.stamp(event.pts, event.duration)
                 time = pts * self.time_base - self._zero
                 if segment.holds(time):
                     self._given += 1
                     self._damage.picture(event)
-                    yield Frame(self._to_rgb(event), pts, self.time_base, duration)
+                    yield Frame(self._normalise(event, self._aspect()), pts, self.time_base, duration)
                 self._past_end = segment.past(time)
             else:
                 ticks = event.pts if event.pts is not None else event.dts
@@ -337,8 +328,14 @@ class VideoReader(Reader):
         while self._ready:
             yield self._ready.pop(0)
         yield from self._events
-        self.remarks += self._clock.remarks("pictures")
+        self.remarks += self._normalise.remarks() + self._clock.remarks("pictures")
         self.damage = self._what_was_lost()
+
+    def _aspect(self) -> Fraction | None:
+        """The aspect of the pixels of the last picture, None where the container's holds for all."""
+        assert self.stream is not None
+        own = self.stream.codec_context.sample_aspect_ratio or None
+        return own if self._follows_aspect else None
 
     def _what_was_lost(self) -> str | None:
         assert self.container is not None and self.stream is not None

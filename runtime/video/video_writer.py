@@ -28,6 +28,7 @@ from mtu.runtime.video.palette import FromRGBToPalette
 from mtu.runtime.video.picture_encoding import choose_picture_encoding
 from mtu.runtime.video.picture_reader import PICTURE_RATE
 from mtu.runtime.video.picture_writer import DirectoryWriter, PictureWriter
+from mtu.runtime.video.properties import keeps_stereo
 from mtu.runtime.video.reader import Frame, Reader
 from mtu.runtime.video.tags import kept_metadata, set_tag, stream_metadata
 from mtu.runtime.video.timing import Drift
@@ -190,6 +191,10 @@ class VideoWriter(Writer):
                 f"{self._path.suffix} cannot hold this video as {encoding.codec} ({why}): name the output .mp4 or .mkv"
             ) from None
         add_options(container, options.muxer_options, sample.add)
+        if reader.stereo_mode is not None and not keeps_stereo(self._name, reader.stereo_mode):
+            self.notes.append(
+                f"{self._name} is not told of the stereo 3D ({reader.stereo_mode}) of the pictures; .mkv is"
+            )
         timecode = timecode_of(reader)
         if timecode is not None and "timecode" not in {key.lower() for key in tags}:
             self.notes.append(f"{self._name} cannot hold the timecode {timecode} of this video: dropped")
@@ -209,6 +214,8 @@ class VideoWriter(Writer):
         if reader.stream is not None:
             stream.metadata.update(stream_metadata(reader.stream.metadata, output.format.name, encoded=True))
             stream.disposition = reader.stream.disposition
+        if reader.stereo_mode is not None and keeps_stereo(output.format.name, reader.stereo_mode):
+            stream.metadata["stereo_mode"] = reader.stereo_mode
         timecode = timecode_of(reader)
         if timecode is not None:
             stream.metadata["timecode"] = timecode
