@@ -1,10 +1,12 @@
 # make demo: a blurred clip comes out sharper. make test: everything that needs neither network nor GPU.
 # Both set up .venv by themselves. PYTHON chooses the interpreter (3.10 to 3.13).
+# WORKERS is how many processes the tests run in.
 # make gpu-check: checks and times on a GPU, with what PYTHON has; ARGS are its options (ARGS=--quick).
 PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check -q -c constraints.txt
 OUT := demo-out
+WORKERS ?= 2
 export PYTHONDONTWRITEBYTECODE = 1
 
 .PHONY: demo test lint gpu-check clean
@@ -16,7 +18,7 @@ demo: $(VENV)/.demo
 	  --picture $(OUT)/comparison.png
 
 test: $(VENV)/.dev lint
-	$(VENV)/bin/python -m pytest -q
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist worksteal
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

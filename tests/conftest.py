@@ -46,6 +46,14 @@ def required_cuda(request: pytest.FixtureRequest) -> None:
         pytest.fail(f"MTU_REQUIRE_CUDA=1, but {reason}")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Kernels and engines are kept for one run of the tests, not for the user's programs or another run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MTU_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle of a tiny network of two units with random weights."""
