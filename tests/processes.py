@@ -6,11 +6,14 @@ import contextlib
 import os
 import pty
 import select
+import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
+
+import pytest
 
 from tests.conftest import ROOT
 
@@ -22,6 +25,13 @@ def environment(**more: str) -> dict[str, str]:
     """Of a process that imports this checkout, with one thread for arithmetic."""
     path = os.pathsep.join(filter(None, (str(ROOT / ".links"), os.environ.get("PYTHONPATH", ""))))
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **more}
+
+
+def need(*programs: str) -> None:
+    """Skips a test on a machine that lacks one of the programs."""
+    for program in programs:
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not on PATH")
 
 
 def wait_until(condition: Callable[[], Any], process: subprocess.Popen[Any] | None = None) -> None:
@@ -60,17 +70,3 @@ class Terminal:
         self._reader.join(LIMIT)
         os.close(self._main)
         return bytes(self._shown)
-
-
-@contextlib.contextmanager
-def unread_terminal() -> Iterator[int]:
-    """A terminal that nobody reads, and that is full already, as one stopped with Ctrl-S."""
-    main, end = pty.openpty()
-    os.set_blocking(end, False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            os.write(end, b"x" * 1024)
-    os.set_blocking(end, True)
-    yield end
-    os.close(main)
-    os.close(end)

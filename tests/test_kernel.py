@@ -5,7 +5,6 @@ import dataclasses
 import importlib.util
 import io
 import re
-import shutil
 import subprocess
 
 import numpy as np
@@ -50,14 +49,12 @@ def unchecked(**changes) -> cuda_op.Problem:
 @pytest.fixture(scope="session")
 def emulator(tmp_path_factory) -> ctypes.CDLL:
     """kernel.cu and launch.cu as a library for this processor; see tests/cuda_emulator."""
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("g++ is not installed: the kernel cannot be emulated")
+    need("g++")
     library = tmp_path_factory.mktemp("emulator") / "emulator.so"
     options = ["-std=c++17", "-O2", "-U_FORTIFY_SOURCE", "-fno-strict-aliasing"]
     options += ["-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror"]
     source = ["-shared", "-fPIC", f"-I{EMULATOR}", f"-I{CUDA}", str(EMULATOR / "emulator.cpp"), "-o", str(library)]
-    subprocess.run([compiler, *options, *source], check=True)
+    subprocess.run(["g++", *options, *source], check=True)
     result = ctypes.CDLL(str(library))
     result.emulator_check.restype = ctypes.c_char_p
     result.emulator_workspace_bytes.restype = ctypes.c_size_t

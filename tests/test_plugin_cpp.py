@@ -25,7 +25,7 @@ from mtu.plugins.build import PluginLibrary, build_plugin
 from mtu.plugins.correlation_argmax_warp.rules import KERNEL_REVISION
 from tests.cli import run
 from tests.conftest import ROOT
-from tests.processes import LIMIT, wait_until
+from tests.processes import LIMIT, need, wait_until
 
 INCLUDES = [Path(part) for part in os.environ.get("TENSORRT_INCLUDE_DIR", "").split(os.pathsep) if part]
 KERNEL = ROOT / "plugins" / "correlation_argmax_warp" / "cuda"
@@ -243,6 +243,7 @@ def test_the_kernel_revision_is_one_number():
 def include(request) -> Path:
     if request.param is None:
         pytest.skip("TENSORRT_INCLUDE_DIR is not set: there are no TensorRT headers to compile with")
+    need("cmake", "g++", "git", "nm", "nvcc", "readelf")
     return request.param
 
 
