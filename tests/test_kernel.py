@@ -16,6 +16,7 @@ from mtu.plugins.correlation_argmax_warp.cases import CASES, Case
 from mtu.plugins.correlation_argmax_warp.reference import correlation_argmax_warp, warp
 from mtu.plugins.correlation_argmax_warp.rules import KERNEL_REVISION
 from tests.conftest import ROOT
+from tests.processes import need
 
 CUDA = ROOT / "plugins" / "correlation_argmax_warp" / "cuda"
 EMULATOR = ROOT / "tests" / "cuda_emulator"
