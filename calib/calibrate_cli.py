@@ -18,6 +18,8 @@ from mtu.runtime.progress import frame_counter, stage_bar
 from mtu.runtime.report import check_report, write_report
 
 PROGRAM = "mtu-calibrate"
+ALLOWED = 0.1
+"""Loss of PSNR in dB that int8 may cost, if nothing else is said."""
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="mtu2 or a bundle of mtu-export onnx, in fp32.")]
 ClipsOption = Annotated[
     list[str],
@@ -89,15 +91,22 @@ def int8(
     frames: Annotated[
         int, typer.Option(min=2, metavar="N", help="Take so many frames of each clip, from the first.")
     ] = 8,
-    min_psnr_drop: Annotated[
-        float, typer.Option(metavar="dB", help="Allowed loss of PSNR: less is the floor for writing.")
-    ] = 0.1,
+    max_psnr_drop: Annotated[
+        float | None, typer.Option(metavar="dB", help="Allowed loss of PSNR.", show_default=f"{ALLOWED:g}")
+    ] = None,
+    min_psnr_drop: Annotated[float | None, typer.Option(hidden=True)] = None,
     json_file: JsonOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Writes a bundle with layers in int8, within an allowed loss of PSNR; refuses if no layer can be."""
-    if not (math.isfinite(min_psnr_drop) and min_psnr_drop > 0):
-        raise InvalidInputError(f"--min-psnr-drop {min_psnr_drop:g}: give dB above 0")
+    if min_psnr_drop is not None:
+        if max_psnr_drop is not None:
+            raise InvalidInputError("--min-psnr-drop is the old name of --max-psnr-drop: give the new one alone")
+        say(PROGRAM, "note: --min-psnr-drop is now called --max-psnr-drop; the old name goes with the next release")
+        max_psnr_drop = min_psnr_drop
+    allowed = ALLOWED if max_psnr_drop is None else max_psnr_drop
+    if not (math.isfinite(allowed) and allowed > 0):
+        raise InvalidInputError(f"--max-psnr-drop {allowed:g}: give dB above 0")
     source = open_bundle(bundle)
     if json_file is not None:
         check_report(json_file, *clips, *(sharp or ()), *_files(source), str(output))
@@ -113,7 +122,7 @@ def int8(
             source,
             read,
             output,
-            allowed=min_psnr_drop,
+            allowed=allowed,
             overwrite=overwrite,
             say=lambda text: say(PROGRAM, text),
             progress=progress,

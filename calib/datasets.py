@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from mtu.models.errors import InvalidInputError, MissingFileError
 from mtu.runtime.video import read_image
 from mtu.runtime.video.images import list_images, natural_key
+from mtu.runtime.video.picture_header import read_header
 
 Layout = Literal["dvd", "gopro", "reds"]
 Split = Literal["train", "test"]
@@ -65,13 +66,15 @@ class VideoPair:
     sharp: tuple[Path, ...]
 
 
-def find_pairs(layout: Layout, root: str | Path, split: Split, *, shortest: int = 1) -> list[VideoPair]:
+def find_pairs(
+    layout: Layout, root: str | Path, split: Split, *, shortest: int = 1, option: str = "{layout}:{root}"
+) -> list[VideoPair]:
     """The videos of a split in natural order of their names; `root` is the folder of the set or the one that holds it.
 
     For testing are the ten videos of DVD's published list, GoPro's test folder and the validation folder of REDS (the
     test folder of REDS has no sharp frames). The blurred frames of GoPro are those of blur_gamma, as in the paper.
     Frames belong together if their file names agree, endings aside; hidden files and files that are no pictures are
-    ignored. No picture is opened.
+    ignored. No picture is opened. `option` is how a layout is asked for, for messages.
 
     Raises MissingFileError without the folder; InvalidInputError if it has another layout or holds several sets, has no
     videos of the split, a frame has no counterpart, or a video has fewer than `shortest` frames.
@@ -83,7 +86,7 @@ def find_pairs(layout: Layout, root: str | Path, split: Split, *, shortest: int 
         raise InvalidInputError(f"{root} is a file: give the folder that the {layout} data set was unpacked to")
     folders = _locate(layout, root, split)
     if not folders:
-        raise InvalidInputError(_why_none(layout, root, split))
+        raise InvalidInputError(_why_none(layout, root, split, option))
     pairs = []
     single: list[Path] = []
     for name in sorted(folders, key=natural_key):
@@ -108,6 +111,22 @@ def find_pairs(layout: Layout, root: str | Path, split: Split, *, shortest: int 
     return pairs
 
 
+def sizes_of(pairs: Iterable[VideoPair]) -> list[tuple[int, int]]:
+    """Height and width of each video, by the headers of all its frames; no picture is decoded.
+
+    Raises InvalidInputError if the frames of a video differ in size, or a header is damaged.
+    """
+    sizes = []
+    for pair in pairs:
+        paths = (*pair.blurred, *pair.sharp)
+        found = [(header.height, header.width) for header in map(read_header, paths)]
+        for path, size in zip(paths, found, strict=True):
+            if size != found[0]:
+                raise InvalidInputError(_differs(path, size, pair.blurred[0], found[0]))
+        sizes.append(found[0])
+    return sizes
+
+
 def read_clip(
     pair: VideoPair, start: int, frames: int, *, crop: Crop | None = None
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -127,10 +146,7 @@ def read_clip(
         height, width = picture.shape[:2]
         size = size or (height, width)
         if size != (height, width):
-            raise InvalidInputError(
-                f"{path} is {width}x{height}, but {pair.blurred[start]} is {size[1]}x{size[0]}: all frames of a video,"
-                " blurred and sharp, must have one size; unpack the archive again"
-            )
+            raise InvalidInputError(_differs(path, (height, width), pair.blurred[start], size))
         top, left, h, w = crop or (0, 0, height, width)
         if min(top, left) < 0 or min(h, w) < 1 or top + h > height or left + w > width:
             raise InvalidInputError(
@@ -138,6 +154,13 @@ def read_clip(
             )
         parts.append(picture[top : top + h, left : left + w])
     return np.stack(parts[:frames]), np.stack(parts[frames:])
+
+
+def _differs(path: Path, size: tuple[int, int], first: Path, wanted: tuple[int, int]) -> str:
+    return (
+        f"{path} is {size[1]}x{size[0]}, but {first} is {wanted[1]}x{wanted[0]}: all frames of a video, blurred and"
+        " sharp, must have one size; unpack the archive again"
+    )
 
 
 def _locate(layout: Layout, root: Path, split: Split) -> Folders:
@@ -199,7 +222,7 @@ def _frames(folder: Path) -> dict[str, Path]:
     return frames
 
 
-def _why_none(layout: Layout, root: Path, split: Split) -> str:
+def _why_none(layout: Layout, root: Path, split: Split, option: str) -> str:
     """What to say of a folder without videos of the split."""
     other_split: Split = "test" if split == "train" else "train"
     if _locate(layout, root, other_split):
@@ -210,7 +233,11 @@ def _why_none(layout: Layout, root: Path, split: Split) -> str:
             for other in LAYOUTS
             if other != layout and (_locate(other, root, split) or _locate(other, root, other_split))
         ]
-        hint = f"It looks like {' and '.join(alike)}: say {alike[0]}:{root}" if alike else "Give another folder"
+        hint = (
+            f"It looks like {' and '.join(alike)}: say {option.format(layout=alike[0], root=root)}"
+            if alike
+            else "Give another folder"
+        )
         said = f"{root} does not hold the data set {layout}. {hint}"
     return f"{said}. This is how {layout} is laid out:\n{TREES[layout]}"
 

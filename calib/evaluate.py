@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mtu.calib.alignment import align
-from mtu.calib.datasets import Layout, VideoPair, find_pairs, read_clip
+from mtu.calib.datasets import LAYOUTS, Layout, VideoPair, find_pairs, read_clip, sizes_of
 from mtu.calib.quality import SMALLEST, Quality, mean, measure
 from mtu.models.errors import InvalidInputError, OutputError
 from mtu.models.files import write_whole
@@ -59,6 +59,8 @@ PUBLISHED: dict[Layout, dict[str, Quality]] = {
     },
 }
 """What the paper has for its own weights of each preset: Tables 3, 4 and 7."""
+PUBLISHED_SETS: dict[Layout, tuple[int, int]] = {"dvd": (10, 1000), "gopro": (11, 1111), "reds": (30, 3000)}
+"""Videos and frames that these figures are of."""
 
 
 @dataclass(frozen=True)
@@ -110,13 +112,13 @@ class Evaluation:
     def markdown(self) -> str:
         """A table of the videos and one like those of the paper."""
         means = self.video_means()
-        rows = [(name, len(self.videos[name]), *pair) for name, pair in means.items()]
-        frames = sum(map(len, self.videos.values()))
+        rows = [(name, len(counted(self.videos[name])), *pair) for name, pair in means.items()]
+        frames = sum(len(counted(scores)) for scores in self.videos.values())
         rows.append(("**mean over frames**", frames, *self.overall()))
         before, after = zip(*means.values(), strict=True)
         rows.append(("mean over videos", frames, mean(before), mean(after)))
         lines = [
-            "| video | frames | blurred PSNR dB | blurred SSIM | restored PSNR dB | restored SSIM | gain dB |",
+            "| video | frames counted | blurred PSNR dB | blurred SSIM | restored PSNR dB | restored SSIM | gain dB |",
             "|---|---|---|---|---|---|---|",
             *(
                 f"| {name} | {count} | {before.psnr:.2f} | {before.ssim:.4f} | {after.psnr:.2f} | {after.ssim:.4f}"
@@ -127,11 +129,12 @@ class Evaluation:
         columns = dict(zip(("blurred", self.model_name), self.overall(), strict=True))
         if published := PUBLISHED[self.settings.layout].get(self.preset):
             columns[f"paper's {self.preset}"] = published
+        caution = self._caution() if published else []
         aligned = "each aligned to the truth by a translation" if self.settings.align else "not aligned"
         return "\n".join(
             [
                 f"{self.model_name} on {self.settings.layout}, {len(self.videos)} of {len(self.settings.videos)}"
-                f" videos, {aligned}; frame 1 of each video is in no mean:",
+                f" videos, {aligned}. The first frame of each video is measured, but in no mean:",
                 "",
                 *lines,
                 "",
@@ -140,8 +143,21 @@ class Evaluation:
                 f"| PSNR | {' | '.join(f'{quality.psnr:.2f}' for quality in columns.values())} |",
                 f"| SSIM | {' | '.join(f'{quality.ssim:.3f}' for quality in columns.values())} |",
                 "",
+                *caution,
             ]
         )
+
+    def _caution(self) -> list[str]:
+        """Lines to say where these are not the pictures of the published figures."""
+        videos, frames = PUBLISHED_SETS[self.settings.layout]
+        here = len(self.settings.videos), sum(self.settings.videos.values())
+        if here == (videos, frames):
+            return []
+        return [
+            f"Caution: the paper's figures are of other pictures. It measured {videos} videos with {frames:,} frames,"
+            f" and here are {here[0]} with {here[1]:,}.",
+            "",
+        ]
 
     def csv(self) -> str:
         """A line for each frame of each video that is done, under a line of names."""
@@ -207,7 +223,17 @@ def evaluate(
     differ in size, are smaller than the window of SSIM or cannot be read; NonFiniteError; OutputError for a folder that
     cannot be written or holds something else.
     """
-    pairs = find_pairs(layout, root, "test", shortest=UNCOUNTED + 1)
+    if str(root) in LAYOUTS and not Path(root).exists():
+        raise InvalidInputError(
+            f"'{root}' is read as the folder, and there is none: --layout takes one data set, as in --layout {root} DIR"
+        )
+    pairs = find_pairs(layout, root, "test", shortest=UNCOUNTED + 1, option="--layout {layout}")
+    sizes = sizes_of(pairs)
+    for pair, (height, width) in zip(pairs, sizes, strict=True):
+        if min(height, width) < SMALLEST:
+            raise InvalidInputError(
+                f"{pair.blurred[0]} is {width}x{height}: SSIM needs {SMALLEST}x{SMALLEST} pixels; use larger frames"
+            )
     opened = open_model(model)
     videos = {pair.name: len(pair.sharp) for pair in pairs}
     settings = Settings(layout, aligned, backend, device, _digest(opened), videos)
@@ -215,11 +241,11 @@ def evaluate(
     if output is not None:
         evaluation = _begun(output, settings) or evaluation
     with _Runner(opened, backend, device, say) as runner:
-        for number, pair in enumerate(pairs, 1):
+        for number, (pair, size) in enumerate(zip(pairs, sizes, strict=True), 1):
             if pair.name in evaluation.videos:
                 say(f"{pair.name} ({number} of {len(pairs)}): done before")
                 continue
-            opened_backend = runner.open(pair)
+            opened_backend = runner.open(size)
             evaluation.preset = opened_backend.interface.preset
             if output is not None:
                 # Now, and not only after the first video, it is seen whether the folder can be written.
@@ -231,8 +257,8 @@ def evaluate(
                 evaluation.save(output)
             before, after = _means(counted(scores))
             say(
-                f"{pair.name} ({number} of {len(pairs)}): {len(scores)} frames, {before.psnr:.2f} dB blurred,"
-                f" {after.psnr:.2f} dB restored"
+                f"{pair.name} ({number} of {len(pairs)}): {len(counted(scores))} of {len(scores)} frames count,"
+                f" {before.psnr:.2f} dB blurred, {after.psnr:.2f} dB restored"
             )
     if output is not None:
         evaluation.save(output)
@@ -260,15 +286,10 @@ class _Runner:
             self._backend.close()
             self._backend = None
 
-    def open(self, pair: VideoPair) -> Backend:
-        height, width = read_clip(pair, 0, 1)[0].shape[1:3]
-        if min(height, width) < SMALLEST:
-            raise InvalidInputError(
-                f"{pair.blurred[0]} is {width}x{height}: SSIM needs {SMALLEST}x{SMALLEST} pixels; use larger frames"
-            )
-        if self._backend is None or self._size != (height, width):
+    def open(self, size: tuple[int, int]) -> Backend:
+        if self._backend is None or self._size != size:
             self.__exit__()
-            self._size = height, width
+            self._size = size
             self._backend = open_backend(self._name, self._model, self._device, size=self._size, say=self._say)
         return self._backend
 
@@ -277,7 +298,6 @@ def _score(pair: VideoPair, backend: Backend, aligned: bool) -> Iterator[FrameSc
     """The frames of a video in order, restored as one sequence."""
     session = Session(backend, scene_threshold=None, strict=True)
     waiting: deque[tuple[Picture, Picture]] = deque()
-    size: tuple[int, ...] | None = None
 
     def measured(restored: Picture, index: int) -> FrameScore:
         blurred, sharp = waiting.popleft()
@@ -288,12 +308,6 @@ def _score(pair: VideoPair, backend: Backend, aligned: bool) -> Iterator[FrameSc
 
     for index in range(len(pair.sharp)):
         blurred, sharp = (frames[0] for frames in read_clip(pair, index, 1))
-        size = size or blurred.shape
-        if blurred.shape != size:
-            raise InvalidInputError(
-                f"{pair.blurred[index]} is {blurred.shape[1]}x{blurred.shape[0]}, but {pair.blurred[0]} is"
-                f" {size[1]}x{size[0]}: all frames of a video must have one size; unpack the archive again"
-            )
         waiting.append((blurred, sharp))
         for result in session.push(blurred):
             yield measured(result.rgb, result.index)

@@ -208,7 +208,7 @@ def calibrate(
                 best = min(harm.loss for harm in alone.values())
                 raise InvalidInputError(
                     f"no layer can be int8 with a loss of {allowed:g} dB: the most harmless alone loses {best:.3f} dB;"
-                    " nothing is written; allow more with --min-psnr-drop, or keep fp32 or fp16"
+                    " nothing is written; allow more with --max-psnr-drop, or keep fp32 or fp16"
                 )
             together = search.harm(chosen, f"{len(chosen)} layers")
         progress("timing", 1.0)

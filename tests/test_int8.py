@@ -234,7 +234,7 @@ def test_the_command_says_what_it_did(capsys, tmp_path, folders):
     """On the model of the package."""
     clip = folders / "blurred0"
     arguments = ["int8", "mtu2", "-o", tmp_path / "bundle", "--input", clip, "--sharp", clip, "--frames", 3]
-    ended = cli.run(capsys, "mtu-calibrate", *arguments, "--min-psnr-drop", 20, "--json", tmp_path / "r.json")
+    ended = cli.run(capsys, "mtu-calibrate", *arguments, "--max-psnr-drop", 20, "--json", tmp_path / "r.json")
     assert ended.code == 0, ended.err
     report = json.loads((tmp_path / "r.json").read_text(), parse_constant=lambda text: pytest.fail(text))
     assert len(report["alone"]) == len(report["int8"]) == 42 and report["has_sharp"]
@@ -276,8 +276,13 @@ def test_bad_input_is_one_message(capsys, tmp_path, small, folders, clips):
         ([*start, "--input", mixed, "--frames", 3], "must have one size"),
         ([*start, "--input", tmp_path / "empty"], "empty"),
         ([*start, "--input", tmp_path / "none.mp4"], "none.mp4"),
-        ([*start, "--input", blurred, "--frames", 4, "--min-psnr-drop", "nan"], "--min-psnr-drop nan: give dB above 0"),
-        ([*start, "--input", blurred, "--frames", 4, "--min-psnr-drop", 0], "--min-psnr-drop 0: give dB above 0"),
+        ([*start, "--input", blurred, "--frames", 4, "--max-psnr-drop", "nan"], "--max-psnr-drop nan: give dB above 0"),
+        ([*start, "--input", blurred, "--frames", 4, "--max-psnr-drop", 0], "--max-psnr-drop 0: give dB above 0"),
+        (
+            [*start, "--input", blurred, "--frames", 4, "--max-psnr-drop", 1, "--min-psnr-drop", 1],
+            "--min-psnr-drop is the old name of --max-psnr-drop",
+        ),
+        ([*start, "--input", blurred, "--frames", 4, "--min-psnr-drop", 0], "--max-psnr-drop 0: give dB above 0"),
         ([*start, "--input", blurred, "--frames", 4, "--json", tmp_path], "--json"),
         ([*start, "--input", blurred, "--frames", 4, "--json", tmp_path / "out"], "is an input or the output"),
         ([*start[:-1], full, "--overwrite", "--input", blurred, "--frames", 4, "--json", full / "r.json"], "lies in"),
@@ -287,7 +292,10 @@ def test_bad_input_is_one_message(capsys, tmp_path, small, folders, clips):
     ):
         ended = cli.run(capsys, "mtu-calibrate", *arguments)
         assert ended.code == 2 and message in ended.err and ended.out == "", (arguments, ended)
-        assert ended.err.startswith("mtu-calibrate: error: ")
+        *notes, error = ended.err.splitlines()
+        assert error.startswith("mtu-calibrate: error: ")
+        old_alone = "--min-psnr-drop" in arguments and "--max-psnr-drop" not in arguments
+        assert len(notes) == old_alone and all("is now called --max-psnr-drop" in note for note in notes)
     assert {path.name for path in tmp_path.iterdir()} == {"mixed", "wide", "empty", "full"}
     with pytest.raises(InvalidInputError, match="fewer than the 5"):
         read_clips([str(blurred)], [], 5)

@@ -100,7 +100,8 @@ def main_command(
     if "data" in given:
         data_folder(data)
     require_for(PROGRAM)
-    from mtu.models.training.run import WEIGHTS, Machine, train
+    from mtu.models.training.run import Machine, train
+    from mtu.models.training.run_folder import WEIGHTS
 
     outcome = train(
         output,

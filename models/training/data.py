@@ -22,14 +22,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mtu.calib.clips import Clip, make_clip
-from mtu.calib.datasets import VideoPair, find_pairs, read_clip
+from mtu.calib.datasets import VideoPair, find_pairs, read_clip, sizes_of
 from mtu.calib.photographs import find_photographs
 from mtu.calib.textures import Photographs
 from mtu.models.errors import InvalidInputError, MtuError
 from mtu.models.interface import LOOK_AHEAD, SIZE_MULTIPLE
 from mtu.models.training.losses import displacement_targets
 from mtu.models.training.options import Options, Say, data_folder
-from mtu.runtime.video import read_image
+from mtu.runtime.video.picture_header import read_header
 
 SHARDS = 16
 """Batch n uses the made clips of shard n modulo this: as many loader processes can work without making a clip twice."""
@@ -39,6 +39,9 @@ KEPT = 24
 
 USES = 8
 """Crops drawn, on average, from a made clip before a new one is made; making it takes longer than reading it."""
+
+DATA_OPTION = "--data {layout}:{root}"
+"""How a data set is asked for, for messages."""
 
 SHARP = 0.03
 """Share of the sequences whose input is the sharp frames themselves: they should come out as they are."""
@@ -160,16 +163,15 @@ class RecordedClips:
     pairs: tuple[VideoPair, ...]
 
     def __call__(self, rng: np.random.Generator, batch: int) -> Clip:
-        """See `Draw`. Raises InvalidInputError for frames that cannot be read or are smaller than a crop."""
+        """See `Draw`. Raises InvalidInputError for frames that cannot be read."""
         from mtu.calib.flow import motion_between
 
         options, count = self.options, self.options.frames + 2 * LOOK_AHEAD
         starts = np.array([len(pair.sharp) - count + 1 for pair in self.pairs])
         pair = self.pairs[int(rng.choice(len(starts), p=starts / starts.sum()))]
         start, size = int(rng.integers(len(pair.sharp) - count + 1)), options.crop
-        height, width = read_image(pair.sharp[start]).shape[:2]
-        if min(height, width) < size:
-            raise InvalidInputError(f"{pair.sharp[start]} is {width}x{height}: smaller than --crop {size}")
+        header = read_header(pair.sharp[start])
+        height, width = header.height, header.width
         top, left = int(rng.integers(height - size + 1)), int(rng.integers(width - size + 1))
         blurred, sharp = read_clip(pair, start, count, crop=(top, left, size, size))
         motion = motion_between(sharp) if options.motion_weight else np.full((*sharp.shape[:3], 2), np.nan, np.float16)
@@ -187,7 +189,11 @@ def training_clips(options: Options, say: Say = lambda text: None) -> Draw:
     layout, folder = recorded
     if layout == "photos":
         return MadeClips(options, find_photographs(folder, "train", say))
-    return RecordedClips(options, tuple(find_pairs(layout, folder, "train", shortest=options.frames + 2 * LOOK_AHEAD)))
+    pairs = find_pairs(layout, folder, "train", shortest=options.frames + 2 * LOOK_AHEAD, option=DATA_OPTION)
+    for pair, (height, width) in zip(pairs, sizes_of(pairs), strict=True):
+        if min(height, width) < options.crop:
+            raise InvalidInputError(f"{pair.sharp[0]} is {width}x{height}: smaller than --crop {options.crop}")
+    return RecordedClips(options, tuple(pairs))
 
 
 def validation_clips(options: Options, say: Say = lambda text: None) -> list[Clip]:
@@ -198,7 +204,7 @@ def validation_clips(options: Options, say: Say = lambda text: None) -> list[Cli
     layout, folder = recorded
     if layout == "photos":
         return _made_for_validation(find_photographs(folder, "validation", say))
-    pairs = find_pairs(layout, folder, "test", shortest=VALIDATION_FRAMES)
+    pairs = find_pairs(layout, folder, "test", shortest=VALIDATION_FRAMES, option=DATA_OPTION)
     chosen = (
         [pairs[n * len(pairs) // VALIDATION_CLIPS] for n in range(VALIDATION_CLIPS)]
         if len(pairs) > VALIDATION_CLIPS
@@ -206,7 +212,8 @@ def validation_clips(options: Options, say: Say = lambda text: None) -> list[Cli
     )
     clips = []
     for pair in chosen:
-        height, width = read_image(pair.sharp[0]).shape[:2]
+        header = read_header(pair.sharp[0])
+        height, width = header.height, header.width
         h, w = (min(size // SIZE_MULTIPLE * SIZE_MULTIPLE, 2 * VALIDATION_SIZE) for size in (height, width))
         blurred, sharp = read_clip(pair, 0, VALIDATION_FRAMES, crop=((height - h) // 2, (width - w) // 2, h, w))
         clips.append(Clip(blurred, sharp, np.full((*sharp.shape[:3], 2), np.nan, np.float16)))

@@ -11,7 +11,6 @@ import dataclasses
 import io
 import logging
 import math
-import pickle
 import signal
 import threading
 import time
@@ -28,13 +27,15 @@ from torch import Tensor
 from mtu.calib.clips import Clip
 from mtu.calib.datasets import LAYOUTS
 from mtu.models.checkpoint import load_checkpoint
-from mtu.models.errors import InvalidInputError, MissingExtraError, MissingFileError, MtuError, OutputError
+from mtu.models.errors import InvalidInputError, MissingExtraError, MtuError, OutputError
 from mtu.models.files import write_whole
 from mtu.models.interface import LOOK_AHEAD, WINDOW, NetworkConfig, preset_config, preset_name
 from mtu.models.network import Network
 from mtu.models.training.data import Batch, batches, training_clips, validation_clips
 from mtu.models.training.losses import frame_losses
 from mtu.models.training.options import Options, Say, data_folder, resumed
+from mtu.models.training.pulse import Pulse
+from mtu.models.training.run_folder import CHECKPOINT, FORMAT, LOGS, WEIGHTS, read_checkpoint, run_folder
 from mtu.models.training.validation import validate
 from mtu.models.training.weights import centre, initialise, is_centred
 
@@ -43,13 +44,6 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from numpy.typing import NDArray
     from torch.utils.tensorboard import SummaryWriter
-
-CHECKPOINT, WEIGHTS, LOGS = "last.ckpt", "weights.safetensors", "logs"
-FORMAT = 1
-"""Of the checkpoint; raised when an older one would be read wrongly."""
-
-PARTS = frozenset(("format", "options", "network", "average", "optimiser", "step", "batch", "best"))
-"""Of the checkpoint."""
 
 CLIP_NORM = 1.0
 """Largest norm of a gradient (facts page, "Training facts")."""
@@ -103,24 +97,27 @@ def train(
     if not resume and (folder / CHECKPOINT).exists():
         raise OutputError(f"{folder} holds a run already: add --resume to go on with it, or choose another name")
     start = load_start(start_from, options) if start_from else None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write {folder}: {error.strerror}; -o is the folder of the run") from None
-    # All that can be wrong with the data is found before there are other processes.
-    draw, clips = training_clips(options, say), validation_clips(options, say)
-    fabric = new_fabric(machine, folder)
-    fabric.launch()
-    run = Run(folder, options, fabric, say=say if fabric.is_global_zero else lambda text: None)
-    if saved:
-        run.restore(saved)
-    elif start:
-        run.begin_with(start)
-    if (recorded := data_folder(options.data)) and recorded[0] in LAYOUTS and options.motion_weight:
-        run.say("the motion loss takes optical flow between the sharp frames (OpenCV DIS), an estimate, for the truth")
-    first = run.batch + fabric.global_rank
-    with contextlib.closing(batches(options, draw, first, fabric.world_size, machine.workers)) as loader:
-        return run.go(loader, clips)
+    with run_folder(folder), Pulse(say) as pulse:
+        pulse.doing = lambda: "reading or making the clips for validation"
+        # All that can be wrong with the data is found before there are other processes.
+        draw, clips = training_clips(options, pulse.say), validation_clips(options, pulse.say)
+        fabric = new_fabric(machine, folder)
+        fabric.launch()
+        if not fabric.is_global_zero:
+            pulse.quiet()
+        run = Run(folder, options, fabric, say=pulse.say if fabric.is_global_zero else lambda text: None)
+        pulse.doing = run.words
+        if saved:
+            run.restore(saved)
+        elif start:
+            run.begin_with(start)
+        if (recorded := data_folder(options.data)) and recorded[0] in LAYOUTS and options.motion_weight:
+            run.say(
+                "the motion loss takes optical flow between the sharp frames (OpenCV DIS), an estimate, for the truth"
+            )
+        first = run.batch + fabric.global_rank
+        with contextlib.closing(batches(options, draw, first, fabric.world_size, machine.workers)) as loader:
+            return run.go(loader, clips)
 
 
 def new_fabric(machine: Machine, folder: Path) -> Fabric:
@@ -147,25 +144,6 @@ def new_fabric(machine: Machine, folder: Path) -> Fabric:
     )
 
 
-def read_checkpoint(folder: Path) -> dict[str, Any]:
-    """The content of a run's checkpoint. Raises MissingFileError, or InvalidInputError if it is none of ours."""
-    path = folder / CHECKPOINT
-    if not path.is_file():
-        raise MissingFileError(f"{path} does not exist: nothing to resume; leave --resume out to start a run")
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(saved, dict):
-            raise TypeError(type(saved))
-        if saved["format"] != FORMAT:
-            raise InvalidInputError(f"{path} was written by another version of mtu-train: start from {WEIGHTS} instead")
-        if absent := PARTS - saved.keys():
-            raise KeyError(*absent)
-        saved["options"] = dataclasses.asdict(Options(**saved["options"]))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, AttributeError) as error:
-        raise InvalidInputError(f"{path} is no checkpoint of mtu-train, or damaged ({type(error).__name__})") from None
-    return saved
-
-
 def load_start(path: Path, options: Options) -> dict[str, Tensor]:
     """Weights to begin with. Raises as `load_checkpoint` does, and InvalidInputError for those of another network."""
     found, wanted = load_checkpoint(path), preset_config(options.preset)
@@ -189,6 +167,7 @@ class Run:
         self.step = self.batch = 0
         self.best = -math.inf
         self._signal = 0
+        self.doing = "starting"
         self.plain = Network(preset_config(options.preset), auxiliary=True)
         initialise(self.plain, torch.Generator().manual_seed(options.seed))
         self.plain.motion_layer.requires_grad_(self.plain.config.units > 1)  # one unit does not use it
@@ -197,6 +176,10 @@ class Run:
         trained = [parameter for parameter in self.plain.parameters() if parameter.requires_grad]
         self.network, self.optimiser = fabric.setup(self.plain, torch.optim.Adam(trained, options.rate, fused=True))
         self.network.mark_forward_method("train_step")
+
+    def words(self) -> str:
+        """What the run is doing."""
+        return f"step {self.step} of {self.options.max_steps}: {self.doing}"
 
     @property
     def average(self) -> Network:
@@ -230,7 +213,10 @@ class Run:
         place = f"{self.fabric.world_size} x {self.fabric.device.type}"
         say(f"{options.preset} on {place}, {options.precision}, from step {self.step} to {options.max_steps}")
         if self.step == 0:
+            # First of all something to go on from, whenever the run is ended.
+            self.save()
             self.keep(clips)
+        self.doing = "training"
         started, first = time.monotonic(), self.step
         with self._signals():
             number = 0
@@ -312,7 +298,9 @@ class Run:
         """Validates the averaged weights, keeps them if they are the best yet, and saves. Raises as `save` does."""
         self._refuse_broken_weights()
         if self.fabric.is_global_zero:
+            self.doing = "validating"
             found = validate(self.average, clips)
+            self.doing = "training"
             self._log(
                 {
                     "validation/gain_db": found.gain,
