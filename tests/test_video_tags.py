@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 import pytest
 
-from mtu.runtime.video import EncodeOptions
+from mtu.runtime.video import EncodeOptions, parse_muxer_options
 from tests.media import make_video, moving, times
 from tests.video_run import run
 
@@ -176,3 +176,66 @@ def test_type_of_a_cover_is_that_of_its_data(tmp_path: Path) -> None:
     with_cover(tmp_path / "in.mkv", "mjpeg", "yuvj420p", "image/png", "cover.png")
     run(tmp_path / "in.mkv", tmp_path / "out.mkv")
     assert tags_of(tmp_path / "out.mkv")[1]["mimetype"] == "image/jpeg"
+
+
+TAGS = {"title": "A day", "artist": "Me", "comment": "None", "my_key": "mine"}
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "lost"),
+    [
+        ("mkv", "mkv", ""),
+        ("mp4", "mov", ""),
+        ("mkv", "mp4", "my_key; --mux use_metadata_tags would"),
+        ("mkv", "avi", "my_key"),
+        ("mkv", "ts", "artist, comment, my_key, title"),
+        ("mp4", "h264", "artist, comment, title"),
+        ("mkv", "gif", "artist, comment, my_key, title"),
+        ("mov", "mpg", "artist, comment, title"),
+    ],
+)
+def test_tags_that_are_lost_are_said(tmp_path: Path, source: str, target: str, lost: str) -> None:
+    path = make_video(tmp_path / f"in.{source}", 3, metadata=TAGS)
+    notes = [note for note in run(path, tmp_path / f"out.{target}").writer_notes if "cannot hold these tags: " in note]
+    assert len(notes) == bool(lost)
+    said, _, hint = "".join(notes).partition("tags: ")[2].partition(";")
+    assert ", ".join(sorted(said.split(", "))) == lost.partition(";")[0] and hint.startswith(lost.partition(";")[2])
+
+
+def test_all_tags_are_kept_where_that_is_asked_for(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "in.mkv", 3, metadata=TAGS)
+    options = EncodeOptions(muxer_options=parse_muxer_options(["use_metadata_tags"]))
+    assert "tags" not in run(path, tmp_path / "out.mp4", options=options).said
+    with av.open(str(tmp_path / "out.mp4")) as file:
+        assert {key.lower(): value for key, value in file.metadata.items()}.items() >= TAGS.items()
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("mkv", ""),
+        ("mp4", ""),
+        ("avi", "avi cannot hold of audio stream 2 (aac, deu): its language"),
+        ("ts", ""),
+        ("flv", "flv cannot hold of audio stream 2 (aac, deu): its language"),
+    ],
+)
+def test_lost_names_and_languages_are_said(tmp_path: Path, target: str, said: str) -> None:
+    path = make_video(tmp_path / "in.mkv", 3, audio=2, subtitles=True)
+    found = [note for note in run(path, tmp_path / f"out.{target}").writer_notes if " cannot hold of " in note]
+    assert said in " ".join(found) and bool(found) is bool(said)
+
+
+@pytest.mark.parametrize(
+    ("code", "kept"), [("deu", "ger"), ("fre", "fra"), ("eng", "eng"), ("zho", "chi"), ("cze", "ces"), ("ita", "ita")]
+)
+def test_languages_in_mov(tmp_path: Path, code: str, kept: str) -> None:
+    run(named(tmp_path / "in.mkv", {"language": code}), tmp_path / "out.mov")
+    assert [tags["language"] for tags in tags_of(tmp_path / "out.mov")] == [kept, kept]
+
+
+def test_name_that_is_lost_is_said(tmp_path: Path) -> None:
+    path = named(tmp_path / "in.mkv", {"title": "Commentary"})
+    said = run(path, tmp_path / "out.ts").said
+    assert "mpegts cannot hold of the video stream: its name" in said
+    assert "mpegts cannot hold of audio stream 1 (aac, Commentary): its name" in said

@@ -22,9 +22,9 @@ from av.subtitles.stream import SubtitleStream
 from av.video.codeccontext import VideoCodecContext
 
 from mtu.runtime.video.reader import Reader, is_inner
-from mtu.runtime.video.tags import QUICKTIME, attachment_of, set_tag, stream_metadata
+from mtu.runtime.video.tags import QUICKTIME, attachment_of, lost_of_stream, set_tag, stream_metadata
 from mtu.runtime.video.track import Track
-from mtu.runtime.video.trial import Sample, Trial, first_packets, refusal
+from mtu.runtime.video.trial import Sample, Trial, first_packets, refusal, tags_back
 
 # The text subtitles of a container, where others are converted to them.
 _TEXT = {"mp4": "mov_text", "mov": "mov_text", "ipod": "mov_text", "matroska": "subrip", "webm": "webvtt"}
@@ -124,6 +124,9 @@ class Copier:
         self._copied[stream.index] = _Copied(
             name, track, sample.add(self._output), Trial(self._output, sample.add), converted=False
         )
+        back = tags_back(self._output, self._accepted, sample)
+        if back is not None and (lost := lost_of_stream(self._copied[stream.index].target.metadata, back)):
+            self.notes.append(f"{self._output.format.name} cannot hold of {name}: {lost}")
         self._accepted.append(sample)
         context = stream.codec_context
         reordered = isinstance(context, VideoCodecContext) and context.has_b_frames

@@ -6,7 +6,7 @@ Plain data between containers; touches no files.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from av.stream import Stream
 
@@ -19,6 +19,12 @@ _OF_PICTURES = {"alpha_mode", "stereo_mode"}
 _STATISTICS = ("bps", "number_of_frames", "number_of_bytes", "_statistics_")
 # What software writes as the name of a track where nobody gave one: "SoundHandler", "Core Media Video", "vide".
 _NO_NAME = re.compile(r"handle|^core media|produced by|^\W*$|^(vide|soun|sbtl|subt|text|tmcd|video|sound|audio)$", re.I)
+# Of the two codes that ISO 639-2 has for a language, FFmpeg's MOV knows one, now the one, now the other.
+_OTHER_CODES = (
+    "sqi=alb hye=arm eus=baq mya=bur zho=chi nld=dut kat=geo deu=ger ell=gre isl=ice mkd=mac msa=may fas=per bod=tib"
+    " cym=wel cze=ces fre=fra rum=ron slo=slk"
+)
+_MOV_LANGUAGES = dict(pair.split("=") for pair in _OTHER_CODES.split())
 # How files of pictures begin -> type and ending.
 _PICTURES = {
     rb"\xff\xd8\xff": ("image/jpeg", "jpg"),
@@ -59,7 +65,22 @@ def stream_metadata(metadata: Mapping[str, str], container: str, *, encoded: boo
         kept["title"] = name
     if container in QUICKTIME and (handler or name):
         kept["handler_name"] = handler or name
+    if container == "mov" and "language" in kept:
+        kept["language"] = _MOV_LANGUAGES.get(kept["language"], kept["language"])
     return kept
+
+
+def lost_tags(wanted: Mapping[str, str], back: Iterable[tuple[str, str]]) -> list[str]:
+    """Tags that a container does not give back under any name, in lower case."""
+    values = {value.strip() for _, value in back}
+    return [key.lower() for key, value in wanted.items() if value.strip() not in values]
+
+
+def lost_of_stream(wanted: Mapping[str, str], back: Iterable[tuple[str, str]]) -> str | None:
+    """What a user misses of a stream's tags: "its name", "its language", both, or None."""
+    lost = lost_tags({key: value for key, value in wanted.items() if (key, value) != ("language", "und")}, back)
+    words = {"title": "its name", "handler_name": "its name", "language": "its language"}
+    return " and ".join(dict.fromkeys(words[key] for key in lost if key in words)) or None
 
 
 def set_tag(stream: Stream, container: str, source: Stream | None = None) -> None:

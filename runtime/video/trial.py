@@ -73,8 +73,8 @@ def reason_of(error: Exception) -> str:
 
 def rehearse(
     output: OutputContainer, add: Callable[[OutputContainer], Stream], picture: av.VideoFrame
-) -> tuple[Sample, dict[str, str]]:
-    """Encode and write one picture as the output will, and read back its stream's tags.
+) -> tuple[Sample, list[tuple[str, str]]]:
+    """Encode and write one picture as the output will, and read back the tags of the file and of its stream.
 
     Raises one of `Refused` where the container cannot hold it.
     """
@@ -87,7 +87,7 @@ def rehearse(
         if not packets:
             raise ValueError("its encoder gives nothing for a picture")
         _mux(trial, stream, packets[0])
-    tags = _read_back(file, lambda written: {**written.metadata, **written.streams[0].metadata}) or {}
+    tags = _read_back(file, lambda written: [*written.metadata.items(), *written.streams[0].metadata.items()]) or []
     return Sample(lambda container: container.add_stream_from_template(stream, opaque=True), packets[0]), tags
 
 
@@ -105,6 +105,14 @@ def refusal(output: OutputContainer, accepted: Sequence[Sample], sample: Sample)
     if back is None or any(each.packet is None for each in samples):
         return None
     return None if back[len(samples) - 1 :][:1] == [_kind_of(stream)] else "it would not be known there"
+
+
+def tags_back(output: OutputContainer, accepted: Sequence[Sample], sample: Sample) -> list[tuple[str, str]] | None:
+    """The tags of one more stream as a container gives them back; None where they cannot be read."""
+    with suppress(*Refused, IndexError):
+        file, _ = _written(output, [*accepted, sample])
+        return _read_back(file, lambda written: [*written.streams[len(accepted)].metadata.items()])
+    return None
 
 
 def _written(output: OutputContainer, samples: Sequence[Sample]) -> tuple[io.BytesIO, Stream]:

@@ -7,6 +7,7 @@ header is written with all streams that it takes. Writes only the target and its
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -30,9 +31,9 @@ from mtu.runtime.video.picture_reader import PICTURE_RATE
 from mtu.runtime.video.picture_writer import DirectoryWriter, PictureWriter
 from mtu.runtime.video.properties import keeps_stereo
 from mtu.runtime.video.reader import Frame, Reader
-from mtu.runtime.video.tags import kept_metadata, set_tag, stream_metadata
+from mtu.runtime.video.tags import QUICKTIME, kept_metadata, lost_of_stream, lost_tags, set_tag, stream_metadata
 from mtu.runtime.video.timing import Drift
-from mtu.runtime.video.trial import Refused, is_fatal, reason_of, rehearse
+from mtu.runtime.video.trial import Refused, Sample, is_fatal, reason_of, rehearse
 from mtu.runtime.video.writer import Writer, create_file, finish_file, temporary_name, write_failed
 from mtu.runtime.video.yuv4mpeg import Y4MWriter
 
@@ -183,25 +184,42 @@ class VideoWriter(Writer):
             container.metadata.update(kept_metadata(reader.container.metadata))
         black = self._picture(np.zeros((height, width, 3), np.uint8), 0, 1)
         container.container_options.update(kept_options(container.format.name, reader))
+        sample, tags = self._try(add, encoding.codec, black)
+        if options.muxer_options:
+            add_options(container, options.muxer_options, sample.add)
+            sample, tags = self._try(add, encoding.codec, black)
+        self._stream = add(container)
+        self._say_what_is_lost(reader, tags)
+        if reader.container is not None and copy_streams:
+            self._copier = Copier(reader, container, sample, self._mux)
+            self.notes += self._copier.notes
+
+    def _try(
+        self, add: Callable[[OutputContainer], VideoStream], codec: str, picture: av.VideoFrame
+    ) -> tuple[Sample, list[tuple[str, str]]]:
         try:
-            sample, tags = rehearse(container, add, black)
+            return rehearse(self._container, add, picture)
         except Refused as error:
             why = reason_of(error)
             raise InvalidInputError(
-                f"{self._path.suffix} cannot hold this video as {encoding.codec} ({why}): name the output .mp4 or .mkv"
+                f"{self._path.suffix} cannot hold this video as {codec} ({why}): name the output .mp4 or .mkv"
             ) from None
-        add_options(container, options.muxer_options, sample.add)
+
+    def _say_what_is_lost(self, reader: Reader, tags: list[tuple[str, str]]) -> None:
+        """Compare what was to be written with the tags that the container gave back."""
         if reader.stereo_mode is not None and not keeps_stereo(self._name, reader.stereo_mode):
             self.notes.append(
                 f"{self._name} is not told of the stereo 3D ({reader.stereo_mode}) of the pictures; .mkv is"
             )
         timecode = timecode_of(reader)
-        if timecode is not None and "timecode" not in {key.lower() for key in tags}:
+        if timecode is not None and "timecode" not in {key.lower() for key, _ in tags}:
             self.notes.append(f"{self._name} cannot hold the timecode {timecode} of this video: dropped")
-        self._stream = add(container)
-        if reader.container is not None and copy_streams:
-            self._copier = Copier(reader, container, sample, self._mux)
-            self.notes += self._copier.notes
+        if tags_lost := [tag for tag in lost_tags(self._container.metadata, tags) if tag != "timecode"]:
+            keep = "; --mux use_metadata_tags would, where few programs look" if self._name in QUICKTIME else ""
+            self.notes.append(f"{self._name} cannot hold these tags: {', '.join(tags_lost)}{keep}")
+        names = {key: value for key, value in self._stream.metadata.items() if key != "language"}
+        if name_lost := lost_of_stream(names, tags):
+            self.notes.append(f"{self._name} cannot hold of the video stream: {name_lost}")
 
     def _add_pictures(self, output: OutputContainer, encoding: Encoding, reader: Reader) -> VideoStream:
         stream = output.add_stream(encoding.codec, rate=encoding.rate)
