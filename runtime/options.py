@@ -82,6 +82,9 @@ VideoStreamOption = Annotated[
         rich_help_panel=INPUT,
     ),
 ]
+DeinterlaceOption = Annotated[
+    bool, typer.Option("--deinterlace", help="Make interlaced frames progressive first (bwdif).", rich_help_panel=INPUT)
+]
 SizeChangeOption = Annotated[
     Literal["scale", "stop"],
     typer.Option(help="Where frames change their size: scale to the first one's.", rich_help_panel=INPUT),

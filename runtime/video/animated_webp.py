@@ -47,6 +47,8 @@ class AnimatedWebPReader(Reader):
         self.source, self.segment = source, options.segment
         if options.rate is not None:
             raise InvalidInputError(f"--rate is for pictures, which have no times; {source} has its own: leave it out")
+        if options.deinterlace:
+            raise InvalidInputError(f"{source} is not interlaced: leave out --deinterlace")
         if options.video_stream:
             raise InvalidInputError(f"{source} has one video stream: leave out --video-stream")
         header = read_header(Path(source))

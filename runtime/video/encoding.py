@@ -14,6 +14,7 @@ from typing import Literal
 
 import av
 from av.codec import Codec
+from av.codec.context import Flags
 from av.container import OutputContainer
 from av.video.codeccontext import VideoCodecContext
 from av.video.format import VideoFormat
@@ -21,6 +22,7 @@ from av.video.format import VideoFormat
 from mtu.models.errors import InvalidInputError
 from mtu.runtime.video.colour import FULL, LIMITED, RGB, SD_LINES, UNSPECIFIED, is_rgb
 from mtu.runtime.video.encoder_choice import choose_codec, choose_format, holds, meant
+from mtu.runtime.video.fields import Fields, marks_fields
 from mtu.runtime.video.reader import Reader
 
 # Encoders with a constant-quality scale from 0 -> visually lossless on it, and its end. NVENC's is called cq.
@@ -46,6 +48,8 @@ _DEFAULTS: Mapping[str, Mapping[str, str]] = {
 }
 # The right pixel format whatever the source's is: colours made for the picture, and a conversion that the encoder does.
 _FORMATS = {"gif": "pal8", "libwebp": "bgra", "libwebp_anim": "bgra"}
+# FFmpeg's numbers of field orders.
+_FIELD_ORDERS = {"tff": 2, "bff": 3}
 # Options that choose the quality themselves.
 _QUALITY = {"crf", "qp", "cq", "b", "b:v", "global_quality", "q", "q:v", "qscale", "rc", "lossless"}
 # Containers without timestamps that do not say so by a flag (AVFMT_NOTIMESTAMPS); most store a rate.
@@ -104,6 +108,7 @@ class Encoding:
     transfer: int
     qscale: int | None
     options: Mapping[str, str]
+    fields: Fields = "progressive"
 
     def apply(self, context: VideoCodecContext) -> None:
         """Set everything on a context that is not open yet."""
@@ -123,6 +128,24 @@ class Encoding:
             context.qscale = True
             context.global_quality = self.qscale
         context.options = dict(self.options)
+        if self.fields != "progressive":
+            context.flags |= int(Flags.interlaced_dct) | int(Flags.interlaced_me)
+            if hasattr(context, "field_order"):  # PyAV 18
+                context.field_order = _FIELD_ORDERS[self.fields]
+
+
+def with_fields(encoding: Encoding, fields: Fields) -> tuple[Encoding, list[str]]:
+    """The settings for interlaced pictures, or the same and what is lost."""
+    marked = replace(encoding, fields=fields)
+    context = av.CodecContext.create(encoding.codec, "w")
+    assert isinstance(context, VideoCodecContext)
+    marked.apply(context)
+    if marks_fields(context, fields):
+        return marked, []
+    return encoding, [
+        f"{encoding.codec} does not mark pictures as interlaced here: the output is marked as progressive, so that no"
+        " player deinterlaces it"
+    ]
 
 
 def choose_encoding(

@@ -30,6 +30,8 @@ class PictureReader(Reader):
     def __init__(self, source: str, paths: list[Path], options: ReadOptions) -> None:
         self.source, self.segment = source, options.segment
         segment = options.segment
+        if options.deinterlace:
+            raise InvalidInputError(f"{source} is made of pictures, which are not interlaced: leave out --deinterlace")
         if options.video_stream:
             raise InvalidInputError(f"{source} is made of pictures and has no video streams: leave out --video-stream")
         rate = options.rate or PICTURE_RATE

@@ -23,6 +23,7 @@ from av.stream import Stream
 from av.video.stream import VideoStream
 
 from mtu.runtime.video.colour import Colour, Pixels
+from mtu.runtime.video.fields import Fields
 from mtu.runtime.video.images import side_data
 from mtu.runtime.video.timing import Segment
 
@@ -36,6 +37,8 @@ class ReadOptions:
     """Which video stream is processed, counted from 0 without covers; None takes the one marked default."""
     rate: Fraction | None = None
     """Pictures per second of pictures, which have no times; None is 25."""
+    deinterlace: bool = False
+    """Whether interlaced pictures of a video are made progressive."""
     on_size_change: Literal["scale", "stop"] = "scale"
     """What happens where pictures of a video change their size: they are scaled to the first one's, or refused."""
 
@@ -52,6 +55,7 @@ class Frame:
     """Seconds."""
     duration: int
     """In `time_base` units, >= 1."""
+    fields: Fields = "progressive"
 
 
 class Reader(ABC):
@@ -76,6 +80,8 @@ class Reader(ABC):
     sample_aspect_ratio: Fraction | None = None
     display_matrix: tuple[int, ...] | None = None
     """9 integers in FFmpeg's layout, None if pictures are shown as they are stored."""
+    fields: Fields = "progressive"
+    """Of the first picture."""
     stereo_mode: str | None = None
     """How a picture holds two views, in Matroska's words, None if it holds one."""
     start: Fraction = Fraction(0)

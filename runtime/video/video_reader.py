@@ -22,6 +22,7 @@ from av.video.stream import VideoStream
 from mtu.models.errors import InvalidInputError
 from mtu.runtime.video.colour import quarter_turn
 from mtu.runtime.video.damage import Damage
+from mtu.runtime.video.fields import Deinterlacer, FieldOrder
 from mtu.runtime.video.images import display_matrix
 from mtu.runtime.video.normalise import Normaliser
 from mtu.runtime.video.properties import hidden_border, property_notes, stereo_mode
@@ -47,6 +48,8 @@ class VideoReader(Reader):
         self._options, segment = options, options.segment
         self.notes, self.remarks, self.covers = [], [], {}
         self._damage, self._given, self._several = Damage(), 0, ""
+        self._deinterlacer = Deinterlacer() if options.deinterlace else None
+        self._field_order = FieldOrder()
         self._past_end = False
         try:
             self._open()
@@ -55,7 +58,8 @@ class VideoReader(Reader):
             if segment is not None and segment.begin > 1 and source != "-":
                 self._seek(self._zero + segment.begin)
             self._describe(first)
-            self._events = self._keep(chain(self._ahead, self._raw))
+            pictures = chain(self._ahead, self._raw)
+            self._events = self._keep(pictures if self._deinterlacer is None else self._deinterlacer(pictures))
             self._ready: list[Frame | av.Packet[Any]] = []
             for event in self._events:
                 self._ready.append(event)
@@ -224,6 +228,7 @@ class VideoReader(Reader):
     def _describe(self, picture: av.VideoFrame) -> None:
         assert self.stream is not None and self.container is not None
         stop = self._options.on_size_change == "stop"
+        self._coded_height = picture.height
         self._normalise = Normaliser(self.source, picture, hidden_border(self.stream), stop=stop)
         self.width, self.height, self.pix_fmt = self._normalise.width, self._normalise.height, picture.format.name
         self.colour = self._normalise.colour
@@ -234,9 +239,11 @@ class VideoReader(Reader):
         if matrix is not None and not quarter_turn(matrix):
             self.notes.append("the display matrix is no turn by 90 degrees: it is kept where the target can hold it")
         self.display_matrix = matrix
-        if picture.interlaced_frame:
+        if self._deinterlacer is None:
+            self.fields = self._field_order(picture)
+        if self.fields != "progressive":
             self.notes.append(
-                "the source is interlaced: its frames are processed as they are; deinterlace it first for best results"
+                "the source is interlaced: its frames are processed as they are; --deinterlace makes them progressive"
             )
         if picture.pts is None:
             rate = float(self.average_rate or 1 / self._clock.step / self.time_base)
@@ -301,7 +308,10 @@ class VideoReader(Reader):
                 if segment.holds(time):
                     self._given += 1
                     self._damage.picture(event)
-                    yield Frame(self._normalise(event, self._aspect()), pts, self.time_base, duration)
+                    # The fields of a picture that is scaled in height are mixed.
+                    fields = self._field_order(event) if event.height == self._coded_height else "progressive"
+                    rgb = self._normalise(event, self._aspect())
+                    yield Frame(rgb, pts, self.time_base, duration, fields)
                 self._past_end = segment.past(time)
             else:
                 ticks = event.pts if event.pts is not None else event.dts
@@ -328,6 +338,8 @@ class VideoReader(Reader):
         while self._ready:
             yield self._ready.pop(0)
         yield from self._events
+        if self._deinterlacer is not None:
+            self.remarks.append(f"{self._deinterlacer.count or 'no'} pictures were interlaced and made progressive")
         self.remarks += self._normalise.remarks() + self._clock.remarks("pictures")
         self.damage = self._what_was_lost()
 

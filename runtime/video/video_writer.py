@@ -22,7 +22,8 @@ from av.video.stream import VideoStream
 from mtu.models.errors import InvalidInputError, OutputError
 from mtu.runtime.video.colour import FromRGB, Pixels, swaps_sides
 from mtu.runtime.video.copying import Copier, timecode_of
-from mtu.runtime.video.encoding import EncodeOptions, Encoding, choose_encoding
+from mtu.runtime.video.encoding import EncodeOptions, Encoding, choose_encoding, with_fields
+from mtu.runtime.video.fields import FieldMarker
 from mtu.runtime.video.images import IMAGE_SUFFIXES
 from mtu.runtime.video.muxer_options import ANIMATIONS, add_options, kept_options
 from mtu.runtime.video.palette import FromRGBToPalette
@@ -117,7 +118,7 @@ class VideoWriter(Writer):
         self._origin = reader.origin
         self._last: int | None = None
         self._end = Fraction(0)
-        self._moved = self._written = self._count = 0
+        self._moved = self._written = self._count = self._otherwise = 0
         self._refused: list[Exception] = []
         self._fixed = 1 / (reader.average_rate or Fraction(25))
         self._drift = Drift()
@@ -160,6 +161,12 @@ class VideoWriter(Writer):
             width, height = height, width
         encoding, notes = choose_encoding(container, reader, width, height, options, turned)
         self.notes += notes
+        if reader.fields != "progressive" and self._turn is not None:
+            self.notes.append("pictures that are turned cannot be interlaced: they are marked as progressive")
+        elif reader.fields != "progressive":
+            encoding, notes = with_fields(encoding, reader.fields)
+            self.notes += notes
+        self._fields, self._mark = (reader.fields, encoding.fields), FieldMarker()
         matroska = container.format.name in ("matroska", "webm")
         lost = matroska and Codec(encoding.codec, "w").canonical_name not in _KEEPS_ASPECT
         if lost and encoding.sample_aspect_ratio not in (None, 1):
@@ -248,7 +255,11 @@ class VideoWriter(Writer):
         duration = max(1, round(frame.duration * frame.time_base / self._time_base))
         self._see_times(frame, ticks)
         self._end = (ticks + duration) * self._time_base
-        self._encode(self._picture(rgb, ticks, duration))
+        picture = self._picture(rgb, ticks, duration)
+        if self._fields[1] != "progressive" and frame.fields != "progressive":
+            picture = self._mark(picture, frame.fields)
+        self._otherwise += (frame.fields == "progressive") != (self._fields[0] == "progressive")
+        self._encode(picture)
 
     def _see_times(self, frame: Frame, ticks: int) -> None:
         """Compare the time that the container will hold with the source's."""
@@ -313,6 +324,10 @@ class VideoWriter(Writer):
                 f"{self._name} refused {len(self._refused)} packets{words} ({reason_of(self._refused[-1])})"
             )
         finish_file(self._temporary, self._path, self._overwrite)
+        if self._otherwise and self._fields[0] == "progressive":
+            self.remarks.append(f"{self._otherwise} pictures are interlaced, but marked as progressive like the first")
+        elif self._otherwise and self._fields[1] != "progressive":
+            self.remarks.append(f"{self._otherwise} pictures are progressive, but may be marked as interlaced")
         if self._moved:
             self.remarks.append(f"{self._moved} pictures lie too close for the time base: moved by its smallest step")
         self.remarks += self._drift.remarks(self._name)

@@ -68,9 +68,10 @@ class Y4MWriter(Writer):
         )
         aspect = f"{sar.numerator}:{sar.denominator}" if sar else "0:0"
         full = "FULL" if color_range == FULL else "LIMITED"
+        order = {"progressive": "p", "tff": "t", "bff": "b"}[reader.fields if self._turn is None else "progressive"]
         layout = "420jpeg" if form == "yuv420p" and colour.centred else _LAYOUTS[form]
         return (
-            f"YUV4MPEG2 W{width} H{height} F{rate.numerator}:{rate.denominator} Ip A{aspect} "
+            f"YUV4MPEG2 W{width} H{height} F{rate.numerator}:{rate.denominator} I{order} A{aspect} "
             f"C{layout} XCOLORRANGE={full}\n"
         ).encode()
 
