@@ -5,7 +5,9 @@ that the waiting depends on, as late as a real GPU ever could; or, given a seed,
 that the events allow. On top, every operation says which bytes it reads and writes, and two operations that touch the
 same bytes, one of them writing, without an order between them raise `Race`, whatever the order was this time. Memory of
 the device is memory of the host at made-up addresses, full of rubbish at first; an execution context runs the ONNX
-graph that is the content of the "engine" with onnxruntime.
+graph that is the content of the "engine" with onnxruntime. The library also works on streams of its own: it loads the
+weights when it reads an engine, prepares kernels when it makes a context, and loads them at the first run with new
+addresses. What a real GPU would forgive or do silently wrong, without any result that shows it, is in `Gpu.faults`.
 
 Nothing here is a test.
 """
@@ -13,12 +15,15 @@ Nothing here is a test.
 from __future__ import annotations
 
 import functools
+import gc
 import hashlib
 import importlib.machinery
 import random
 import sys
+import threading
 import types
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -95,25 +100,58 @@ class Gpu:
     freed_outside: int = 0
     """Allocations freed without a context: in another thread, pycuda could not."""
     registered: bool = False
+    addresses_set: int = 0
+    compilations: int = 0
+    """What TensorRT-RTX had to compile, because no runtime cache had it."""
+    faults: list[str] = field(default_factory=list)
+    failing_captures: int = 0
+    """So many captures become void."""
+    in_capture: Callable[[], None] = lambda: None
+    """Called whenever something is put on a stream that is being captured."""
     forget: Callable[[int, int | None], bool] = lambda recorded, waiting: False
     """Whether a wait is left out: the stream that recorded the event, the stream that waits (None: the host)."""
     forgotten: int = 0
 
     def __post_init__(self) -> None:
         self.blocks: dict[int, np.ndarray] = {}
-        self.streams: dict[int, Stream] = {}
-        self.contexts: list[object] = []
+        self.streams: MutableMapping[int, Stream] = weakref.WeakValueDictionary()
+        self.streams_made = 0
+        self.threads: dict[int, list[object]] = {}
+        """The contexts that are current, by thread."""
+        self.is_detached = False
+        self.has_stale_error = False
+        """In the CUDA runtime inside the library, after a capture that failed: it fails the next call."""
+        self.lock = threading.RLock()
         self.next_address = 0x7F0000000000
         self.clock: dict[int, int] = {}
         self.live: list[Operation] = []
         self.random = random.Random(self.seed)
+        self.stack.append(self)
+        self.legacy = Stream(self)
+        """The default stream: it waits for every blocking stream, and they wait for it."""
+        self.setting_up, self.loading = Stream(self, NON_BLOCKING), Stream(self, NON_BLOCKING)
+        """Streams of the library."""
+        self.stack.pop()
+
+    @property
+    def contexts(self) -> list[object]:
+        """Those that are current in any thread."""
+        return [context for stack in self.threads.values() for context in stack]
+
+    @property
+    def stack(self) -> list[object]:
+        return self.threads.setdefault(threading.get_ident(), [])
+
+    def capturing(self) -> list[Stream]:
+        """What this thread captures."""
+        me = threading.get_ident()
+        return [stream for stream in list(self.streams.values()) if stream.captured is not None and stream.thread == me]
 
     # Memory
 
     def allocate(self, size: int) -> int:
         self.check_context()
-        if any(stream.captured is not None for stream in self.streams.values()):
-            raise LogicError("operation not permitted when stream is capturing")
+        self.void_captures("CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED")
         if self.used + size > self.total:
             raise CudaMemoryError("cuMemAlloc failed: out of memory")
         self.used += size
@@ -123,8 +161,27 @@ class Gpu:
         return address
 
     def free(self, address: int) -> None:
-        self.freed_outside += not self.contexts
-        self.used -= self.blocks.pop(address).size
+        self.destroy("memory")
+        for stream in self.capturing():
+            stream.void = "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"
+        size = self.blocks.pop(address).size
+        self.used -= size
+        for operation in self.live:
+            for access in operation.work.accesses:
+                if access.start < address + size and address < access.end and not operation.is_before(self.clock):
+                    self.faults.append(f"{operation.work.name} is under way while its memory is freed")
+
+    def destroy(self, what: str) -> None:
+        """Memory, a stream, an event or a module goes."""
+        self.freed_outside += not self.stack
+        if self.is_detached:
+            self.faults.append(f"{what} is freed after the context")
+
+    def void_captures(self, code: str) -> None:
+        """What this thread captures is void after a call that is not allowed."""
+        for stream in self.capturing():
+            stream.void = code
+            raise LogicError("operation not permitted when stream is capturing")
 
     def view(self, address: int, size: int) -> np.ndarray:
         for base, block in self.blocks.items():
@@ -133,7 +190,7 @@ class Gpu:
         raise LogicError(f"an illegal memory access was encountered: {address:#x} + {size}")
 
     def check_context(self) -> None:
-        if not self.contexts:
+        if not self.stack:
             raise LogicError("invalid device context")
 
     # Order
@@ -141,12 +198,24 @@ class Gpu:
     def enqueue(self, stream: Stream, work: Work) -> Operation | None:
         self.check_context()
         if stream.captured is not None:
+            if gc.isenabled():
+                gc.collect()  # it may run at any time
+            self.in_capture()
             stream.captured.append(work)
             return None
-        return self.append(stream, work, [])
+        with self.lock:
+            return self.append(stream, work, [])
 
     def append(self, stream: Stream, work: Work, after: list[Operation]) -> Operation:
-        after = [*after, *([stream.last] if stream.last is not None else [])]
+        before = [stream]
+        if stream is self.legacy:
+            before += [other for other in list(self.streams.values()) if other.is_blocking]
+            for other in before:
+                if other.captured is not None:
+                    other.void = "CUDA_ERROR_STREAM_CAPTURE_IMPLICIT"
+        elif stream.is_blocking:
+            before.append(self.legacy)
+        after = [*after, *(other.last for other in before if other.last is not None)]
         stream.count += 1
         clock = dict(self.clock)
         for operation in after:
@@ -191,12 +260,17 @@ class Gpu:
         self.check_context()
         if operation is None:
             return
-        self.execute(operation)
-        merge(self.clock, operation.clock)
-        self.live = [other for other in self.live if not (other.done and other.is_before(self.clock))]
+        with self.lock:
+            self.execute(operation)
+            merge(self.clock, operation.clock)
+            self.live = [other for other in self.live if not (other.done and other.is_before(self.clock))]
 
     def wait_for_all(self) -> None:
-        for stream in self.streams.values():
+        for stream in list(self.streams.values()):
+            if stream.captured is not None:
+                stream.void = "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"
+                raise LogicError("operation not permitted when stream is capturing")
+        for stream in list(self.streams.values()):
             self.wait(stream.last)
 
 
@@ -224,14 +298,24 @@ class CudaMemoryError(CudaError):
     pass
 
 
+NON_BLOCKING = 1
+BLOCKING_SYNC, DISABLE_TIMING = 1, 2
+
+
 class Stream:
     def __init__(self, gpu: Gpu, flags: int = 0) -> None:
         gpu.check_context()
         self.gpu = gpu
-        self.handle = 0x1000 + len(gpu.streams)
+        self.is_blocking = not flags & NON_BLOCKING
+        gpu.streams_made += 1
+        self.handle = 0x1000 + gpu.streams_made
         self.last: Operation | None = None
         self.count = 0
         self.captured: list[Work] | None = None
+        self.thread = 0
+        """That captures."""
+        self.void: str | None = None
+        """Why the capture is."""
         gpu.streams[self.handle] = self
 
     def wait_for_event(self, event: Event) -> None:
@@ -249,10 +333,19 @@ class Stream:
         self.gpu.wait(self.last)
 
 
+class OurStream(Stream):
+    """A stream that pycuda made."""
+
+    def __del__(self) -> None:
+        self.gpu.destroy("a stream")
+        if self.last is not None and not self.last.is_before(self.gpu.clock):
+            self.gpu.faults.append("a stream is destroyed while work is under way")
+
+
 class Event:
     def __init__(self, gpu: Gpu, flags: int = 0) -> None:
         gpu.check_context()
-        self.gpu = gpu
+        self.gpu, self.flags = gpu, flags
         self.operation: Operation | None = None
 
     def record(self, stream: Stream) -> None:
@@ -261,10 +354,15 @@ class Event:
         self.operation = self.gpu.enqueue(stream, Work("record", [], lambda: None))
 
     def synchronize(self) -> None:
+        if not self.flags & BLOCKING_SYNC:
+            self.gpu.faults.append("the host spins while it waits for an event")
         if self.operation is not None and self.gpu.forget(self.operation.stream, None):
             self.gpu.forgotten += 1
             return
         self.gpu.wait(self.operation)
+
+    def __del__(self) -> None:
+        self.gpu.destroy("an event")
 
 
 class Allocation:
@@ -304,6 +402,9 @@ class Kernel:
         accesses = [Access(values, values + 16 * count, False), Access(flag, flag + 4, True)]
         self.gpu.enqueue(stream, Work("guard", accesses, run))
 
+    def __del__(self) -> None:
+        self.gpu.destroy("a module")
+
 
 def pycuda_driver(gpu: Gpu) -> types.ModuleType:
     """The part of `pycuda.driver` that `cuda_device` uses."""
@@ -311,18 +412,19 @@ def pycuda_driver(gpu: Gpu) -> types.ModuleType:
 
     class Context:
         def push(self) -> None:
-            gpu.contexts.append(self)
+            assert not gpu.is_detached
+            gpu.stack.append(self)
 
         @staticmethod
         def pop() -> None:
-            gpu.contexts.pop()
+            gpu.stack.pop()
 
         @staticmethod
         def synchronize() -> None:
             gpu.wait_for_all()
 
         def detach(self) -> None:
-            pass
+            gpu.is_detached = True
 
     class Device:
         def __init__(self, index: int) -> None:
@@ -345,9 +447,14 @@ def pycuda_driver(gpu: Gpu) -> types.ModuleType:
         assert source.flags.c_contiguous
         gpu.uploads += 1
         size, start, to = source.nbytes, address_of(source), int(target)
+        pinned = weakref.ref(source)
 
-        def run() -> None:  # like the driver, it keeps addresses of the device, not the memory
-            gpu.view(to, size)[:] = source.reshape(-1).view(np.uint8)
+        def run() -> None:  # like the driver, it keeps addresses, not the memory
+            array = pinned()
+            if array is None:
+                gpu.faults.append("pinned memory is freed before it has been uploaded")
+            else:
+                gpu.view(to, size)[:] = array.reshape(-1).view(np.uint8)
 
         accesses = [Access(start, start + size, False), Access(to, to + size, True)]
         gpu.enqueue(stream, Work("upload", accesses, run))
@@ -381,9 +488,9 @@ def pycuda_driver(gpu: Gpu) -> types.ModuleType:
     driver.init = lambda: None
     driver.Error, driver.LogicError, driver.MemoryError = CudaError, LogicError, CudaMemoryError
     driver.Context, driver.Device = Context, Device
-    driver.Stream = lambda flags=0: Stream(gpu, flags)
+    driver.Stream = lambda flags=0: OurStream(gpu, flags)
     driver.Event = lambda flags=0: Event(gpu, flags)
-    driver.event_flags = types.SimpleNamespace(DISABLE_TIMING=2)
+    driver.event_flags = types.SimpleNamespace(BLOCKING_SYNC=BLOCKING_SYNC, DISABLE_TIMING=DISABLE_TIMING)
     driver.mem_alloc = lambda size: Allocation(gpu, size)
     driver.mem_get_info = lambda: (gpu.total - gpu.used, gpu.total)
     driver.pagelocked_empty = lambda shape, dtype: np.full(shape, 99, dtype)
@@ -415,12 +522,20 @@ def cuda_bindings(gpu: Gpu) -> types.ModuleType:
     def begin(stream: int, mode: str) -> tuple[Any, ...]:
         assert mode == "thread local" and gpu.streams[stream].captured is None
         gpu.check_context()
-        gpu.streams[stream].captured = []
+        gpu.streams[stream].captured, gpu.streams[stream].thread = [], threading.get_ident()
         return (SUCCESS,)
 
     def end(stream: int) -> tuple[Any, ...]:
-        works, gpu.streams[stream].captured = gpu.streams[stream].captured, None
-        return SUCCESS, works
+        captured = gpu.streams[stream]
+        if gpu.failing_captures:
+            gpu.failing_captures -= 1
+            captured.void = captured.void or "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"
+        works, captured.captured = captured.captured, None
+        void, captured.void = captured.void, None
+        if void is None:
+            return SUCCESS, works
+        gpu.has_stale_error = True
+        return Result(void, 901), None
 
     def launch(works: list[Work], stream: int) -> tuple[Any, ...]:
         gpu.replays += 1
@@ -453,6 +568,11 @@ class ExecutionContext:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.scratch = 0
         self.is_warm = False
+        self.loaded: Operation | None = None
+        """The loading of what the first run needs."""
+        self.compiled: RuntimeCache | None = None
+        self.kernels, self.tables = Allocation(gpu, 64), Allocation(gpu, 64)
+        gpu.append(gpu.setting_up, Work("prepare kernels", [touched(self.kernels, True)], lambda: None), [])
 
     def set_device_memory(self, address: int, size: int) -> None:
         assert size >= SCRATCH and address % 256 == 0
@@ -463,7 +583,10 @@ class ExecutionContext:
         return name in self.engine.inputs
 
     def set_tensor_address(self, name: str, address: int) -> bool:
+        if self.addresses.get(name) == address:
+            self.gpu.faults.append(f"the address of {name} is set though it has it")
         self.addresses[name] = address
+        self.gpu.addresses_set += 1
         self.is_warm = False
         return name in self.engine.types
 
@@ -472,17 +595,32 @@ class ExecutionContext:
 
     def execute_async_v3(self, handle: int) -> bool:
         stream = self.gpu.streams[handle]
-        if stream.captured is not None and not (self.is_warm and self.gpu.capturable):
-            raise LogicError("operation not permitted when stream is capturing")
         if not self.scratch or set(self.addresses) != set(self.engine.types) or set(self.shapes) != self.engine.inputs:
             self.engine.log("something is not set")
             return False
-        self.gpu.executions.append(("capture " if stream.captured is not None else "") + self.engine.graph)
+        if self.gpu.has_stale_error:
+            self.gpu.has_stale_error = False
+            self.engine.log("CUDA runtime: an error of an earlier call")
+            return False
+        if self.compiled is not None and self.compiled.add(f"{self.engine.graph} {sorted(self.shapes.items())}"):
+            self.gpu.compilations += 1
+        if stream.captured is not None:
+            is_loaded = self.loaded is not None and self.loaded.is_before(self.gpu.clock)
+            if not self.gpu.capturable or not self.is_warm or not is_loaded:  # it would have to wait for what it loads
+                stream.void = "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"
+                self.engine.log("operation not permitted when stream is capturing")
+                return False
+        elif self.loaded is None:
+            work = Work("load tables", [touched(self.tables, True)], lambda: None)
+            self.loaded = self.gpu.append(self.gpu.loading, work, [])
+            self.gpu.append(stream, Work("wait for tables", [], lambda: None), [self.loaded])
         self.is_warm = True
+        self.gpu.executions.append(("capture " if stream.captured is not None else "") + self.engine.graph)
         addresses, shapes = dict(self.addresses), dict(self.shapes)
         height, width = shapes["frame"][1:3]
         sizes = {"H": height, "W": width, "H/4": height // 4, "W/4": width // 4}
         accesses = [Access(self.scratch, self.scratch + SCRATCH, True)]
+        accesses += [touched(memory, False) for memory in (self.engine.weights, self.kernels, self.tables)]
         for name, kind in self.engine.types.items():
             if name not in shapes:
                 free = self.engine.shapes[name]
@@ -503,6 +641,10 @@ class ExecutionContext:
 
         self.gpu.enqueue(stream, Work(self.engine.graph, accesses, run))
         return True
+
+
+def touched(memory: Allocation, writes: bool) -> Access:
+    return Access(memory.address, memory.address + 64, writes)
 
 
 class OldExecutionContext(ExecutionContext):
@@ -539,21 +681,8 @@ class FakeEngine:
         self.types = {node.name: TYPES[node.type] for node in nodes}
         self.shapes = {node.name: node.shape for node in nodes}
         self.num_io_tensors = len(nodes)
-        if gpu.flavour == "tensorrt-8":
-            self.device_memory_size = SCRATCH
-            self.create_execution_context_without_device_memory = lambda: OldExecutionContext(gpu, self)
-        else:
-            self.device_memory_size_v2 = SCRATCH
-            self.create_execution_context = self.new_context
-        if gpu.flavour == "tensorrt-rtx":
-            self.create_runtime_config = RuntimeConfig
-
-    def new_context(self, strategy: Any) -> ExecutionContext:
-        if self.gpu.flavour == "tensorrt-rtx":
-            assert strategy.dynamic_shapes_kernel_specialization_strategy == "eager"
-            strategy = strategy.strategy
-        assert strategy == "user managed"
-        return ExecutionContext(self.gpu, self)
+        self.weights = Allocation(gpu, 64)
+        gpu.append(gpu.setting_up, Work("load weights", [touched(self.weights, True)], lambda: None), [])
 
     def get_tensor_name(self, number: int) -> str:
         return list(self.types)[number]
@@ -562,8 +691,78 @@ class FakeEngine:
         return types.SimpleNamespace(name=self.types[name])
 
 
+class NewEngine(FakeEngine):
+    """Of TensorRT 10 and later."""
+
+    device_memory_size_v2 = SCRATCH
+
+    def create_execution_context(self, strategy: Any) -> ExecutionContext:
+        assert strategy == "user managed"
+        return ExecutionContext(self.gpu, self)
+
+
+class OldEngine(FakeEngine):
+    """Of TensorRT 8.6."""
+
+    device_memory_size = SCRATCH
+
+    def create_execution_context_without_device_memory(self) -> ExecutionContext:
+        return OldExecutionContext(self.gpu, self)
+
+
+class RtxEngine(NewEngine):
+    """Of TensorRT-RTX."""
+
+    def create_runtime_config(self) -> RuntimeConfig:
+        return RuntimeConfig(self.gpu)
+
+    def create_execution_context(self, config: Any) -> ExecutionContext:
+        assert config.dynamic_shapes_kernel_specialization_strategy == "eager"
+        context = super().create_execution_context(config.strategy)
+        context.compiled = config.cache
+        return context
+
+
+ENGINES = {"tensorrt": NewEngine, "tensorrt-8": OldEngine, "tensorrt-rtx": RtxEngine}
+
+
+class RuntimeCache:
+    """TensorRT-RTX's: what it has compiled."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+        self.kernels: set[str] = set()
+
+    def add(self, kernel: str) -> bool:
+        """Whether it was not there yet."""
+        is_new = kernel not in self.kernels
+        self.kernels.add(kernel)
+        return is_new
+
+    def serialize(self) -> bytes:
+        return "\n".join(["cache", *sorted(self.kernels)]).encode()
+
+    def deserialize(self, content: bytes) -> bool:
+        self.gpu.check_context()
+        magic, *kernels = content.decode().split("\n")
+        if magic == "cache":
+            self.kernels |= set(kernels)
+        return magic == "cache"
+
+
 class RuntimeConfig:
     dynamic_shapes_kernel_specialization_strategy = "lazy"
+
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+        self.cache: RuntimeCache | None = None
+
+    def create_runtime_cache(self) -> RuntimeCache:
+        return RuntimeCache(self.gpu)
+
+    def set_runtime_cache(self, cache: RuntimeCache) -> bool:
+        self.cache = cache
+        return True
 
     def set_execution_context_allocation_strategy(self, strategy: str) -> None:
         self.strategy = strategy
@@ -595,7 +794,7 @@ def tensorrt(gpu: Gpu) -> types.ModuleType:
             if not gpu.registered:
                 self.log("Cannot find plugin: CorrelationArgmaxWarp, version: 1, namespace: mtu")
                 return None
-            return FakeEngine(gpu, content[len(MAGIC) :], self.log)
+            return ENGINES[gpu.flavour](gpu, content[len(MAGIC) :], self.log)
 
     module.ILogger, module.Runtime = Logger, Runtime  # type: ignore[attr-defined]
     if gpu.flavour != "tensorrt-8":

@@ -161,7 +161,8 @@ def test_onnxruntime_without_cuda_says_so(report, records):
 
 
 @pytest.fixture
-def make_gpu(monkeypatch):
+def make_gpu(monkeypatch, tmp_path):
+    monkeypatch.setenv("MTU_CACHE_DIR", str(tmp_path / "cache"))
     yield lambda flavour: fake_cuda.install(monkeypatch, fake_cuda.Gpu(flavour=flavour, registered=True))
     fake_cuda.uninstall()
 

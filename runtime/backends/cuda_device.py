@@ -9,16 +9,27 @@ Note [primary context]
     current in the calling thread: `with device:`. It is taken off again each time, because pycuda ends the process if
     a context is still on its stack at exit, and because several threads may use a backend in turn. Memory has to be
     freed with the context current too: pycuda leaks it, with a warning, in another thread than the one that opened the
-    device. The context itself is kept to the end of the process, and given up before Python takes pycuda apart.
+    device. The context itself is kept to the end of the process. It is given up before Python takes pycuda apart, and
+    whatever still works in it is closed before that.
+
+Note [failed captures]
+    A capture is void after a single call that is not allowed in it, in the thread that captures: memory freed by the
+    garbage collector is enough, which is therefore off meanwhile. The stream is as it was once the capture has been
+    ended. The driver keeps no error, but the CUDA runtime inside TensorRT does, and fails the next call with it; it is
+    linked into the library, where nobody else can take the error away. So the call after a failed capture may have to
+    be made twice.
 """
 
 from __future__ import annotations
 
 import atexit
 import functools
+import gc
+import threading
+import weakref
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +53,14 @@ class CaptureError(Exception):
     """The work put on a stream cannot become a graph."""
 
 
+class Closes(Protocol):
+    """What works in a device's context."""
+
+    def close(self) -> None:
+        """Frees everything that it has on the device; may be called again."""
+        ...
+
+
 class Device:
     """One GPU; a context manager that makes it current in the calling thread. See Note [primary context].
 
@@ -63,8 +82,24 @@ class Device:
         self.index = index
         self.name: str = device.name()
         self.compute_capability = ".".join(map(str, device.compute_capability()))
+        self.is_open = True
+        """False when the process ends: nothing can be freed any more."""
+        self.alone = threading.RLock()
+        """Held by who captures, and by who waits for the device or has the library do so: CUDA allows no thread to wait
+        for a device while a stream of it is captured."""
         self._context = device.retain_primary_context()
-        atexit.register(self._context.detach)
+        self._users: weakref.WeakSet[Closes] = weakref.WeakSet()
+        atexit.register(self._give_up)
+
+    def outlives(self, user: Closes) -> None:
+        """`user` is closed at the end of the process, if it is still there, before the context is given up."""
+        self._users.add(user)
+
+    def _give_up(self) -> None:
+        for user in list(self._users):
+            user.close()
+        self.is_open = False
+        self._context.detach()
 
     def __enter__(self) -> Device:
         self._context.push()
@@ -81,7 +116,8 @@ class Device:
 
     def synchronize(self) -> None:
         """Waits for everything on this device."""
-        driver.Context.synchronize()
+        with self.alone:
+            driver.Context.synchronize()
 
     def memory(self, size: int) -> Any:
         """`size` bytes of device memory, aligned to 256; `int()` of it is the address, and it is freed with its last
@@ -123,8 +159,9 @@ def new_stream() -> Any:
 
 
 def new_event() -> Any:
-    """An event that measures no time. Before its first record, everything that waits for it goes on at once."""
-    return driver.Event(driver.event_flags.DISABLE_TIMING)
+    """An event that measures no time. Before its first record, everything that waits for it goes on at once. A thread
+    of the host that waits for it sleeps; without the flag it would keep a core busy."""
+    return driver.Event(driver.event_flags.DISABLE_TIMING | driver.event_flags.BLOCKING_SYNC)
 
 
 def upload(target: Any, source: NDArray[Any], stream: Any) -> None:
@@ -160,29 +197,35 @@ class Graph:
     def __init__(self, stream: Any, work: Callable[[], None]) -> None:
         """Captures what `work` puts on `stream`, without running it. Raises CaptureError if that is impossible.
 
-        Other threads may allocate and copy meanwhile; this one must not.
+        Other threads may allocate and copy meanwhile; this one must not. See Note [failed captures].
         """
         from cuda.bindings import driver as bindings
 
         self._bindings = bindings
-        handle = bindings.CUstream(stream.handle)
-        mode = bindings.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        self._checked("cuStreamBeginCapture", bindings.cuStreamBeginCapture(handle, mode))
-        failure: Exception | None = None
+        collects = gc.isenabled()
+        gc.disable()
         try:
-            work()
-        except Exception as error:  # whatever it was, capture has to end, or the stream can never be used again
-            failure = error
-        ended = bindings.cuStreamEndCapture(handle)
-        if failure is not None:
-            if int(ended[0]) == 0:
-                bindings.cuGraphDestroy(ended[1])
-            raise CaptureError(str(failure)) from failure
-        graph = self._checked("cuStreamEndCapture", ended)
+            graph = self._captured(bindings.CUstream(stream.handle), work)
+        finally:
+            if collects:
+                gc.enable()
         try:
             self._executable = self._checked("cuGraphInstantiate", bindings.cuGraphInstantiate(graph, 0))
         finally:
             bindings.cuGraphDestroy(graph)
+
+    def _captured(self, handle: Any, work: Callable[[], None]) -> Any:
+        bindings = self._bindings
+        mode = bindings.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        self._checked("cuStreamBeginCapture", bindings.cuStreamBeginCapture(handle, mode))
+        try:
+            work()
+        except Exception as error:  # whatever it was, capture has to end, or the stream can never be used again
+            code, graph = bindings.cuStreamEndCapture(handle)
+            if int(code) == 0:
+                bindings.cuGraphDestroy(graph)
+            raise CaptureError(str(error)) from error
+        return self._checked("cuStreamEndCapture", bindings.cuStreamEndCapture(handle))
 
     def _checked(self, call: str, answer: tuple[Any, ...]) -> Any:
         if int(answer[0]) != 0:

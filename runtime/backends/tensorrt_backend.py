@@ -14,7 +14,9 @@ Note [three streams]
     4. a buffer is written anew after its result has gone down.  (download -> compute, `_Buffers.downloaded`)
 
     The host waits in two places: before it overwrites pinned memory that is still being uploaded, and for a result.
-    Everything else is ordered by being on one stream. tests/fake_cuda.py sees each missing wait.
+    Everything else is ordered by being on one stream. What the library does on streams of its own, while it makes a
+    context and when it runs one for the first time, is waited for by waiting for the whole device: after the contexts
+    are made, before a capture, and before anything is freed. tests/fake_cuda.py sees each missing wait.
 
 Note [fixed places]
     A CUDA graph has the addresses of its tensors baked in. The five frames of a window move on by one with each frame,
@@ -60,6 +62,7 @@ from mtu.runtime.backends.cuda_device import (
     open_device,
     upload,
 )
+from mtu.runtime.backends.rtx_cache import RuntimeCache
 from mtu.runtime.engine import Engine, Host, check_files, refusals
 from mtu.runtime.engine_cache import cached_engine
 from mtu.runtime.gpu import find_gpu
@@ -70,6 +73,8 @@ TYPES = {"uint8": "UINT8", "int32": "INT32", "float32": "FLOAT", "float16": "HAL
 """TensorRT's names of the element types."""
 GRAPHS_KEPT = 32
 """Captured graphs; the one longest unused goes first. A session needs two, n sessions at most n * (n + 1)."""
+CAPTURES_TRIED = 2
+"""Captures that may fail one after the other; then everything runs plainly."""
 FRAMES_KEPT = 64
 """Frames on the device; more are uploaded again. A session has seven alive at most."""
 
@@ -181,7 +186,7 @@ class _Pool:
         """Called with the last reference to a lease, in whatever thread that is."""
         if not self._is_closed:
             self._free.append(buffers)
-        elif not sys.is_finalizing():
+        elif self._device.is_open and not sys.is_finalizing():
             with self._device:
                 del buffers.memory, buffers.flags, buffers.results, buffers.result_flags
                 del buffers.computed, buffers.downloaded
@@ -190,6 +195,7 @@ class _Pool:
         """On the device that is current. What is leased is freed when it comes back."""
         self._is_closed = True
         self._free.clear()
+        del self._make  # it has a stream
 
 
 class _Lease:
@@ -229,17 +235,30 @@ class _Setup:
     """Everything that depends on the size of the frames: contexts, fixed places, buffers, captured graphs."""
 
     def __init__(self, owner: TensorrtBackend, height: int, width: int) -> None:
-        """On the device that is current."""
-        device, interface = owner.gpu, owner.interface
+        """Holds nothing yet: see `allocate`."""
+        device, interface, compute = owner.gpu, owner.interface, owner.compute
         self.size = height, width
-        self._owner = owner
+        self._owner: TensorrtBackend = weakref.proxy(owner)  # no cycle: a backend that nobody holds is closed at once
         self.frames = _Frames(device, interface.frames[0].at(height, width))
-        self.places = {spec.name: device.memory(_size(spec, height, width)) for spec in interface.frames}
-        self.pool = _Pool(device, lambda: _Buffers(device, interface, height, width, owner.compute))
+        self.places: dict[str, Any] = {}
+        self.pool = _Pool(device, lambda: _Buffers(device, interface, height, width, compute))
         self._graphs: OrderedDict[tuple[_Buffers, _Buffers], Graph] = OrderedDict()
-        self._contexts = {graph: owner.new_context(graph, height, width) for graph in GRAPHS}
+        self._failed_captures = 0
+        self._bound: dict[GraphName, dict[str, int]] = {graph: {} for graph in GRAPHS}
+        self._contexts: dict[GraphName, Any] = {}
+
+    def allocate(self) -> None:
+        """On the device that is current. Raises InvalidInputError; `free` is to be called even so."""
+        owner, interface = self._owner, self._owner.interface
+        for spec in interface.frames:
+            self.places[spec.name] = owner.gpu.memory(_size(spec, *self.size))
+        for graph in GRAPHS:
+            self._contexts[graph] = owner.new_context(graph, *self.size)
+            shapes = {spec.name: spec.at(*self.size) for spec in interface.inputs(graph)}
+            if not all(self._contexts[graph].set_input_shape(name, shape) for name, shape in shapes.items()):
+                raise owner.failure("be set", graph, *self.size)
         # What the library did on other streams while it made the contexts has to be over.
-        device.synchronize()
+        owner.gpu.synchronize()
 
     def run(self, graph: GraphName, before: _Buffers | None, after: _Buffers) -> None:
         """Enqueues a graph that reads the states in `before` and writes `after`, and then the check of these.
@@ -255,23 +274,34 @@ class _Setup:
             self._graphs[key].launch(owner.compute)
             return
         self._bind(graph, before, after)
-        self._enqueue(graph, after)
+        # After a failed capture the first call may report that and nothing else.
+        attempts = 2 if self._failed_captures else 1
+        if not any(self._enqueue(graph, after) for _ in range(attempts)):
+            raise owner.failure("run", graph, *self.size)
         if key is not None and owner.cuda_graph:
             self._capture(graph, key)
 
     def _bind(self, graph: GraphName, before: _Buffers | None, after: _Buffers) -> None:
-        interface = self._owner.interface
+        """Tells the library the addresses that are not those of the last time: after each it looks at them all anew."""
+        interface, bound = self._owner.interface, self._bound[graph]
         addresses = {**self.places, **after.memory}
         if before is not None:
             addresses |= {state.input.name: before.memory[state.output.name] for state in interface.states}
         for name, memory in addresses.items():
-            if not self._contexts[graph].set_tensor_address(name, int(memory)):
+            address = int(memory)
+            if bound.get(name) == address:
+                continue
+            self._owner.forget_errors()
+            if not self._contexts[graph].set_tensor_address(name, address):
                 raise self._owner.failure(f"take an address for {name} of", graph, *self.size)
+            bound[name] = address
 
-    def _enqueue(self, graph: GraphName, after: _Buffers) -> None:
+    def _enqueue(self, graph: GraphName, after: _Buffers) -> bool:
+        """Whether the library has taken it; if not, it may be done again."""
         owner, interface = self._owner, self._owner.interface
+        owner.forget_errors()
         if not self._contexts[graph].execute_async_v3(owner.compute.handle):
-            raise owner.failure("run", graph, *self.size)
+            return False
         clear(after.flags, len(interface.states), owner.compute)
         for number, state in enumerate(interface.states):
             count = _size(state.output, *self.size) // PIECE
@@ -284,17 +314,29 @@ class _Setup:
                 *EXPONENTS[state.dtype],
                 int(after.flags) + 4 * number,
             )
+        return True
 
     def _capture(self, graph: GraphName, key: tuple[_Buffers, _Buffers]) -> None:
+        """A capture that fails is tried once more, at the next step with these buffers."""
         owner, context = self._owner, self._contexts[graph]
+
+        def work() -> None:
+            if not self._enqueue(graph, key[1]):
+                raise CaptureError(f"{owner.name} could not put {graph}.engine into a graph: {owner.reason()}")
+
         try:
             if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(owner.compute.handle):
                 raise CaptureError(f"{owner.name} says that {graph}.engine cannot be captured")
-            self._graphs[key] = Graph(owner.compute, lambda: self._enqueue(graph, key[1]))
+            owner.gpu.synchronize()  # with what is loaded at the first run and must not be waited for in a capture
+            with owner.gpu.alone:
+                self._graphs[key] = Graph(owner.compute, work)
         except CaptureError as error:
-            owner.cuda_graph = False
-            owner.remarks.append(f"without CUDA graphs, so each step cost more time of the host: {error}")
+            self._failed_captures += 1
+            if self._failed_captures == CAPTURES_TRIED:
+                owner.cuda_graph = False
+                owner.remarks.append(f"without CUDA graphs, so each step cost more time of the host: {error}")
             return
+        self._failed_captures = 0
         if len(self._graphs) > GRAPHS_KEPT:
             self._graphs.popitem(last=False)[1].free()
 
@@ -304,6 +346,7 @@ class _Setup:
             graph.free()
         self._graphs.clear()
         self._contexts.clear()
+        self._bound.clear()
         self.frames.close()
         self.places.clear()
         self.pool.close()
@@ -325,40 +368,58 @@ class TensorrtBackend:
         self.gpu, self.cuda_graph = gpu, cuda_graph
         self._engine, self._library = engine, library
         self._setup: _Setup | None = None
-        with gpu:
+        self._runtime: Any = None
+        self._engines: dict[GraphName, Any] = {}
+        self._compiled: dict[GraphName, RuntimeCache] = {}
+        self._scratch: Any = None
+        gpu.outlives(self)
+        try:
+            self._load()
+        except BaseException:
+            self.close()
+            raise
+
+    def _load(self) -> None:
+        gpu, library = self.gpu, self._library
+        with gpu, gpu.alone:
             self.upload, self.compute, self.download = new_stream(), new_stream(), new_stream()
             arch = f"sm_{gpu.compute_capability.replace('.', '')}"
             self.guard = load_kernel(compiled(GUARD, arch), "non_finite", "PQIIP")
             self._runtime = library.module.Runtime(library.logger)
-            if manifest.version_compatible:
+            if self._engine.manifest.version_compatible:
                 self._runtime.engine_host_code_allowed = True  # it may bring the runtime of its own version
-            self._engines = {graph: self._deserialise(graph) for graph in GRAPHS}
+            for graph in GRAPHS:
+                self._deserialise(graph)
             self._scratch = gpu.memory(max(map(_scratch_size, self._engines.values())))
 
-    def _deserialise(self, graph: GraphName) -> Any:
+    def _deserialise(self, graph: GraphName) -> None:
+        """Nothing but `_engines` holds it, no frame of an error either: the device has to be current when it goes."""
         path = self._engine.file(graph)
-        loaded = self._runtime.deserialize_cuda_engine(path.read_bytes())
-        if loaded is None:
+        self.forget_errors()
+        self._engines[graph] = self._runtime.deserialize_cuda_engine(path.read_bytes())
+        if self._engines[graph] is None:
             raise InvalidInputError(
-                f"{self._library.name} {self._library.version} cannot load {path}: {self._reason()};"
+                f"{self._library.name} {self._library.version} cannot load {path}: {self.reason()};"
                 f" build it again: {self._engine.manifest.command}"
             )
-        names = (loaded.get_tensor_name(number) for number in range(loaded.num_io_tensors))
-        found = {name: loaded.get_tensor_dtype(name).name for name in names}
+        found = _tensors(self._engines[graph])
         expected = {spec.name: TYPES[spec.dtype] for spec in (*self.interface.inputs(graph), *self.interface.outputs)}
         if found != expected:
             raise InvalidInputError(
                 f"{path}: its tensors are {found}, its manifest says {expected};"
                 f" build it again: {self._engine.manifest.command}"
             )
-        return loaded
 
     def new_context(self, graph: GraphName, height: int, width: int) -> Any:
         """An execution context for one size. All of them work in one memory, one after the other on one stream."""
         trt, engine = self._library.module, self._engines[graph]
+        self.forget_errors()
         if hasattr(trt, "DynamicShapesKernelSpecializationStrategy"):
             # TensorRT-RTX: compile for the size now, not in the background while a stand-in is being captured.
             config = engine.create_runtime_config()
+            if graph not in self._compiled:
+                self._compiled[graph] = RuntimeCache(config, self._compiled_for(graph))
+            config.set_runtime_cache(self._compiled[graph].cache)
             config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
             config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
             context = engine.create_execution_context(config)
@@ -372,20 +433,26 @@ class TensorrtBackend:
             context.set_device_memory(int(self._scratch), _scratch_size(engine))
         else:
             context.device_memory = int(self._scratch)
-        for spec in self.interface.inputs(graph):
-            if not context.set_input_shape(spec.name, spec.at(height, width)):
-                raise self.failure("be set", graph, height, width)
         return context
 
     def failure(self, what: str, graph: GraphName, height: int, width: int) -> InvalidInputError:
         """The error for something that the library would not do."""
         return InvalidInputError(
             f"{self.name} could not {what} {self._engine.file(graph)} for frames of {width}x{height}:"
-            f" {self._reason()}; build it again: {self._engine.manifest.command}"
+            f" {self.reason()}; build it again: {self._engine.manifest.command}"
         )
 
-    def _reason(self) -> str:
+    def forget_errors(self) -> None:
+        """Before whatever the library is asked to do: `reason` is of that, not of something before."""
+        self._library.logger.forget()
+
+    def reason(self) -> str:
+        """What the library said last."""
         return str(self._library.logger.last_error())
+
+    def _compiled_for(self, graph: GraphName) -> tuple[str, ...]:
+        """What TensorRT-RTX compiles an engine for, and its own version: the key of its runtime cache."""
+        return self._engine.manifest.engines[graph], self._library.version, self.gpu.name, self.gpu.compute_capability
 
     def prepare(self, height: int, width: int) -> None:
         """Makes ready for frames of this size; what was ready for another size is freed.
@@ -398,12 +465,18 @@ class TensorrtBackend:
         with self.gpu:
             if self._setup is not None:
                 self.gpu.synchronize()
-                self._setup.free()
-                self._setup = None
+                self._free_setup()
             needed, free = working_memory(self.interface, height, width), self.gpu.free_memory()
             if needed > free:
                 raise self.gpu.out_of_memory(needed, free)
             self._setup = _Setup(self, height, width)
+            try:
+                with self.gpu.alone:
+                    self._setup.allocate()
+            except BaseException:
+                self.gpu.synchronize()
+                self._free_setup()
+                raise
 
     def submit(self, inputs: Mapping[str, Any]) -> _Submitted:
         """See `Backend.submit`."""
@@ -486,24 +559,43 @@ class TensorrtBackend:
                 del staging
         return {state.input.name: lease for state in self.interface.states}
 
+    def _free_setup(self) -> None:
+        """On the device that is current, with nothing under way."""
+        if self._setup is not None:
+            self._setup.free()
+            self._setup = None
+            for cache in self._compiled.values():
+                cache.keep()
+
     def close(self) -> None:
         """See `Backend.close`."""
         if not self._gate.close():
             return
         with self.gpu:
             self.gpu.synchronize()
-            if self._setup is not None:
-                self._setup.free()
+            self._free_setup()
             # In this order: the library's objects need those that made them.
-            self._setup = None
+            self._compiled.clear()
             self._engines.clear()
-            del self._runtime, self._scratch, self.guard
+            self._runtime = self._scratch = self.guard = None
+            self.upload = self.compute = self.download = None
+
+    def __del__(self) -> None:
+        """What nobody closed. At the end of the process the device does."""
+        if not sys.is_finalizing():
+            self.close()
 
 
 def _size(spec: TensorSpec, height: int, width: int) -> int:
     """Bytes of device memory for a tensor, a multiple of PIECE."""
     size = math.prod(spec.at(height, width)) * np.dtype(spec.dtype).itemsize
     return size + -size % PIECE
+
+
+def _tensors(engine: Any) -> dict[str, str]:
+    """Names of inputs and outputs, with TensorRT's names of their types."""
+    names = (engine.get_tensor_name(number) for number in range(engine.num_io_tensors))
+    return {name: engine.get_tensor_dtype(name).name for name in names}
 
 
 def _scratch_size(engine: Any) -> int:
@@ -571,5 +663,9 @@ def open_backend(request: Request) -> TensorrtBackend:
         register_plugin(library, request.plugin_library)
     backend = TensorrtBackend(engine, library, gpu, cuda_graph=request.cuda_graph)
     if request.size is not None:
-        backend.prepare(*request.size)
+        try:
+            backend.prepare(*request.size)
+        except BaseException:
+            backend.close()
+            raise
     return backend
