@@ -33,7 +33,10 @@ PACKAGES = (
     *("numpy", "torch", "triton", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx"),
     *("pycuda", "cuda-core", "cuda-bindings", "nvidia-cuda-nvrtc", "av", "pytest"),
 )
-LIBRARIES_OF_TESTS = ("onnxruntime", "tensorrt", "tensorrt_rtx", "pycuda", "cuda.core", "cuda.bindings", "onnx", "av")
+LIBRARIES_OF_TESTS = (
+    *("onnxruntime", "tensorrt", "tensorrt_rtx", "pycuda", "cuda.core", "cuda.bindings", "onnx", "av"),
+    "nvcc",
+)
 REFERENCE = ROOT / ".kit" / "first-run.npz"
 
 

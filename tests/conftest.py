@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from mtu.runtime.gpu import driver_library
 
 if TYPE_CHECKING:
     from mtu.runtime import Bundle
@@ -22,12 +25,16 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def cuda_missing() -> str | None:
-    """Why tests that need a GPU cannot run here, or None."""
-    try:
-        import torch
-    except ImportError:
-        return "torch is not installed"
-    return None if torch.cuda.is_available() else "no CUDA device"
+    """Why tests that need a GPU cannot run here, or None. The driver knows; what else a test needs, it says itself."""
+    driver = driver_library()
+    if driver is None:
+        return "there is no NVIDIA driver (libcuda.so.1)"
+    count = ctypes.c_int()
+    for call in (lambda: driver.cuInit(0), lambda: driver.cuDeviceGetCount(ctypes.byref(count))):
+        code = call()
+        if code != 0:
+            return f"the NVIDIA driver answers with error {code}"
+    return None if count.value else "the NVIDIA driver finds no device"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

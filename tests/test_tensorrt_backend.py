@@ -535,6 +535,14 @@ def test_streams_events_and_memory_go_while_the_device_is_current(gpu, engine, t
     assert gpu.used == 0 and len(gpu.streams) == 3  # those of the library
 
 
+def test_another_size_waits_for_what_is_under_way(gpu, engine):
+    backend = open_backend("tensorrt", engine)
+    for height, width in ((32, 48), (16, 24), (32, 48)):
+        inputs = dict(zip(FRAME_NAMES, [frame[None] for frame in dim_frames(5, height, width)], strict=True))
+        backend.submit(inputs)  # nobody asks for the result
+    assert gpu.faults == []
+
+
 def test_a_backend_is_closed_in_another_thread(gpu, engine):
     backend = open_backend("tensorrt", engine)
     collect(Session(backend), dim_frames(6))
