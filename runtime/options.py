@@ -71,7 +71,11 @@ SourceArgument = Annotated[
 ]
 SegmentOption = Annotated[
     str | None,
-    typer.Option(metavar="A:B", help="Only from A to B, in seconds; either may be left out.", rich_help_panel=INPUT),
+    typer.Option(
+        metavar="A:B",
+        help="Only from A to B, in seconds; or A-B, such as 00:01:00-00:02:30. Either may be left out.",
+        rich_help_panel=INPUT,
+    ),
 ]
 VideoStreamOption = Annotated[
     int | None,

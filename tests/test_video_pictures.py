@@ -320,6 +320,48 @@ def test_yuv4mpeg_that_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         open_reader("-")
 
 
+@pytest.mark.parametrize(
+    ("name", "looks"),
+    [
+        ("in.mp4", "MP4 or MOV"),
+        ("in.mkv", "Matroska or WebM"),
+        ("in.avi", "AVI"),
+        ("in.ts", "MPEG-TS"),
+        ("in.gif", "GIF"),
+    ],
+)
+def test_stdin_of_other_formats_gives_the_hint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, looks: str
+) -> None:
+    source = make_video(tmp_path / "a.mp4", moving(2, 128, 128))
+    run(source, tmp_path / name)
+
+    class Stdin:
+        buffer = io.BufferedReader(io.BytesIO((tmp_path / name).read_bytes()))  # type: ignore[arg-type]
+
+        @staticmethod
+        def isatty() -> bool:
+            return False
+
+    monkeypatch.setattr(sys, "stdin", Stdin)
+    with pytest.raises(InvalidInputError, match=rf"looks like {looks}: .* \| mtu-run - -o OUTPUT"):
+        open_reader("-")
+
+
+@pytest.mark.parametrize(("content", "tty", "said"), [(b"", False, "stdin is empty"), (b"x", True, "is a terminal")])
+def test_stdin_with_nothing(monkeypatch: pytest.MonkeyPatch, content: bytes, tty: bool, said: str) -> None:
+    class Stdin:
+        buffer = io.BufferedReader(io.BytesIO(content))  # type: ignore[arg-type]
+
+        @staticmethod
+        def isatty() -> bool:
+            return tty
+
+    monkeypatch.setattr(sys, "stdin", Stdin)
+    with pytest.raises(InvalidInputError, match=said):
+        open_reader("-")
+
+
 def test_closed_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Closed(io.BytesIO):
         def write(self, _: Any) -> int:

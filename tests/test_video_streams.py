@@ -247,16 +247,92 @@ def test_interleaving_is_the_demuxers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "start", "end"), [("1:2.5", 1, 2.5), (":3", None, 3), ("4:", 4, None), (":", None, None)]
+    ("text", "start", "end"),
+    [
+        ("1:2.5", 1, 2.5),
+        (":3", None, 3),
+        ("4:", 4, None),
+        (":", None, None),
+        ("00:01:00-00:02:30", 60, 150),
+        ("1:02:03.5-", 3723.5, None),
+        ("-0:45", None, 45),
+        ("1:30-90:00.25", 90, 5400.25),
+        ("12.5-20", 12.5, 20),
+        ("0:59.9 - 1:00", 59.9, 60),
+    ],
 )
 def test_segment_texts(text: str, start: float | None, end: float | None) -> None:
     assert Segment.parse(text) == Segment(start, end)
 
 
-@pytest.mark.parametrize("text", ["", "5", "a:b", "1:2:3", "3:2", "2:2", "-1:2", "nan:", ":inf"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "5",
+        "a:b",
+        "1:2:3",
+        "3:2",
+        "2:2",
+        "-1:2",
+        "nan:",
+        ":inf",
+        "-",
+        "00:01:00",
+        "1:75-2:00",
+        "1:5-2:5",
+        "2:00-1:00",
+        "1:61:00-",
+        "0:1-0:2-0:3",
+    ],
+)
 def test_bad_segments(text: str) -> None:
     with pytest.raises(InvalidInputError, match="segment"):
         Segment.parse(text)
+
+
+def test_a_bad_segment_shows_both_forms() -> None:
+    with pytest.raises(InvalidInputError, match=r"10:12\.5.*00:01:00-00:02:30"):
+        Segment.parse("00:01:00")
+
+
+# Each has subtitles from 40 to 190 ms and from 240 to 390 ms.
+@pytest.mark.parametrize(
+    ("name", "subtitles"), [("in.mkv", "subrip"), ("in.mkv", "ass"), ("in.mp4", "mov_text"), ("in.webm", "webvtt")]
+)
+@pytest.mark.parametrize(
+    ("start", "expected"),
+    [(0.12, [(0, 70), (120, 150)]), (0.2, [(40, 150)]), (0.32, [(0, 70)]), (0.04, [(0, 150), (200, 150)]), (0.4, [])],
+)
+def test_a_segment_keeps_the_subtitle_showing_at_its_start(
+    tmp_path: Path, name: str, subtitles: str, start: float, expected: list[tuple[int, int]]
+) -> None:
+    codec = "libvpx-vp9" if name.endswith("webm") else "libx264"
+    source = make_video(tmp_path / name, 20, codec=codec, subtitles=subtitles)
+    run(source, tmp_path / f"out.{name}", read=ReadOptions(segment=Segment(start)))
+    with open_reader(tmp_path / f"out.{name}") as reader:
+        kept = [packet for packet in packets_of(reader) if packet.size > 2]
+        milliseconds = [
+            tuple(round(float(value * packet.time_base) * 1000) for value in (packet.pts, packet.duration))
+            for packet in kept
+        ]
+    assert milliseconds == expected
+
+
+def test_a_subtitle_that_begins_before_the_key_picture_is_kept(tmp_path: Path) -> None:
+    source = make_video(tmp_path / "in.mkv", 100, options={"g": "5", "preset": "ultrafast"}, subtitles=True)
+    long = tmp_path / "long.mkv"
+    with av.open(str(source)) as before, av.open(str(long), "w") as after:
+        streams = {stream.index: after.add_stream_from_template(stream) for stream in before.streams}
+        for packet in before.demux():
+            if packet.size:
+                if packet.stream.type == "subtitle":
+                    packet.duration = 3000
+                packet.stream = streams[packet.stream_index]
+                after.mux(packet)
+    with open_reader(long, ReadOptions(segment=Segment(2, 3))) as reader:
+        found = [(float(packet.pts * packet.time_base), bytes(packet)) for packet in packets_of(reader)]
+    assert [time for time, _ in found] == [2, 2] and found[0][1] != found[1][1]
 
 
 @pytest.mark.parametrize("ending", ["mkv", "mp4", "ts", "avi"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from mtu.models.errors import InvalidInputError, MissingFileError
@@ -13,6 +14,23 @@ from mtu.runtime.video.reader import Reader, ReadOptions
 from mtu.runtime.video.video_reader import VideoReader
 
 _ANIMATIONS = {".gif", ".apng"}
+_BEGINNINGS = {
+    b"....ftyp": "MP4 or MOV",
+    b"....moov": "MOV",
+    b"\x1a\x45\xdf\xa3": "Matroska or WebM",
+    b"RIFF....AVI ": "AVI",
+    b"RIFF....WEBP": "WebP",
+    b"\x89PNG": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"GIF8": "GIF",
+    b"FLV": "FLV",
+    b"OggS": "Ogg",
+    b"\x00\x00\x01\xba": "MPEG",
+    b"\x00\x00\x00\x01": "an H.264 or HEVC stream",
+    b"DKIF": "IVF",
+    b"G": "MPEG-TS",
+}
+"""How other formats begin; a dot is any byte."""
 
 
 def open_reader(source: str | Path, options: ReadOptions | None = None) -> Reader:
@@ -23,6 +41,8 @@ def open_reader(source: str | Path, options: ReadOptions | None = None) -> Reade
     options = options or ReadOptions()
     name = str(source)
     path = Path(name)
+    if name == "-":
+        _refuse_other_input()
     if name != "-" and "://" not in name:
         if not path.exists():
             raise MissingFileError(f"{name} does not exist: give a video, a directory of pictures, or - for stdin")
@@ -49,3 +69,27 @@ def _open_animation(name: str, header: Header, options: ReadOptions) -> Reader:
     reader = VideoReader(name, options, {"png": "apng", "gif": "gif"}[header.kind])
     reader.loops = header.loops
     return reader
+
+
+def _refuse_other_input() -> None:
+    """Raises InvalidInputError if stdin is a terminal, empty or no yuv4mpeg; nothing is taken from it."""
+    stdin = sys.stdin
+    if stdin is None or not hasattr(stdin.buffer, "peek"):
+        return
+    pipe = "ffmpeg -i VIDEO -f yuv4mpegpipe - | mtu-run - -o OUTPUT"
+    if stdin.isatty():
+        raise InvalidInputError(f"stdin is a terminal: give the name of a file, or pipe in yuv4mpeg: {pipe}")
+    start = stdin.buffer.peek(16)[:16]
+    if not start:
+        raise InvalidInputError(f"stdin is empty: pipe in yuv4mpeg, and see what the program before it said: {pipe}")
+    if start.startswith(b"YUV4MPEG2"[: len(start)]):
+        return
+    looks = next((name for begin, name in _BEGINNINGS.items() if _begins(start, begin)), None)
+    looks = f", it looks like {looks}" if looks else ""
+    raise InvalidInputError(
+        f"stdin is not yuv4mpeg{looks}: give the name of the file, or pipe it through ffmpeg: {pipe}"
+    )
+
+
+def _begins(start: bytes, pattern: bytes) -> bool:
+    return len(start) >= len(pattern) and all(want in (46, got) for got, want in zip(start, pattern, strict=False))

@@ -6,6 +6,7 @@ Plain Python, exact fractions, no files.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -39,6 +40,15 @@ def parse_rate(text: str) -> Fraction:
     return rate
 
 
+_TIME = r"\d+(?::[0-5]\d){0,2}(?:\.\d*)?"
+_CLOCK_SEGMENT = re.compile(f"({_TIME})?-({_TIME})?")
+
+
+def _seconds(time: str) -> float:
+    """Seconds of HH:MM:SS, MM:SS or SS."""
+    return float(sum(Fraction(part) * 60**place for place, part in enumerate(reversed(time.split(":")))))
+
+
 @dataclass(frozen=True)
 class Segment:
     """A part of a video: pictures with start <= time < end, in seconds after the first picture. None leaves it open."""
@@ -55,13 +65,21 @@ class Segment:
 
     @classmethod
     def parse(cls, text: str) -> Segment:
-        """A segment from "start:end" in seconds; either side may be left out. Raises InvalidInputError."""
-        sides = text.split(":")
+        """A segment from START:END in seconds, or START-END in seconds or clock times; either side may be left out.
+
+        Clock times are HH:MM:SS or MM:SS, with or without a fraction. Raises InvalidInputError.
+        """
+        clock = _CLOCK_SEGMENT.fullmatch(text.replace(" ", ""))
         try:
-            start, end = (float(side) if side.strip() else None for side in sides)
-        except ValueError:
+            if clock and text.strip() != "-":
+                return cls(*(_seconds(side) if side else None for side in clock.groups()))
+            start, end = (float(side) if side.strip() else None for side in text.split(":"))
+        except ValueError as error:
+            if isinstance(error, InvalidInputError):
+                raise
             raise InvalidInputError(
-                f"'{text}' is not a segment: give START:END in seconds, such as 10:12.5, 90: or :30"
+                f"'{text}' is not a segment: give START:END in seconds, such as 10:12.5, 90: or :30, or START-END in"
+                " clock times, such as 00:01:00-00:02:30, 1:30- or -0:45"
             ) from None
         return cls(start, end)
 

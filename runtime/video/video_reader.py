@@ -27,6 +27,7 @@ from mtu.runtime.video.images import display_matrix
 from mtu.runtime.video.normalise import Normaliser
 from mtu.runtime.video.properties import hidden_border, property_notes, stereo_mode
 from mtu.runtime.video.reader import Frame, Reader, ReadOptions, is_inner, picture_notes
+from mtu.runtime.video.showing import showing
 from mtu.runtime.video.timing import Clock, Segment
 
 # Formats whose clocks begin anywhere; in the others an offset is meant.
@@ -67,6 +68,8 @@ class VideoReader(Reader):
                     break
             else:
                 raise InvalidInputError(f"{source} has no pictures in segment {segment}: it lasts {self._lasts()}")
+            if segment is not None and source != "-" and self.container is not None:
+                self._ready[:0] = showing(self.container, form, event.pts * self.time_base)
             self._ready[:0] = self.covers.values()
             self._set_origin(event)
         except BaseException:
