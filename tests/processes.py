@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -70,3 +70,17 @@ class Terminal:
         self._reader.join(LIMIT)
         os.close(self._main)
         return bytes(self._shown)
+
+
+@contextlib.contextmanager
+def unread_terminal() -> Iterator[int]:
+    """A terminal that nobody reads, and that is full already, as one stopped with Ctrl-S."""
+    main, end = pty.openpty()
+    os.set_blocking(end, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(end, b"x" * 1024)
+    os.set_blocking(end, True)
+    yield end
+    os.close(main)
+    os.close(end)

@@ -220,7 +220,7 @@ def test_a_log_that_cannot_be_written_ends_no_run(monkeypatch):
 
 
 def test_memory_that_is_short_is_said(capsys):
-    def short(prog_name):
+    def short(**_):
         raise MemoryError
 
     with pytest.raises(SystemExit) as ended:
