@@ -4,7 +4,9 @@
 # make gpu-check: checks and times on a GPU, with what PYTHON has; ARGS are its options (ARGS=--quick).
 PYTHON ?= python3
 VENV := .venv
-PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check -q -c constraints.txt
+# setuptools tells every editable install of a project that folders of the working directory could shadow it.
+PIP := PYTHONWARNINGS="ignore:Editable installation" \
+  $(VENV)/bin/python -m pip install --disable-pip-version-check -q -c constraints.txt
 OUT := demo-out
 WORKERS ?= 2
 export PYTHONDONTWRITEBYTECODE = 1
@@ -12,9 +14,9 @@ export PYTHONDONTWRITEBYTECODE = 1
 .PHONY: demo test lint gpu-check clean
 
 demo: $(VENV)/.demo
-	mkdir -p $(OUT)
+	@mkdir -p $(OUT)
 	$(VENV)/bin/mtu-run calib/demo/blurred.mp4 -o $(OUT)/restored.mp4 --crf 8 --overwrite
-	$(VENV)/bin/python -m mtu.calib.quality $(OUT)/restored.mp4 --blurred calib/demo/blurred.mp4 --sharp calib/demo/sharp.mp4 \
+	@$(VENV)/bin/python -m mtu.calib.quality $(OUT)/restored.mp4 --blurred calib/demo/blurred.mp4 --sharp calib/demo/sharp.mp4 \
 	  --picture $(OUT)/comparison.png
 
 test: $(VENV)/.dev lint
@@ -30,12 +32,14 @@ gpu-check:
 	PYTHONPATH="$(CURDIR)/.links$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTHON) -m mtu.benchmarks.gpu_check $(ARGS)
 
 $(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) -U pip
+	@echo "setting up $(VENV), once"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) -U pip
 
 $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) -e ".[cpu,compare]"
-	touch $@
+	@echo "installing onnxruntime and what measures pictures"
+	@$(PIP) -e ".[cpu,compare]"
+	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt tools/links.py | $(VENV)/bin/python
 	$(PIP) -e ".[cpu,export,compare,train,rtx,dev]"

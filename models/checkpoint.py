@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mtu.models.errors import InvalidInputError, MissingFileError
 from mtu.models.interface import NetworkConfig
+from mtu.models.kinds import kind_of, meant
 from mtu.models.network import Network
 
 TRAINING_ONLY = re.compile(r"deblur_layer\.\d+\.(weight|bias)$")
@@ -106,7 +107,15 @@ def _refuse(path: Path, what: str, problems: list[str]) -> None:
 
 def _read(path: Path) -> Mapping[str, object]:
     if not path.is_file():
-        raise MissingFileError(f"checkpoint {path} {'is not a file' if path.exists() else 'does not exist'}")
+        what = meant(path) or "is not a file"
+        raise MissingFileError(f"checkpoint {path} {what if path.exists() else 'does not exist'}")
+    kind = kind_of(path)
+    if kind in ("graph", "engine"):
+        raise InvalidInputError(
+            f"checkpoint {path} is made from one: give the .pytorch, .pth or .safetensors file itself"
+        )
+    if kind in ("empty", "video"):
+        raise InvalidInputError(f"checkpoint {path} {meant(path)}")
     try:
         with path.open("rb") as file:
             head = file.read(9)
@@ -116,7 +125,7 @@ def _read(path: Path) -> Mapping[str, object]:
         return _read_safetensors(path)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except (pickle.UnpicklingError, KeyError, IndexError, UnicodeDecodeError) as error:
         if "weights_only" in str(error) or "Unsupported" in str(error):
             raise InvalidInputError(
                 f"checkpoint {path} holds more than tensors; running code from a file is refused."
@@ -127,11 +136,8 @@ def _read(path: Path) -> Mapping[str, object]:
         RuntimeError,
         EOFError,
         ValueError,
-        KeyError,
-        IndexError,
         AttributeError,
         TypeError,
-        UnicodeDecodeError,
         OSError,
     ) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]

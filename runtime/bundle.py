@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mtu.models.errors import InvalidInputError, MissingFileError
 from mtu.models.interface import GRAPHS, GraphName
+from mtu.models.kinds import meant
 
 BUNDLED = "mtu2"
 """The name of the model inside the package, which is used where none is named."""
@@ -39,12 +40,12 @@ def open_bundle(directory: Path | str | None = None) -> Bundle:
     directory = Path(directory)
     how = (
         f"a model is {BUNDLED}, which comes with the package, or a directory with first.onnx and step.onnx, made by:"
-        " mtu-export onnx -o DIR"
+        " mtu-export onnx --checkpoint FILE -o DIR"
     )
     if not directory.exists():
         raise MissingFileError(f"model {directory} does not exist; {how}")
     if not directory.is_dir():
-        raise InvalidInputError(f"model {directory} is a file; {how}")
+        raise InvalidInputError(f"model {directory} {meant(directory) or f'is a file; {how}'}")
     bundle = Bundle(directory)
     missing = [bundle.graph(name).name for name in GRAPHS if not bundle.graph(name).is_file()]
     if missing:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
+from pathlib import Path
 from typing import NoReturn
 
 import typer
@@ -56,6 +58,9 @@ def run(
 
     if not source or not output:
         raise InvalidInputError(f"the {'output' if source else 'input'} has no name: '' is given (an unset variable?)")
+    if Path(output).is_file() and source != "-" and "://" not in source and not Path(source).exists():
+        right = shlex.join([PROGRAM, output, "-o", source])
+        raise InvalidInputError(f"{source} does not exist, and the output {output} does: was this meant: {right}?")
     if report_file is not None:
         check_report(report_file, source, output)
     if bare := [item for item in extra or [] if "=" not in item]:

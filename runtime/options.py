@@ -195,6 +195,6 @@ TileOption = Annotated[
 ]
 SceneDetectionOption = Annotated[bool, typer.Option(help="Start afresh at scene cuts.", rich_help_panel=MODEL)]
 SceneThresholdOption = Annotated[
-    float, typer.Option(metavar="PERCENT", help="Difference that is a cut.", rich_help_panel=MODEL)
+    float, typer.Option(min=0, max=100, metavar="PERCENT", help="Difference that is a cut.", rich_help_panel=MODEL)
 ]
 ProgressOption = Annotated[bool, typer.Option(help="Show how far it is.", rich_help_panel=REPORT)]

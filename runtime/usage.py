@@ -146,7 +146,8 @@ def explain(error: Any) -> str:
         return f"there is no option {error.option_name}; {' '.join(how.split())}"
     if type(error).__name__ == "MissingParameter":
         name = _metavar(param) if _is_argument(param) else f"{' or '.join(param.opts)}"
-        return f"{name} is missing; write: {_completed(ctx, words)}"
+        choices = f" ({', '.join(_choices(param))})" if _choices(param) else ""
+        return f"{name}{choices} is missing; write: {_completed(ctx, words)}"
     if param is not None:
         return f"{_metavar(param) if _is_argument(param) else max(param.opts, key=len)}: {_bad_value(error, param)}"
     extra = _parsed(ctx, words)[1]
@@ -193,20 +194,22 @@ def _completed(ctx: Any, words: list[str]) -> str:
     """The command line of `words` with what is missing in it, and without what is too much."""
     params = ctx.command.get_params(ctx)
     values, extra = _parsed(ctx, words)
-    words, front = list(words), []
-    first = next((str(values[p.name]) for p in params if _is_argument(p) and p.name in values), "")
+    words = list(words)
+    given = [str(values[p.name]) for p in params if _is_argument(p) and p.name in values]
+    place = words.index(given[-1]) + 1 if given and given[-1] in words else 0
     for param in params:
         if param.name in values:
             continue
         if extra and not _is_argument(param) and set(STRAY) & set(param.opts):
             words.insert(words.index(extra.pop(0)), _short(param))
         elif param.required and _is_argument(param):
-            front.append(_metavar(param))
+            words.insert(place, _metavar(param))
+            place += 1
         elif param.required:
-            words += [_short(param), _beside(first) if _metavar(param) == "OUTPUT" and first else _metavar(param)]
+            words += [_short(param), _beside(given[0]) if _metavar(param) == "OUTPUT" and given else _metavar(param)]
     for word in extra:
         words.remove(word)
-    return shlex.join([*ctx.command_path.split(), *front, *words])
+    return shlex.join([*ctx.command_path.split(), *words])
 
 
 def _beside(source: str) -> str:

@@ -23,7 +23,8 @@ def test_the_package_list_equals_the_tree():
     for package, folder in SETUPTOOLS["package-dir"].items():
         for init in (ROOT / folder).rglob("__init__.py"):
             found.add(".".join([package, *init.parent.relative_to(ROOT / folder).parts]))
-    assert found == set(SETUPTOOLS["packages"])
+    data = set(SETUPTOOLS["package-data"]) - {"*"}
+    assert found | data == set(SETUPTOOLS["packages"])
 
 
 def test_every_area_is_typed():
@@ -44,6 +45,7 @@ def wheel(tmp_path_factory) -> Path:
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", str(target), str(source)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "Package would be ignored" not in done.stdout + done.stderr
     return next(target.glob("*.whl"))
 
 

@@ -10,6 +10,7 @@ import importlib.util
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -157,7 +158,9 @@ def open_backend(
     if name == "auto":
         name = model.manifest.library if isinstance(model, Engine) else "onnxruntime"
     if name not in FACTORIES:
-        raise InvalidInputError(f"unknown backend '{name}': choose one of auto, {', '.join(FACTORIES)}")
+        near = get_close_matches(name, FACTORIES, n=1, cutoff=0.5)
+        meant = f" (did you mean {near[0]}?)" if near else ""
+        raise InvalidInputError(f"unknown backend '{name}'{meant}: choose one of auto, {', '.join(FACTORIES)}")
     if (
         device != "auto"
         and device != "cpu"

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from mtu.models.errors import InvalidInputError, MissingFileError
+from mtu.models.kinds import is_model_directory, kind_of, meant
 from mtu.runtime.video.animated_webp import AnimatedWebPReader
 from mtu.runtime.video.images import IMAGE_SUFFIXES, list_images
 from mtu.runtime.video.picture_header import Header, known_header
@@ -50,10 +51,14 @@ def open_reader(source: str | Path, options: ReadOptions | None = None) -> Reade
             paths = list_images(path)
             if not paths:
                 kinds = " ".join(sorted(IMAGE_SUFFIXES))
+                if is_model_directory(path):
+                    raise InvalidInputError(f"{name} {meant(path)}")
                 raise InvalidInputError(f"{name} holds no pictures: none of its files ends in one of {kinds}")
             return PictureReader(name, paths, options)
         if path.is_file() and path.stat().st_size == 0:
             raise InvalidInputError(f"{name} is empty (0 bytes)")
+        if kind_of(path) in ("checkpoint", "graph", "engine"):
+            raise InvalidInputError(f"{name} {meant(path)}")
         if path.suffix.lower() in IMAGE_SUFFIXES | _ANIMATIONS:
             header = known_header(path)
             if header is not None and header.animated:
