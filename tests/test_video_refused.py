@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from mtu.models.errors import InvalidInputError, MtuError, OutputError
-from mtu.runtime.video import EncodeOptions, Frame, open_reader, open_writer, write_png
+from mtu.runtime.video import EncodeOptions, Frame, ReadOptions, Segment, open_reader, open_writer, write_png
 from tests.media import make_video, moving, packets, times, yuv_frame
 from tests.video_run import run
 
@@ -75,14 +75,19 @@ def test_timecode_is_kept_or_its_loss_is_said(tmp_path: Path, source: str, targe
     assert ("data" in kinds(tmp_path / f"out.{target}")) == (target in MOV)
 
 
-def test_timecode_through_matroska_and_back(tmp_path: Path) -> None:
-    source = make_video(tmp_path / "in.mov", 10, time_base=Fraction(1001, 30000), rate=Fraction(30000, 1001))
-    with av.open(str(source)) as file:
-        assert file.streams.video[0].average_rate == Fraction(30000, 1001)
-    source_with(tmp_path / "drop.mov", {}, timecode="01:02:03:04")
-    run(tmp_path / "drop.mov", tmp_path / "between.mkv")
-    run(tmp_path / "between.mkv", tmp_path / "out.mov")
+@pytest.mark.parametrize("between", ["mkv", "nut", "mxf", "mp4"])
+def test_timecode_through_another_container_and_back(tmp_path: Path, between: str) -> None:
+    source = source_with(tmp_path / "in.mov", {}, timecode="01:02:03:04")
+    run(source, tmp_path / f"between.{between}")
+    run(tmp_path / f"between.{between}", tmp_path / "out.mov")
     assert timecode_in(tmp_path / "out.mov") == "01:02:03:04" and kinds(tmp_path / "out.mov") == ["video", "data"]
+
+
+@pytest.mark.parametrize("target", ["mov", "mkv"])
+def test_timecode_of_a_segment_is_that_of_its_first_picture(tmp_path: Path, target: str) -> None:
+    source = source_with(tmp_path / "in.mov", {}, timecode="01:02:03:04")
+    run(source, tmp_path / f"out.{target}", read=ReadOptions(segment=Segment(0.2, None)))
+    assert timecode_in(tmp_path / f"out.{target}") == "01:02:03:09"
 
 
 TEXTS = [(0, 0, b"one"), (120, 0, b"two"), (240, 100, b"three"), (360, 0, b"four")]

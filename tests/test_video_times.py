@@ -11,7 +11,7 @@ import av
 import pytest
 
 from mtu.runtime.video import Frame, ReadOptions, Segment, open_reader
-from mtu.runtime.video.timing import Drift
+from mtu.runtime.video.timing import Drift, later_timecode
 from mtu.runtime.video.track import Track
 from tests.media import make_video, moving, packets, times, yuv_frame
 from tests.video_run import run
@@ -266,3 +266,22 @@ def test_drift_counts_from_the_first_picture() -> None:
     assert drift.worst == 0 and not drift.remarks("avi")
     drift.see(Fraction(8), Fraction(16, 5))
     assert "up to 0.2 s" in drift.remarks("avi")[0]
+
+
+@pytest.mark.parametrize(
+    ("timecode", "pictures", "rate", "later"),
+    [
+        ("01:02:03:04", 25, 25, "01:02:04:04"),
+        ("23:59:59:24", 1, 25, "00:00:00:00"),
+        ("00:00:59;29", 1, Fraction(30000, 1001), "00:01:00;02"),
+        ("00:09:59;29", 1, Fraction(30000, 1001), "00:10:00;00"),
+        ("00:00:00;00", 107892, Fraction(30000, 1001), "01:00:00;00"),
+        ("00:00:59;59", 1, Fraction(60000, 1001), "00:01:00;04"),
+        ("10:00:00:00", 24, Fraction(24000, 1001), "10:00:01:00"),
+        ("no timecode", 1, 25, None),
+    ],
+)
+def test_later_timecodes(timecode: str, pictures: int, rate: Fraction, later: str | None) -> None:
+    assert later_timecode(timecode, pictures, Fraction(rate)) == later
+    if later is not None:
+        assert later_timecode(timecode, 0, Fraction(rate)) == timecode

@@ -7,6 +7,7 @@ refuses are converted to the kind it holds; everything else it refuses is droppe
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from av.video.codeccontext import VideoCodecContext
 
 from mtu.runtime.video.reader import Reader, is_inner
 from mtu.runtime.video.tags import QUICKTIME, attachment_of, lost_of_stream, set_tag, stream_metadata
+from mtu.runtime.video.timing import later_timecode
 from mtu.runtime.video.track import Track
 from mtu.runtime.video.trial import Sample, Trial, first_packets, refusal, tags_back
 
@@ -48,7 +50,10 @@ def timecode_of(reader: Reader) -> str | None:
     streams = [reader.stream, *(stream for stream in reader.container.streams if stream.type == "data")]
     tags = [*(stream.metadata for stream in streams), reader.container.metadata]
     found = [value for each in tags for key, value in each.items() if key.lower() == "timecode"]
-    return found[0] if found else None
+    if not found or reader.segment is None:
+        return found[0] if found else None
+    rate = reader.average_rate or Fraction(25)
+    return later_timecode(found[0], math.ceil(reader.segment.begin * rate), rate) or found[0]
 
 
 class Copier:

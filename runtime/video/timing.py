@@ -181,3 +181,22 @@ class Drift:
             f"{container} does not hold the times of these pictures: they are shown up to {float(self.worst):.3g} s "
             "earlier or later than in the source; .mp4 and .mkv keep them"
         ]
+
+
+def later_timecode(timecode: str, pictures: int, rate: Fraction) -> str | None:
+    """The timecode of so many pictures later, None where this is none. ";" is drop-frame: 30000/1001 or 60000/1001."""
+    parts = re.fullmatch(r"(\d\d):(\d\d):(\d\d)([:;.])(\d\d)", timecode)
+    whole = round(rate)
+    if parts is None or whole < 1:
+        return None
+    hours, minutes, seconds, colon, frames = *map(int, parts.group(1, 2, 3)), parts[4], int(parts[5])
+    # Each minute but every tenth leaves out its first two numbers, or four.
+    skipped = 0 if colon == ":" else whole // 15
+    minutes += 60 * hours
+    number = (60 * minutes + seconds) * whole + frames - skipped * (minutes - minutes // 10) + pictures
+    ten = 600 * whole - 9 * skipped
+    tens, rest = divmod(number % (144 * ten), ten)
+    if rest >= 60 * whole:
+        rest += skipped * (1 + (rest - 60 * whole) // (60 * whole - skipped))
+    seconds, frames = divmod(600 * whole * tens + rest, whole)
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}{colon}{frames:02}"
