@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import av
 from av.codec import Codec
@@ -25,17 +25,29 @@ from mtu.runtime.video.encoder_choice import choose_codec, choose_format, holds,
 from mtu.runtime.video.fields import Fields, marks_fields
 from mtu.runtime.video.reader import Reader
 
-# Encoders with a constant-quality scale from 0 -> visually lossless on it, and its end. NVENC's is called cq.
+
+class _Scale(NamedTuple):
+    """A constant-quality scale, on which lower is better."""
+
+    usual: int
+    """Visually lossless."""
+    first: int
+    last: int
+    whole: bool
+    """Whether fractions would be rounded."""
+
+
+# NVENC's is called cq. For libsvtav1 0 is none at all.
 _CRF = {
-    "libx264": (16, 51),
-    "libx264rgb": (16, 51),
-    "libx265": (18, 51),
-    "libvpx": (6, 63),
-    "libvpx-vp9": (20, 63),
-    "libsvtav1": (20, 63),
-    "libaom-av1": (20, 63),
+    "libx264": _Scale(16, 0, 51, whole=False),
+    "libx264rgb": _Scale(16, 0, 51, whole=False),
+    "libx265": _Scale(18, 0, 51, whole=False),
+    "libvpx": _Scale(6, 0, 63, whole=True),
+    "libvpx-vp9": _Scale(20, 0, 63, whole=True),
+    "libsvtav1": _Scale(20, 1, 63, whole=True),
+    "libaom-av1": _Scale(20, 0, 63, whole=True),
 }
-_NVENC_CQ = (19, 51)
+_NVENC_CQ = _Scale(19, 0, 51, whole=False)
 # MPEG-like encoders take a fixed quantiser instead, 2 being their best useful one.
 _QSCALE = {"mpeg1video", "mpeg2video", "mpeg4", "mjpeg", "wmv1", "wmv2", "msmpeg4", "msmpeg4v2", "h263", "h263p", "flv"}
 _DEFAULTS: Mapping[str, Mapping[str, str]] = {
@@ -308,29 +320,32 @@ def _quality(codec: str, wanted: EncodeOptions) -> tuple[dict[str, str], int | N
         options["x265-params"] = f"{_DEFAULTS[codec]['x265-params']}:{options['x265-params']}"
     chosen = bool(_QUALITY & set(wanted.options))
     if codec in _CRF or codec.endswith("_nvenc"):
-        best, worst = _CRF.get(codec, _NVENC_CQ)
+        scale = _CRF.get(codec, _NVENC_CQ)
         key = "crf" if codec in _CRF else "cq"
         if wanted.crf is not None or not chosen:
-            options[key] = f"{best if wanted.crf is None else wanted.crf:g}"
+            options[key] = f"{scale.usual if wanted.crf is None else wanted.crf:g}"
             if key == "cq":
                 options["rc"] = "vbr"
-        if key in options:
-            flag = "--crf " if wanted.crf is not None else f"-e {key}="
-            _check_quality(codec, f"{flag}{options[key]}", options[key], worst)
+        for name in {key, "qp"} & options.keys():
+            flag = "--crf " if name == key and wanted.crf is not None else f"-e {name}="
+            _check_quality(codec, f"{flag}{options[name]}", options[name], scale)
     elif wanted.crf is not None:
         known = ", ".join(_CRF)
         raise InvalidInputError(f"{codec} has no --crf (these have: {known}, *_nvenc): use -e with its own options")
     return options, 2 if codec in _QSCALE and not chosen else None
 
 
-def _check_quality(codec: str, given: str, value: str, worst: int) -> None:
+def _check_quality(codec: str, given: str, value: str, scale: _Scale) -> None:
     # libx264 and libx265 take anything, and write the worst picture for it.
     try:
-        right = 0 <= float(value) <= worst
+        number = float(value)
     except ValueError:
-        right = False
-    if not right:
-        raise InvalidInputError(f"{codec} refuses {given}: give 0 to {worst}, of which lower is better")
+        number = -1
+    if not scale.first <= number <= scale.last or (scale.whole and number % 1):
+        what = "a whole number from " if scale.whole else ""
+        raise InvalidInputError(
+            f"{codec} refuses {given}: give {what}{scale.first} to {scale.last}, of which lower is better"
+        )
 
 
 def _unknown_options(codec: str, unused: list[str]) -> str:
