@@ -121,6 +121,19 @@ def test_orientations_count_for_the_size(tmp_path: Path, orientation: int, endin
         open_reader(tmp_path / "in")
 
 
+def test_an_orientation_behind_the_pixels_counts(tmp_path: Path) -> None:
+    picture = moving(1)[0]
+    path = save(tmp_path / "a.png", picture, exif=exif(6))
+    data = path.read_bytes()
+    at = data.index(b"eXIf") - 4
+    size = 12 + int.from_bytes(data[at : at + 4], "big")
+    end = data.index(b"IEND") - 4
+    path.write_bytes(data[:at] + data[at + size : end] + data[at : at + size] + data[end:])
+    assert np.array_equal(read_image(path), np.rot90(picture, -1))
+    with open_reader(path) as reader:
+        assert (reader.width, reader.height) == (48, 64)
+
+
 def broken(path: Path, how: str) -> None:
     data = bytearray(path.read_bytes())
     if how == "cut":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -100,8 +101,20 @@ def _png(file: BinaryIO) -> Header:
         elif name == b"eXIf":
             orientation = _orientation(file.read(size))
         elif name == b"IDAT":
+            if orientation == 1:
+                orientation = _orientation(_exif_at_the_end(file))
             return _shown("png", width, height, orientation, animated=animated, loops=loops if animated else None)
         file.seek(begin + size + 4)
+
+
+def _exif_at_the_end(file: BinaryIO) -> bytes:
+    """The EXIF that some programs write behind the pixels of a PNG; going through all their chunks would take long."""
+    file.seek(max(0, file.seek(0, io.SEEK_END) - _BEGINNING))
+    end = file.read()
+    at = end.rfind(b"eXIf")
+    size = int.from_bytes(end[max(0, at - 4) : max(0, at)], "big")
+    chunk = end[at : at + 4 + size]
+    return chunk[4:] if at > 0 and zlib.crc32(chunk).to_bytes(4, "big") == end[at + 4 + size : at + 8 + size] else b""
 
 
 def _jpeg(file: BinaryIO) -> Header:
@@ -216,7 +229,7 @@ def _gif(file: BinaryIO) -> Header:
         parts = []
         while (size := _take(file, "B")[0]) != 0:
             parts.append(file.read(size))
-        if block[1] == 0xFF and parts[0] == b"NETSCAPE2.0" and len(parts[1]) == 3:
+        if block[1] == 0xFF and parts[:1] == [b"NETSCAPE2.0"] and len(parts) > 1 and len(parts[1]) == 3:
             # So many times once more.
             again = int.from_bytes(parts[1][1:], "little")
             loops = again + 1 if again else 0
