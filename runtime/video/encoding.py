@@ -6,7 +6,8 @@ Opens encoders to try them; touches no files.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -56,7 +57,7 @@ _DEFAULTS: Mapping[str, Mapping[str, str]] = {
     "libwebp": {"quality": "90"},
     "libwebp_anim": {"quality": "90"},
     # It prints its own log to stderr otherwise.
-    "libx265": {"x265-params": "log-level=error"},
+    "libx265": {"x265-params": "log-level=none"},
 }
 # The right pixel format whatever the source's is: colours made for the picture, and a conversion that the encoder does.
 _FORMATS = {"gif": "pal8", "libwebp": "bgra", "libwebp_anim": "bgra"}
@@ -299,18 +300,38 @@ def _opens(encoding: Encoding) -> bool:
 
 
 def _plain(encoding: Encoding) -> Encoding:
-    """The same encoder with a small, ordinary picture and without options."""
+    """The same encoder with a small, ordinary picture and without options of the user."""
     formats = [form.name for form in Codec(encoding.codec, "w").video_formats or []]
-    return replace(encoding, options={}, width=64, height=64, pix_fmt=choose_format("yuv420p", formats))
+    pix_fmt = choose_format("yuv420p", formats)
+    return replace(encoding, options=_DEFAULTS.get(encoding.codec, {}), width=64, height=64, pix_fmt=pix_fmt)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Lets x264 and others print nothing to stderr: some messages are older than the log that they are given."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _try(encoding: Encoding) -> list[str]:
     """Open the encoder; returns the options it did not understand."""
-    os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 prints its settings to stderr otherwise; 1 is errors alone
+    os.environ.setdefault("SVT_LOG", "0")  # SVT-AV1 prints its settings and errors to stderr otherwise
     context = av.CodecContext.create(encoding.codec, "w")
     assert isinstance(context, VideoCodecContext)
     encoding.apply(context)
-    context.open()
+    with _silence():
+        context.open()
     return sorted(context.options)
 
 
@@ -366,9 +387,10 @@ def _refusal(encoding: Encoding, wanted: EncodeOptions, error: Exception | None)
     # Where it does not open at all, the options are not to blame.
     options = encoding.options if _opens(plain) else {}
     for key, value in options.items():
-        if not _opens(replace(plain, options={key: value})):
+        if not _opens(replace(plain, options={**plain.options, key: value})):
             flag = "--crf" if key in ("crf", "cq") and wanted.crf is not None else f"-e {key}="
-            return f"{encoding.codec} refuses {flag}{' ' if flag == '--crf' else ''}{value}: give a value in its range"
+            given = wanted.options.get(key, value)
+            return f"{encoding.codec} refuses {flag}{' ' if flag == '--crf' else ''}{given}: give a value in its range"
     why = getattr(error, "strerror", None) or error
     odd = " (odd sizes need a format such as yuv444p)" if encoding.width % 2 or encoding.height % 2 else ""
     return f"{encoding.codec} cannot encode {encoding.width}x{encoding.height} as {encoding.pix_fmt}{odd}: {why}"
