@@ -216,7 +216,7 @@ def calibrate(
         publish(made, directory, overwrite)
     every = dict.fromkeys(name for model in models.values() for name in layers(model))
     return Calibration(
-        str(bundle.directory),
+        bundle.name,
         interface.checkpoint,
         [clip.source for clip in clips],
         sum(len(clip.frames) for clip in clips),

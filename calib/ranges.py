@@ -368,7 +368,7 @@ def find_ranges(
                 rows[layer, name] = rows[layer, name] | ranges[name] if (layer, name) in rows else ranges[name]
     order = ["", *weights]
     return Report(
-        str(bundle.directory),
+        bundle.name,
         interface,
         list(clips),
         taken,

@@ -20,6 +20,11 @@ class Bundle:
 
     directory: Path
 
+    @property
+    def name(self) -> str:
+        """What it is called in messages and reports: `BUNDLED`, or its directory."""
+        return BUNDLED if self.directory == bundled_directory() else str(self.directory)
+
     def graph(self, name: GraphName) -> Path:
         """Path of the ONNX file of a graph."""
         return self.directory / f"{name}.onnx"
