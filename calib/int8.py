@@ -35,7 +35,7 @@ from mtu.calib.compare_report import decibels
 from mtu.calib.quality import psnr
 from mtu.calib.ranges import largest_values, load_fp32
 from mtu.calib.rollout import feeds, first_frames
-from mtu.export.engine import Progress, Say
+from mtu.export.build_thread import Progress, Say
 from mtu.export.graph_file import to_bytes
 from mtu.export.precision import layers
 from mtu.export.quantise import Limits, candidates, quantise

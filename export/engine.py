@@ -9,12 +9,11 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
-import threading
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mtu.export.build_thread import Progress, Say, new_monitor, run_in_thread
 from mtu.export.timing_cache import check_timing_cache, read_timing_cache, write_timing_cache
 from mtu.models.errors import InvalidInputError, MissingExtraError
 from mtu.models.files import check_target, publish, temporary_beside, write_through
@@ -75,11 +74,6 @@ class BuildOptions:
     version_compatible: bool = False
     compute_capabilities: tuple[str, ...] = ()
     """TensorRT-RTX only: ("8.6", "12.0"); empty for the GPU that is here, or the usual ones without."""
-
-
-Say = Callable[[str], None]
-Progress = Callable[[str, float], None]
-"""Takes what is being done and how far it is, 0 to 1; called a few times a second."""
 
 
 def build_engine(
@@ -365,7 +359,7 @@ def _build_both(
             cache = read_timing_cache(options.timing_cache, made_by, say)
     built: dict[GraphName, tuple[bytes, int]] = {}
     for graph in GRAPHS:
-        monitor = _new_monitor(library.module)
+        monitor = new_monitor(library.module)
 
         def work(graph: GraphName = graph, monitor: Any = monitor, cache: bytes | None = cache) -> BuiltGraph:
             return build_graph(
@@ -381,7 +375,7 @@ def _build_both(
                 messages=messages,
             )
 
-        done = _in_thread(work, graph, monitor, messages, say if verbose else None, progress)
+        done = run_in_thread(work, graph, monitor, messages, say if verbose else None, progress)
         share, memory, source = done.half, 0, "network"
         runs_here = gpu is not None and gpu.compute_capability in capabilities
         if runs_here:
@@ -402,97 +396,3 @@ def _build_both(
     if cache is not None and options.timing_cache is not None:
         write_timing_cache(options.timing_cache, made_by, cache)
     return built
-
-
-def _in_thread(
-    work: Callable[[], BuiltGraph],
-    graph: GraphName,
-    monitor: Any,
-    messages: Messages,
-    echo: Say | None,
-    progress: Progress,
-) -> BuiltGraph:
-    """Runs `work` in a thread. This one shows progress and messages, and stops the build if it is interrupted."""
-    result: list[BuiltGraph] = []
-    errors: list[BaseException] = []
-    finished = threading.Event()
-
-    def run() -> None:
-        try:
-            result.append(work())
-        except BaseException as error:
-            errors.append(error)
-        finally:
-            finished.set()
-
-    # A name from "mtu-" lets the command line end even if the library does not.
-    thread = threading.Thread(target=run, name="mtu-build", daemon=True)
-    shown = len(messages.all)
-    thread.start()
-    try:
-        while not finished.wait(0.1):
-            text, fraction = monitor.state() if monitor is not None else ("", 0.0)
-            progress(f"{graph}: {text}" if text else graph, fraction)
-            shown = _echo(messages, shown, echo)
-    except BaseException:
-        if monitor is not None:
-            monitor.cancelled = True
-        finished.wait(10)
-        raise
-    thread.join()
-    _echo(messages, shown, echo)
-    if errors:
-        raise errors[0]
-    return result[0]
-
-
-def _echo(messages: Messages, shown: int, echo: Say | None) -> int:
-    end = len(messages.all)
-    if echo is not None:
-        for severity, text in messages.all[shown:end]:
-            echo(f"{severity} {text}")
-    return end
-
-
-def _new_monitor(trt: Any) -> Any:
-    """A progress monitor that keeps what the library reports and can stop the build; None where there is none (8.6)."""
-    if not hasattr(trt, "IProgressMonitor"):
-        return None
-
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-        """Nothing in here may raise."""
-
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
-            self.cancelled = False
-            self._phases: dict[str, list[Any]] = {}  # name: parent, steps, steps done
-            self._lock = threading.Lock()
-
-        def phase_start(self, name: str, parent: str | None, steps: int) -> None:
-            with self._lock:
-                self._phases[name] = [parent, steps, 0]
-
-        def phase_finish(self, name: str) -> None:
-            with self._lock:
-                self._phases.pop(name, None)
-
-        def step_complete(self, name: str, step: int) -> bool:
-            with self._lock:
-                if name in self._phases:
-                    self._phases[name][2] = step + 1
-            return not self.cancelled
-
-        def state(self) -> tuple[str, float]:
-            """The innermost phase and how far the outermost is."""
-            with self._lock:
-                phases = dict(self._phases)
-            name, fraction = "", 0.0
-            inner = next((n for n in reversed(phases) if n not in {p[0] for p in phases.values()}), None)
-            while inner is not None and inner in phases:
-                name = name or inner
-                parent, steps, done = phases.pop(inner)
-                fraction = min(1.0, (done + fraction) / max(1, steps))
-                inner = parent
-            return name, fraction
-
-    return Monitor()

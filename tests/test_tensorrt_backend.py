@@ -950,7 +950,7 @@ def test_the_guard_compiles():
     pytest.importorskip("mtu.plugins.correlation_argmax_warp.cuda_op")
     source = next(
         node.value.value
-        for node in ast.parse((ROOT / "runtime/backends/tensorrt_backend.py").read_text()).body
+        for node in ast.parse((ROOT / "runtime/backends/non_finite.py").read_text()).body
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "GUARD"
     )
     from cuda.core import Program, ProgramOptions
@@ -1079,7 +1079,7 @@ def test_the_guard_on_a_gpu_finds_one_bad_value_anywhere(dtype):
         pytest.importorskip(package)
     from mtu.plugins.correlation_argmax_warp.cuda_op import compiled
     from mtu.runtime.backends import cuda_device as cuda
-    from mtu.runtime.backends.tensorrt_backend import EXPONENTS, GUARD
+    from mtu.runtime.backends.non_finite import EXPONENTS, GUARD
 
     device = cuda.open_device(0)
     with device:

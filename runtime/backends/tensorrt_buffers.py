@@ -1,0 +1,81 @@
+"""What steps write on the device, and where the host gets it: sets of buffers that are lent and come back.
+
+The order in which streams may use them is in `tensorrt_backend`, Note [three streams].
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from mtu.models.interface import Interface, TensorSpec
+from mtu.runtime.backends.cuda_device import Device, clear, new_event
+from mtu.runtime.backends.non_finite import PIECE
+
+
+def size_of(spec: TensorSpec, height: int, width: int) -> int:
+    """Bytes of device memory for a tensor, a multiple of PIECE."""
+    size = math.prod(spec.at(height, width)) * np.dtype(spec.dtype).itemsize
+    return size + -size % PIECE
+
+
+class Buffers:
+    """What one step writes: states, picture, displacement, a flag for each state; and where the host gets them."""
+
+    def __init__(self, device: Device, interface: Interface, height: int, width: int, stream: Any) -> None:
+        names = {state.output.name for state in interface.states}
+        self.size = height, width
+        self.memory = {spec.name: device.memory(size_of(spec, height, width)) for spec in interface.outputs}
+        for spec in interface.outputs:
+            if spec.name in names:  # what lies behind the last value is looked at too
+                clear(self.memory[spec.name], size_of(spec, height, width) // 4, stream)
+        self.flags = device.memory(4 * len(names))
+        self.results = {
+            spec.name: device.pinned(spec.at(height, width), spec.dtype)
+            for spec in interface.outputs
+            if spec.name not in names
+        }
+        self.result_flags = device.pinned((len(names),), "int32")
+        self.computed, self.downloaded = new_event(), new_event()
+
+
+class Pool:
+    """Buffers that nobody uses. The device may still be busy with them: see Note [three streams]."""
+
+    def __init__(self, device: Device, make: Callable[[], Buffers]) -> None:
+        self._device, self._make = device, make
+        self._free: list[Buffers] = []
+        self._is_closed = False
+
+    def lease(self) -> Lease:
+        """On the device that is current. The buffers that came back last: fewer pairs, fewer graphs."""
+        return Lease(self, self._free.pop() if self._free else self._make())
+
+    def take_back(self, buffers: Buffers) -> None:
+        """Called with the last reference to a lease, in whatever thread that is."""
+        if not self._is_closed:
+            self._free.append(buffers)
+        elif self._device.is_open and not sys.is_finalizing():
+            with self._device:
+                del buffers.memory, buffers.flags, buffers.results, buffers.result_flags
+                del buffers.computed, buffers.downloaded
+
+    def close(self) -> None:
+        """On the device that is current. What is leased is freed when it comes back."""
+        self._is_closed = True
+        self._free.clear()
+        del self._make  # it has a stream
+
+
+class Lease:
+    """Buffers that a state or a result not yet fetched is in. With the last of them they go back to the pool."""
+
+    def __init__(self, pool: Pool, buffers: Buffers) -> None:
+        self._pool, self.buffers = pool, buffers
+
+    def __del__(self) -> None:
+        self._pool.take_back(self.buffers)

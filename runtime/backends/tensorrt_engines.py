@@ -1,0 +1,127 @@
+"""The two engines of a model, loaded, and execution contexts of them: all that differs between the libraries' versions.
+
+The library is an argument.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mtu.models.errors import InvalidInputError
+from mtu.models.interface import GRAPHS, GraphName
+from mtu.runtime.backends.cuda_device import Device
+from mtu.runtime.backends.rtx_cache import RuntimeCache
+from mtu.runtime.engine import Engine
+from mtu.runtime.tensorrt_library import Library
+
+TYPES = {"uint8": "UINT8", "int32": "INT32", "float32": "FLOAT", "float16": "HALF"}
+"""TensorRT's names of the element types."""
+
+
+class LoadedEngines:
+    """To be used, and freed, with the device current."""
+
+    def __init__(self, engine: Engine, library: Library, gpu: Device) -> None:
+        """Holds nothing yet: see `load`. `engine` fits the host and its files are whole."""
+        self.name = library.name
+        self._engine, self._library, self._gpu = engine, library, gpu
+        self._runtime: Any = None
+        self._engines: dict[GraphName, Any] = {}
+        self._compiled: dict[GraphName, RuntimeCache] = {}
+        self._scratch: Any = None
+
+    def load(self) -> None:
+        """Raises InvalidInputError if the library cannot load it; `close` is to be called even so."""
+        self._runtime = self._library.module.Runtime(self._library.logger)
+        if self._engine.manifest.version_compatible:
+            self._runtime.engine_host_code_allowed = True  # it may bring the runtime of its own version
+        for graph in GRAPHS:
+            self._deserialise(graph)
+        self._scratch = self._gpu.memory(max(map(_scratch_size, self._engines.values())))
+
+    def _deserialise(self, graph: GraphName) -> None:
+        """Nothing but `_engines` holds it, no frame of an error either: the device has to be current when it goes."""
+        path = self._engine.file(graph)
+        self.forget_errors()
+        self._engines[graph] = self._runtime.deserialize_cuda_engine(path.read_bytes())
+        if self._engines[graph] is None:
+            raise InvalidInputError(
+                f"{self._library.name} {self._library.version} cannot load {path}: {self.reason()};"
+                f" build it again: {self._engine.manifest.command}"
+            )
+        interface = self._engine.manifest.interface
+        found = _tensors(self._engines[graph])
+        expected = {spec.name: TYPES[spec.dtype] for spec in (*interface.inputs(graph), *interface.outputs)}
+        if found != expected:
+            raise InvalidInputError(
+                f"{path}: its tensors are {found}, its manifest says {expected};"
+                f" build it again: {self._engine.manifest.command}"
+            )
+
+    def new_context(self, graph: GraphName, height: int, width: int) -> Any:
+        """An execution context for one size. All of them work in one memory, one after the other on one stream."""
+        trt, engine = self._library.module, self._engines[graph]
+        self.forget_errors()
+        if hasattr(trt, "DynamicShapesKernelSpecializationStrategy"):
+            # TensorRT-RTX: compile for the size now, not in the background while a stand-in is being captured.
+            config = engine.create_runtime_config()
+            if graph not in self._compiled:
+                self._compiled[graph] = RuntimeCache(config, self._compiled_for(graph))
+            config.set_runtime_cache(self._compiled[graph].cache)
+            config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+            config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+            context = engine.create_execution_context(config)
+        elif hasattr(trt, "ExecutionContextAllocationStrategy"):
+            context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        else:
+            context = engine.create_execution_context_without_device_memory()
+        if context is None:
+            raise self.failure("prepare", graph, height, width)
+        if hasattr(context, "set_device_memory"):
+            context.set_device_memory(int(self._scratch), _scratch_size(engine))
+        else:
+            context.device_memory = int(self._scratch)
+        return context
+
+    def failure(self, what: str, graph: GraphName, height: int, width: int) -> InvalidInputError:
+        """The error for something that the library would not do."""
+        return InvalidInputError(
+            f"{self.name} could not {what} {self._engine.file(graph)} for frames of {width}x{height}:"
+            f" {self.reason()}; build it again: {self._engine.manifest.command}"
+        )
+
+    def forget_errors(self) -> None:
+        """Before whatever the library is asked to do: `reason` is of that, not of something before."""
+        self._library.logger.forget()
+
+    def reason(self) -> str:
+        """What the library said last."""
+        return str(self._library.logger.last_error())
+
+    def _compiled_for(self, graph: GraphName) -> tuple[str, ...]:
+        """What TensorRT-RTX compiles an engine for, and its own version: the key of its runtime cache."""
+        digest = self._engine.manifest.engines[graph]
+        return digest, self._library.version, self._gpu.name, self._gpu.compute_capability
+
+    def keep_compiled(self) -> None:
+        """Writes what the library has compiled for this GPU, where it does so."""
+        for cache in self._compiled.values():
+            cache.keep()
+
+    def close(self) -> None:
+        """With nothing under way and no context left."""
+        # In this order: the library's objects need those that made them.
+        self._compiled.clear()
+        self._engines.clear()
+        self._runtime = self._scratch = None
+
+
+def _tensors(engine: Any) -> dict[str, str]:
+    """Names of inputs and outputs, with TensorRT's names of their types."""
+    names = (engine.get_tensor_name(number) for number in range(engine.num_io_tensors))
+    return {name: engine.get_tensor_dtype(name).name for name in names}
+
+
+def _scratch_size(engine: Any) -> int:
+    """Bytes that a context of `engine` needs to work in, at the largest size of its profile."""
+    return int(engine.device_memory_size_v2 if hasattr(engine, "device_memory_size_v2") else engine.device_memory_size)
