@@ -148,6 +148,33 @@ def test_sound_trimmed_at_its_end(tmp_path: Path) -> None:
         assert last - times(out)[0] < 1.1, ending
 
 
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory: pytest.TempPathFactory, twos: dict[str, Path]) -> Path:
+    """The two videos, the edit list of the second shortened from 16 pictures to 8."""
+    data = bytearray(twos["mp4"].read_bytes())
+    place = data.rindex(b"elst") + 12
+    data[place : place + 4] = (320).to_bytes(4, "big")
+    path = tmp_path_factory.mktemp("cut") / "in.mp4"
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("target", ["mkv", "mp4", "nut"])
+def test_second_video_trimmed_at_its_end(tmp_path: Path, cut: Path, target: str) -> None:
+    run(cut, tmp_path / f"out.{target}")
+    assert shown(tmp_path / f"out.{target}") == [index * Fraction(1, 25) for index in range(8)]
+
+
+@pytest.mark.parametrize("kind", ["subtitle", "data", "audio"])
+@pytest.mark.parametrize("edit_lists", [False, True])
+def test_packets_that_an_edit_list_hides_are_left_out(cut: Path, kind: str, edit_lists: bool) -> None:
+    with av.open(str(cut)) as file:
+        given = [packet for packet in file.demux(video=1) if packet.size]
+        line = Track(kind, given[0].time_base, Fraction(0), edit_lists=edit_lists, needs_ends=edit_lists)
+        assert sum(packet.is_discard for packet in given) >= 6
+        assert len(given_by(line, given)) == sum(not packet.is_discard for packet in given)
+
+
 def test_second_video_trimmed_by_an_edit_list(tmp_path: Path, twos: dict[str, Path]) -> None:
     # A segment of the middle of a group of pictures is written with an edit list.
     run(twos["mkv"], tmp_path / "in.mp4", read=ReadOptions(segment=Segment(0.16, None)))
