@@ -18,8 +18,9 @@ from pathlib import Path
 from mtu.models.interface import Interface
 from mtu.runtime.backends import Backend
 
-VIDEO = 250
-"""Bytes for each pixel of a frame that reading, waiting and encoding hold, in queues and codecs."""
+MIB = 2**20
+VIDEO_FIXED, VIDEO_PIXEL = 32 * MIB, 310
+"""Bytes that reading, waiting and encoding hold, and for each pixel of a frame; measured from H.264 to H.264."""
 WINDOW_PIXEL = 18
 """Bytes for each pixel of the six frames that a session holds."""
 MOST = 0.9
@@ -47,15 +48,14 @@ class Cost:
         return self.fixed + math.ceil(each * pixels)
 
 
-MIB = 2**20
 COSTS: Mapping[tuple[str, str], Cost] = {
-    # (backend, precision): measured with networks of 8, 26 and 48 channels
-    ("onnxruntime", "fp32"): Cost(20 * MIB, {8: 950, 26: 2850, 48: 6400}),
-    ("onnxruntime", "fp16"): Cost(20 * MIB, {26: 3020}),
-    ("onnxruntime", "int8"): Cost(20 * MIB, {26: 2850}),
-    ("torch", "fp32"): Cost(150 * MIB, {8: 400, 26: 1640, 48: 2900}),
-    ("torch", "fp16"): Cost(150 * MIB, {26: 1200}),
-    ("torch-compile", "fp32"): Cost(600 * MIB, {26: 1640}),
+    # (backend, precision): measured with networks of 8, 26 and 48 channels; int8 with every layer that can be
+    ("onnxruntime", "fp32"): Cost(10 * MIB, {8: 1000, 26: 3260, 48: 6000}),
+    ("onnxruntime", "fp16"): Cost(10 * MIB, {26: 3450}),
+    ("onnxruntime", "int8"): Cost(10 * MIB, {26: 5450}),
+    ("torch", "fp32"): Cost(100 * MIB, {8: 610, 26: 1500, 48: 2420}),
+    ("torch", "fp16"): Cost(60 * MIB, {26: 940}),
+    ("torch-compile", "fp32"): Cost(210 * MIB, {26: 1330}),
 }
 
 
@@ -70,8 +70,9 @@ def needed(backend: Backend, frame: tuple[int, int], tile: tuple[int, int], tile
     if cost is None or backend.device != "cpu":
         return None
     pixels = tile[0] * tile[1]
+    video = VIDEO_FIXED + VIDEO_PIXEL * frame[0] * frame[1]
     kept = state_bytes(interface, *tile) + WINDOW_PIXEL * pixels
-    return cost.of(interface.config.channels, pixels) + (tiles - 1) * kept + VIDEO * frame[0] * frame[1]
+    return cost.of(interface.config.channels, pixels) + (tiles - 1) * kept + video
 
 
 def _kind(interface: Interface) -> str:

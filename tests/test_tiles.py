@@ -152,8 +152,8 @@ def test_reset_forgets_the_stream_in_every_tile():
 
 
 def test_frames_may_be_changed_after_push():
-    frames = random_frames(5, 32, 48)
-    tiled = TiledSession(Echo(), Tiling((32, 48), (32, 28), 8), scene_threshold=None)
+    frames = random_frames(5, 48, 32)
+    tiled = TiledSession(Echo(), Tiling((48, 32), (28, 32), 8), scene_threshold=None)
     expected = collect(Session(Echo(), scene_threshold=None), frames)
     got = []
     for frame in frames:
@@ -161,6 +161,26 @@ def test_frames_may_be_changed_after_push():
         got += tiled.push(again)
         again[:] = 7
     assert_same(got + tiled.flush(), expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "tile"), [((5, 6), (8, 8)), ((30, 9), (16, 12)), ((9, 30), (20, 16)), ((1, 1), (4, 4))]
+)
+def test_the_last_pixels_are_repeated_where_tiles_reach_further(size, tile):
+    given = []
+
+    class Watched(Echo):
+        def submit(self, inputs):
+            given.append(inputs["frame"][0])
+            return super().submit(inputs)
+
+    (frame,) = random_frames(1, *size)
+    tiling = Tiling(size, tile, 8)
+    collect(TiledSession(Watched(), tiling), [frame])
+    large = np.pad(frame, ((0, 40), (0, 40), (0, 0)), mode="edge")
+    places = itertools.product(tiling.rows, tiling.columns)
+    expected = [large[row.start : row.start + tile[0], column.start : column.start + tile[1]] for row, column in places]
+    assert np.array_equal(given, expected)
 
 
 @pytest.mark.parametrize(
