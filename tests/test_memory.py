@@ -292,3 +292,28 @@ def test_another_failure_of_the_library_is_no_lack_of_memory(name, small):
         backend.submit({**dict.fromkeys(FRAME_NAMES, large_frame), **states})
     assert "memory" not in str(error.value)
     backend.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried"),
+            True,
+        ),
+        (RuntimeError("could not create a primitive"), True),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (MemoryError(), True),
+        (RuntimeError("The size of tensor a (4) must match the size of tensor b (8)"), False),
+    ],
+)
+def test_what_torch_says_of_memory_is_told_from_bugs(monkeypatch, small, error, is_memory):
+    def fail(inputs):
+        raise error
+
+    backend = open_backend("torch", small, "cpu")
+    monkeypatch.setattr(backend, "_run", fail)
+    with pytest.raises(InvalidInputError if is_memory else RuntimeError) as found:
+        backend.submit(dict.fromkeys(FRAME_NAMES, np.zeros((1, 8, 12, 3), np.uint8)))
+    assert ("the memory is too small for frames of 12x8 with torch" in str(found.value)) == is_memory
+    backend.close()
