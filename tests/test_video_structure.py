@@ -12,7 +12,7 @@ import av
 import pytest
 
 from mtu.runtime.video import ReadOptions, Segment, open_reader
-from mtu.runtime.video.structure import find_faults
+from mtu.runtime.video.damage import find_faults
 from tests.media import make_video, moving
 from tests.video_run import frames_of
 

@@ -1,17 +1,28 @@
 """What of a source could not be read: damaged packets and pictures, an early end, and a broken file.
 
-Plain counting; the file itself is looked at once more by `structure`.
+Demuxers go on behind a broken place without a word. So files of the containers that can tell (`_FAULTS`) are read once
+more at the end.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 
-from mtu.runtime.video.structure import find_faults
+from mtu.runtime.video import matroska, mpegts, quicktime
+
+Fault = tuple[int, str]
+"""A place in bytes, and what is wrong there."""
+_FAULTS: dict[str, Callable[[BinaryIO, int], Iterator[Fault]]] = {
+    "matroska,webm": matroska.faults,
+    "mov,mp4,m4a,3gp,3g2,mj2": quicktime.faults,
+    "mpegts": mpegts.faults,
+}
+"""By FFmpeg's names of demuxers."""
 
 MAX_ERRORS_IN_A_ROW = 100
 """So many damaged packets without a picture between them end the iteration."""
@@ -92,3 +103,12 @@ class Damage:
             more = f" and {len(places) - 1} more" if len(places) > 1 else ""
             words.append(f"{what} (byte {places[0]}{more})" if places[0] else what)
         return words
+
+
+def find_faults(path: Path, container: str) -> list[Fault]:
+    """Where a file is broken; `container` is FFmpeg's name of its demuxer. Empty where that cannot be told."""
+    faults = _FAULTS.get(container)
+    if faults is None or not path.is_file():
+        return []
+    with path.open("rb") as file:
+        return list(faults(file, path.stat().st_size))

@@ -17,6 +17,7 @@ from av.stream import Stream
 
 from mtu.models.errors import InvalidInputError
 from mtu.runtime.video.encoder_choice import meant
+from mtu.runtime.video.quicktime import index_is_first
 from mtu.runtime.video.reader import Reader
 from mtu.runtime.video.tags import QUICKTIME
 
@@ -131,18 +132,8 @@ def _try(form: str, options: Mapping[str, str], add: Callable[[OutputContainer],
 
 
 def _index_is_first(source: str) -> bool:
-    """Whether an MP4 or MOV file has its index (moov) before its pictures, so that it plays while it still loads."""
-    if not Path(source).is_file():
+    path = Path(source)
+    if not path.is_file():
         return False
-    with Path(source).open("rb") as file:
-        for _ in range(100):
-            head = file.read(16)
-            kind, size = head[4:8], int.from_bytes(head[:4], "big")
-            if len(head) < 8 or kind in (b"moov", b"mdat"):
-                return kind == b"moov"
-            if size == 1:
-                size = int.from_bytes(head[8:16], "big")
-            if size < 8:
-                return False
-            file.seek(size - len(head), 1)
-    return False
+    with path.open("rb") as file:
+        return index_is_first(file, path.stat().st_size)
