@@ -17,7 +17,8 @@ from mtu.models.errors import InvalidInputError
 from mtu.runtime.video.colour import Pixels, ToRGB, colour_of
 from mtu.runtime.video.images import decode_data
 from mtu.runtime.video.picture_header import read_header
-from mtu.runtime.video.reader import Frame, Reader, ReadOptions, picture_notes
+from mtu.runtime.video.properties import picture_notes
+from mtu.runtime.video.reader import Frame, Reader, ReadOptions
 
 _SHORTEST, _INSTEAD = 10, 100
 """A frame of at most so many milliseconds is shown for 100, as in browsers."""
@@ -88,8 +89,8 @@ class AnimatedWebPReader(Reader):
                 continue
             if not described:
                 self.colour, notes = colour_of(picture)
-                # Frames have an alpha channel often, also where nothing can be seen through.
-                self.notes = [note for note in picture_notes(picture, notes) if "alpha" not in note]
+                # Frames often have an alpha channel where nothing can be seen through.
+                self.notes = picture_notes(picture, notes, alpha=False)
                 self.pix_fmt, described = picture.format.name, True
             if not self._transparent and self._canvas[..., 3].min() < 255:
                 self._transparent = True

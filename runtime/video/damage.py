@@ -96,12 +96,12 @@ class Damage:
             return []
         if not whole:
             first = self._first or 0
-            found = [(place, what) for place, what in found if first <= place <= self._last]
+            found = [(offset, what) for offset, what in found if first <= offset <= self._last]
         words = []
         for what in dict.fromkeys(what for _, what in found):
-            places = [place for place, same in found if same == what]
-            more = f" and {len(places) - 1} more" if len(places) > 1 else ""
-            words.append(f"{what} (byte {places[0]}{more})" if places[0] else what)
+            offsets = [offset for offset, same in found if same == what]
+            more = f" and {len(offsets) - 1} more" if len(offsets) > 1 else ""
+            words.append(f"{what} (byte {offsets[0]}{more})" if offsets[0] else what)
         return words
 
 

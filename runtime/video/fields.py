@@ -7,67 +7,23 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from fractions import Fraction
 from typing import Any, Literal
 
 import av
-from av.filter import Graph
 from av.video.codeccontext import VideoCodecContext
+
+from mtu.runtime.video.filters import Filter
 
 Fields = Literal["progressive", "tff", "bff"]
 """Both fields of a picture are of one time, or its top or bottom field comes first."""
 _ORDERS: tuple[Fields, ...] = ("progressive", "tff", "bff")
 
 
-class _Filter:
-    """Filters of one kind with any number of outputs, set up anew for each size and format of pictures."""
-
-    def __init__(self, name: str, arguments: str, outputs: int = 1) -> None:
-        self._name, self._arguments, self._outputs = name, arguments, outputs
-        self._key: tuple[Any, ...] = ()
-
-    def fits(self, picture: av.VideoFrame) -> bool:
-        """Whether the filter that is set up takes a picture."""
-        return self._key == (picture.width, picture.height, picture.format.name)
-
-    def push(self, picture: av.VideoFrame | None) -> None:
-        """Give it a picture, or the end."""
-        if picture is not None and not self.fits(picture):
-            self._key = picture.width, picture.height, picture.format.name
-            # The graph has to be kept: its parts do not keep it.
-            self._graph = Graph()
-            # The clock does not matter: times are carried past the filter.
-            self._source = self._graph.add_buffer(
-                width=picture.width,
-                height=picture.height,
-                format=picture.format,
-                time_base=picture.time_base or Fraction(1),
-            )
-            work = self._graph.add(self._name, self._arguments)
-            self._sinks = [self._graph.add("buffersink", name=f"out{index}") for index in range(self._outputs)]
-            self._source.link_to(work)
-            for index, sink in enumerate(self._sinks):
-                work.link_to(sink, index)
-            self._graph.configure()
-        self._source.push(picture)
-
-    def pull(self) -> tuple[int, av.VideoFrame] | None:
-        """The next picture and the number of its output, None where the filter has to get more first."""
-        for index, sink in enumerate(self._sinks):
-            try:
-                picture = sink.pull()
-            except (av.BlockingIOError, av.EOFError):
-                continue
-            assert isinstance(picture, av.VideoFrame)
-            return index, picture
-        return None
-
-
 class FieldOrder:
     """Tells which field of a picture comes first. Not for two threads at once."""
 
     def __init__(self) -> None:
-        self._filter = _Filter("select", "1+interlace_type:n=3", 3)
+        self._filter = Filter("select", "1+interlace_type:n=3", 3)
 
     def __call__(self, picture: av.VideoFrame) -> Fields:
         """The order of a picture's fields."""
@@ -82,7 +38,7 @@ class FieldMarker:
     """Marks pictures as interlaced. Not for two threads at once."""
 
     def __init__(self) -> None:
-        self._filters = {order: _Filter("setfield", order[:4]) for order in _ORDERS}
+        self._filters = {order: Filter("setfield", order[:4]) for order in _ORDERS}
 
     def __call__(self, picture: av.VideoFrame, fields: Fields) -> av.VideoFrame:
         """The picture, marked; its times and pixels are the same."""
@@ -98,7 +54,7 @@ class Deinterlacer:
 
     def __init__(self) -> None:
         self.count = 0
-        self._filter = _Filter("bwdif", "mode=send_frame:parity=auto:deint=interlaced")
+        self._filter = Filter("bwdif", "mode=send_frame:parity=auto:deint=interlaced")
         self._waiting: deque[av.VideoFrame] = deque()
 
     def __call__(self, events: Iterable[Any]) -> Iterator[Any]:
@@ -119,7 +75,7 @@ class Deinterlacer:
     def _end(self) -> Iterator[av.VideoFrame]:
         self._filter.push(None)
         yield from self._ready()
-        self._filter = _Filter("bwdif", "mode=send_frame:parity=auto:deint=interlaced")
+        self._filter = Filter("bwdif", "mode=send_frame:parity=auto:deint=interlaced")
 
     def _ready(self) -> Iterator[av.VideoFrame]:
         while (found := self._filter.pull()) is not None:

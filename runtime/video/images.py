@@ -6,10 +6,7 @@ Everything goes through PyAV; reads only the paths it is given and writes nothin
 from __future__ import annotations
 
 import re
-import struct
-from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
@@ -18,6 +15,7 @@ from av.video.codeccontext import VideoCodecContext
 from mtu.models.errors import InvalidInputError
 from mtu.runtime.video.colour import Pixels, ToRGB, colour_of, quarter_turn, upright
 from mtu.runtime.video.picture_header import known_header
+from mtu.runtime.video.properties import display_matrix
 
 _KINDS = "png jpg jpeg jpe jfif bmp dib tif tiff webp ppm pgm pbm pnm pam tga exr dpx jp2 j2k jxl qoi sgi"
 _DECODERS = {"png": "png", "jpeg": "mjpeg", "tiff": "tiff", "webp": "webp", "gif": "gif"}
@@ -101,51 +99,6 @@ def _open_and_decode(path: Path) -> av.VideoFrame:
     # An absolute name has no protocol, and without patterns a percent sign is a percent sign.
     with av.open(str(path.absolute()), options={"pattern_type": "none"}) as container:
         return next(container.decode(video=0))
-
-
-def side_data(picture: av.VideoFrame) -> dict[str, bytes]:
-    """What a picture carries besides its pixels, by FFmpeg's names; few with their content."""
-    found: dict[str, bytes] = {}
-    # PyAV (18.1) frees the text beside a colour profile twice, which ends the process: it must not see one.
-    if _sieved(picture, "select") is not None:
-        picture = _sieved(picture, "delete") or picture
-        found["ICC_PROFILE"] = b""
-    container: Any
-    try:
-        container = picture.side_data
-    except ValueError:
-        return found  # PyAV 18 fails on kinds that are newer than its list, such as EXIF
-    kept = ("DISPLAYMATRIX", "STEREO3D")
-    return found | {data.type.name: bytes(data) if data.type.name in kept else b"" for data in container}
-
-
-def _sieved(picture: av.VideoFrame, mode: str) -> av.VideoFrame | None:
-    """The picture if it has a colour profile (mode "select"), or without it ("delete"); its pixels are shared."""
-    graph = av.filter.Graph()
-    base = picture.time_base or Fraction(1)
-    source = graph.add_buffer(width=picture.width, height=picture.height, format=picture.format, time_base=base)
-    sieve = graph.add("sidedata", f"mode={mode}:type=ICC_PROFILE")
-    source.link_to(sieve)
-    sieve.link_to(graph.add("buffersink"))
-    graph.configure()
-    graph.push(picture)
-    try:
-        return graph.pull()  # type: ignore[return-value]
-    except av.BlockingIOError:
-        return None
-
-
-def display_matrix(picture: av.VideoFrame) -> tuple[int, ...] | None:
-    """The display matrix of a decoded picture (9 integers, FFmpeg's layout), None if it has none or it does nothing."""
-    data = side_data(picture).get("DISPLAYMATRIX")
-    if data is not None:
-        matrix = struct.unpack("9i", data[:36])
-    else:
-        # Degrees counterclockwise; all that is left where the side data cannot be read.
-        turn = round(picture.rotation / 90) % 4
-        a, b = [(65536, 0), (0, -65536), (-65536, 0), (0, 65536)][turn]
-        matrix = (a, b, 0, -b, a, 0, 0, 0, 1 << 30)
-    return None if matrix[:2] + matrix[3:5] == (65536, 0, 0, 65536) else matrix
 
 
 def read_image(path: str | Path) -> Pixels:

@@ -68,7 +68,7 @@ class Normaliser:
         if look != self._look:
             self._change(picture, look)
         if aspect != self._aspect:
-            self._say(_ASPECT, f"from {self._aspect or 1} to {aspect or 1}")
+            self._count_change(_ASPECT, f"from {self._aspect or 1} to {aspect or 1}")
             self._aspect = aspect
         self._count += 1
         if (look.width, look.height) == (self._first.width, self._first.height):
@@ -88,18 +88,18 @@ class Normaliser:
                     f"{self._source} changes its size {sizes} after {self._count} pictures: split it there first, or"
                     " have them scaled with --on-size-change scale"
                 )
-            self._say(_SIZE, sizes)
+            self._count_change(_SIZE, sizes)
         old = self._to_rgb.colour
         colour, _ = colour_of(picture)
         self._to_rgb = ToRGB(colour)
         if colour.name != old.name:
-            self._say(_COLOURS, f"from {old.name} to {colour.name}")
+            self._count_change(_COLOURS, f"from {old.name} to {colour.name}")
         self._primaries = primaries_change(colour, self.colour)
         if old.light and colour.light and colour.light != old.light:
             hdr = colour.is_hdr != self.colour.is_hdr
-            self._say(_DYNAMIC if hdr else _PRIMARIES, f"from {old.light} to {colour.light}")
+            self._count_change(_DYNAMIC if hdr else _PRIMARIES, f"from {old.light} to {colour.light}")
 
-    def _say(self, what: str, how: str) -> None:
+    def _count_change(self, what: str, how: str) -> None:
         self._changes.setdefault(what, []).append(f"at picture {self._count} {how}")
 
     def _fit(self, picture: av.VideoFrame, aspect: Fraction | None) -> Pixels:
@@ -126,8 +126,8 @@ class Normaliser:
             _DYNAMIC: f"the values are kept, so other pictures than those with {self.colour.light} look wrong",
         }
         return [
-            f"{what} {places[0]}{f' and {len(places) - 1} times more' if len(places) > 1 else ''}: {done[what]}"
-            for what, places in self._changes.items()
+            f"{what} {changes[0]}{f' and {len(changes) - 1} times more' if len(changes) > 1 else ''}: {done[what]}"
+            for what, changes in self._changes.items()
         ]
 
 

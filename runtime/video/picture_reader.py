@@ -16,12 +16,13 @@ from mtu.models.errors import InvalidInputError
 from mtu.runtime.video.colour import Pixels, colour_of
 from mtu.runtime.video.images import decode_image
 from mtu.runtime.video.picture_header import Header, read_header
-from mtu.runtime.video.reader import Frame, Reader, ReadOptions, picture_notes
+from mtu.runtime.video.properties import picture_notes
+from mtu.runtime.video.reader import Frame, Reader, ReadOptions
 
 PICTURE_RATE = Fraction(25)
 """Pictures per second of a directory of images, which has no timing of its own."""
 NAMED = 4
-"""So many files are named in a message."""
+"""Files that a message names at most."""
 
 
 class PictureReader(Reader):
@@ -59,15 +60,15 @@ class PictureReader(Reader):
 
     def _decode_all(self) -> Iterator[tuple[Frame, av.VideoFrame]]:
         """Frames with their pictures as decoded; what is new of a picture is added to the remarks."""
-        said: set[str] = set()
+        known: set[str] = set()
         for index, (path, header) in enumerate(zip(self._paths, self._headers, strict=True)):
             found = self._decode(path)
             if found is None:
                 continue
             picture, rgb = found
-            notes = [note for note in _notes(picture, header) if note not in said]
-            self.remarks += [f"{path.name}: {note}" if said or index else note for note in notes]
-            said.update(notes)
+            notes = [note for note in _notes(picture, header) if note not in known]
+            self.remarks += [f"{path.name}: {note}" if known or index else note for note in notes]
+            known.update(notes)
             yield Frame(rgb, index, self.time_base, 1), picture
 
     def _decode(self, path: Path) -> tuple[av.VideoFrame, Pixels] | None:
@@ -130,10 +131,9 @@ def _sizes_differ(other: list[tuple[Path, tuple[int, int]]], first: Path, size: 
 
 
 def _notes(picture: av.VideoFrame, header: Header) -> list[str]:
-    notes = picture_notes(picture, colour_of(picture)[1])
+    # FFmpeg gives CMYK as RGB with an alpha channel that hides nothing.
+    notes = picture_notes(picture, colour_of(picture)[1], alpha=not header.cmyk)
     if header.cmyk:
-        # FFmpeg gives it as RGB with an alpha channel that says nothing.
-        notes = [note for note in notes if "alpha" not in note]
         notes.append("the source is CMYK: converted to RGB without its colour profile")
     return notes
 

@@ -1,4 +1,4 @@
-"""What a stream says of its pictures besides size and colour: a hidden border, stereo 3D, 360 degrees, HDR, alpha.
+"""What a picture and its stream carry besides pixels: orientation, a hidden border, stereo 3D, 360 degrees, HDR, alpha.
 
 Reads what PyAV has decoded or opened; touches no files.
 """
@@ -8,12 +8,13 @@ from __future__ import annotations
 import io
 import struct
 from contextlib import suppress
+from typing import Any
 
 import av
 from av.video.stream import VideoStream
 
 from mtu.runtime.video import matroska
-from mtu.runtime.video.images import side_data
+from mtu.runtime.video.filters import Filter
 
 # Side data of pictures that PyAV cannot hand to an encoder or a container.
 _LOST = {
@@ -37,6 +38,57 @@ _STEREO = {
 _IN_WEBM = {"left_right", "right_left", "top_bottom", "bottom_top"}
 
 
+def side_data(picture: av.VideoFrame) -> dict[str, bytes]:
+    """What a picture carries besides its pixels, by FFmpeg's names; few with their content."""
+    found: dict[str, bytes] = {}
+    # PyAV (18.1) frees the text beside a colour profile twice, which ends the process: it must not see one.
+    if _sieved(picture, "select") is not None:
+        picture = _sieved(picture, "delete") or picture
+        found["ICC_PROFILE"] = b""
+    container: Any
+    try:
+        container = picture.side_data
+    except ValueError:
+        return found  # PyAV 18 fails on kinds that are newer than its list, such as EXIF
+    kept = ("DISPLAYMATRIX", "STEREO3D")
+    return found | {data.type.name: bytes(data) if data.type.name in kept else b"" for data in container}
+
+
+def _sieved(picture: av.VideoFrame, mode: str) -> av.VideoFrame | None:
+    """The picture if it has a colour profile (mode "select"), or without it ("delete"); its pixels are shared."""
+    sieve = Filter("sidedata", f"mode={mode}:type=ICC_PROFILE")
+    sieve.push(picture)
+    found = sieve.pull()
+    return None if found is None else found[1]
+
+
+def display_matrix(picture: av.VideoFrame) -> tuple[int, ...] | None:
+    """The display matrix of a decoded picture (9 integers, FFmpeg's layout), None if it has none or it does nothing."""
+    data = side_data(picture).get("DISPLAYMATRIX")
+    if data is not None:
+        matrix = struct.unpack("9i", data[:36])
+    else:
+        # Degrees counterclockwise; all that is left where the side data cannot be read.
+        turn = round(picture.rotation / 90) % 4
+        a, b = [(65536, 0), (0, -65536), (-65536, 0), (0, 65536)][turn]
+        matrix = (a, b, 0, -b, a, 0, 0, 0, 1 << 30)
+    return None if matrix[:2] + matrix[3:5] == (65536, 0, 0, 65536) else matrix
+
+
+def picture_notes(picture: av.VideoFrame, colour_notes: list[str], *, alpha: bool = True) -> list[str]:
+    """What to say about a source with such a picture; `alpha` False: its alpha channel hides nothing."""
+    notes = list(colour_notes)
+    components = picture.format.components
+    depth = max((component.bits for component in components), default=8)
+    if depth > 8:
+        notes.append(f"the source has {depth} bits per component: processed in 8 bits")
+    if alpha and any(component.is_alpha for component in components):
+        notes.append("the source has an alpha channel: dropped")
+    if "ICC_PROFILE" in side_data(picture):
+        notes.append("the source has a colour profile (ICC): dropped, the pixel values are kept as they are")
+    return notes
+
+
 def hidden_border(stream: VideoStream) -> tuple[int, int, int, int]:
     """How many pixels at the top, bottom, left and right are not shown, as the container says (0 from most).
 
@@ -51,12 +103,12 @@ def hidden_border(stream: VideoStream) -> tuple[int, int, int, int]:
 
 def stereo_mode(picture: av.VideoFrame, stream: VideoStream) -> str | None:
     """How a picture holds two views, in Matroska's words, None if it holds one."""
-    said = stream.metadata.get("stereo_mode")
+    mode = stream.metadata.get("stereo_mode")
     data = side_data(picture).get("STEREO3D", b"")
-    if said is None and len(data) >= 8:
+    if mode is None and len(data) >= 8:
         kind, flags = struct.unpack("2i", data[:8])
-        said = _STEREO[kind][flags & 1] if kind in _STEREO else None
-    return None if said == "mono" else said
+        mode = _STEREO[kind][flags & 1] if kind in _STEREO else None
+    return None if mode == "mono" else mode
 
 
 def keeps_stereo(container: str, mode: str) -> bool:

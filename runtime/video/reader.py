@@ -24,7 +24,6 @@ from av.video.stream import VideoStream
 
 from mtu.runtime.video.colour import Colour, Pixels
 from mtu.runtime.video.fields import Fields
-from mtu.runtime.video.images import side_data
 from mtu.runtime.video.timing import Segment
 
 
@@ -127,17 +126,3 @@ def is_inner(stream: Stream) -> bool:
     """Whether a stream is an inner matter of its container, such as MP4's chapter titles."""
     # AVDISCARD_ALL; PyAV before 18 does not tell.
     return int(getattr(stream, "discard", 0)) == 48
-
-
-def picture_notes(picture: av.VideoFrame, colour_notes: list[str]) -> list[str]:
-    """What to say about a source with such a picture."""
-    notes = list(colour_notes)
-    components = picture.format.components
-    depth = max((component.bits for component in components), default=8)
-    if depth > 8:
-        notes.append(f"the source has {depth} bits per component: processed in 8 bits")
-    if any(component.is_alpha for component in components):
-        notes.append("the source has an alpha channel: dropped")
-    if "ICC_PROFILE" in side_data(picture):
-        notes.append("the source has a colour profile (ICC): dropped, the pixel values are kept as they are")
-    return notes

@@ -96,8 +96,8 @@ def set_tag(stream: Stream, container: str, source: Stream | None = None) -> Non
 
 
 def attachment_of(stream: Stream, data: bytes) -> tuple[str, str]:
-    """File name and type of an attached picture, as Matroska writes them; `data` knows better than what was said."""
+    """File name and type of an attached picture, as Matroska writes them; `data` counts more than the tag."""
     tags = {key.lower(): value for key, value in stream.metadata.items()}
-    said = (tags.get("mimetype", "application/octet-stream"), "bin")
-    kind, ending = next((known for start, known in _PICTURES.items() if re.match(start, data, re.S)), said)
+    tagged = (tags.get("mimetype", "application/octet-stream"), "bin")
+    kind, ending = next((known for start, known in _PICTURES.items() if re.match(start, data, re.S)), tagged)
     return tags.get("filename") or f"cover.{ending}", kind

@@ -23,10 +23,9 @@ from mtu.models.errors import InvalidInputError
 from mtu.runtime.video.colour import quarter_turn
 from mtu.runtime.video.damage import Damage
 from mtu.runtime.video.fields import Deinterlacer, FieldOrder
-from mtu.runtime.video.images import display_matrix
 from mtu.runtime.video.normalise import Normaliser
-from mtu.runtime.video.properties import hidden_border, property_notes, stereo_mode
-from mtu.runtime.video.reader import Frame, Reader, ReadOptions, is_inner, picture_notes
+from mtu.runtime.video.properties import display_matrix, hidden_border, picture_notes, property_notes, stereo_mode
+from mtu.runtime.video.reader import Frame, Reader, ReadOptions, is_inner
 from mtu.runtime.video.showing import showing
 from mtu.runtime.video.timing import Clock, Segment
 
@@ -98,8 +97,8 @@ class VideoReader(Reader):
         self._index = stream.index
         stream.thread_type = "AUTO"
         # Matroska's pixel aspect holds for the whole track; elsewhere the codec's, unless the container has another.
-        said, own = stream.sample_aspect_ratio or None, stream.codec_context.sample_aspect_ratio or None
-        self._follows_aspect = container.format.name != "matroska,webm" and said == own
+        whole, own = stream.sample_aspect_ratio or None, stream.codec_context.sample_aspect_ratio or None
+        self._follows_aspect = container.format.name != "matroska,webm" and whole == own
         self.time_base = stream.time_base or Fraction(1, 1000)
         self.average_rate = stream.average_rate or stream.guessed_rate or None
         self._clock = Clock(self.time_base, self.average_rate)
