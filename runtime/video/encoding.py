@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import av
 from av.codec import Codec
@@ -24,47 +24,13 @@ from mtu.models.errors import InvalidInputError
 from mtu.runtime.video.colour import FULL, LIMITED, RGB, SD_LINES, UNSPECIFIED, is_rgb
 from mtu.runtime.video.encoder_choice import choose_codec, choose_format, holds, meant
 from mtu.runtime.video.fields import Fields, marks_fields
+from mtu.runtime.video.quality import DEFAULTS, choose_options
 from mtu.runtime.video.reader import Reader
 
-
-class _Scale(NamedTuple):
-    """A constant-quality scale, on which lower is better."""
-
-    usual: int
-    """Visually lossless."""
-    first: int
-    last: int
-    whole: bool
-    """Whether fractions would be rounded."""
-
-
-# NVENC's is called cq. For libsvtav1 0 is none at all.
-_CRF = {
-    "libx264": _Scale(16, 0, 51, whole=False),
-    "libx264rgb": _Scale(16, 0, 51, whole=False),
-    "libx265": _Scale(18, 0, 51, whole=False),
-    "libvpx": _Scale(6, 0, 63, whole=True),
-    "libvpx-vp9": _Scale(20, 0, 63, whole=True),
-    "libsvtav1": _Scale(20, 1, 63, whole=True),
-    "libaom-av1": _Scale(20, 0, 63, whole=True),
-}
-_NVENC_CQ = _Scale(19, 0, 51, whole=False)
-# MPEG-like encoders take a fixed quantiser instead, 2 being their best useful one.
-_QSCALE = {"mpeg1video", "mpeg2video", "mpeg4", "mjpeg", "wmv1", "wmv2", "msmpeg4", "msmpeg4v2", "h263", "h263p", "flv"}
-_DEFAULTS: Mapping[str, Mapping[str, str]] = {
-    "libvpx-vp9": {"deadline": "good", "cpu-used": "4", "row-mt": "1"},
-    "libvpx": {"deadline": "good", "cpu-used": "4"},
-    "libwebp": {"quality": "90"},
-    "libwebp_anim": {"quality": "90"},
-    # It prints its own log to stderr otherwise.
-    "libx265": {"x265-params": "log-level=none"},
-}
 # The right pixel format whatever the source's is: colours made for the picture, and a conversion that the encoder does.
 _FORMATS = {"gif": "pal8", "libwebp": "bgra", "libwebp_anim": "bgra"}
 # FFmpeg's numbers of field orders.
 _FIELD_ORDERS = {"tff": 2, "bff": 3}
-# Options that choose the quality themselves.
-_QUALITY = {"crf", "qp", "cq", "b", "b:v", "global_quality", "q", "q:v", "qscale", "rc", "lossless"}
 # Containers without timestamps that do not say so by a flag (AVFMT_NOTIMESTAMPS); most store a rate.
 _RATE_ONLY = {"avi", "dv", "filmstrip", "roq", "swf"}
 _NO_TIMESTAMPS = 0x80
@@ -119,7 +85,8 @@ class Encoding:
     centred: bool
     primaries: int
     transfer: int
-    qscale: int | None
+    qscale: bool
+    """Whether the quantiser is fixed, at the option qmin."""
     options: Mapping[str, str]
     fields: Fields = "progressive"
 
@@ -137,9 +104,8 @@ class Encoding:
         context.color_primaries, context.color_trc = self.primaries, self.transfer
         context.thread_type = "AUTO"
         context.flags |= int(av.codec.context.Flags.frame_duration)
-        if self.qscale is not None:
-            context.qscale = True
-            context.global_quality = self.qscale
+        # The number is each picture's own, which PyAV does not set: its 0 becomes the least that is allowed, qmin.
+        context.qscale = self.qscale
         context.options = dict(self.options)
         if self.fields != "progressive":
             context.flags |= int(Flags.interlaced_dct) | int(Flags.interlaced_me)
@@ -183,7 +149,7 @@ def choose_encoding(
         raise InvalidInputError(
             "apng has one palette for all pictures, and each would need its own: leave out --pix-fmt"
         )
-    options, qscale = _quality(codec.name, wanted)
+    options, qscale = choose_options(codec.name, wanted.options, wanted.crf)
     colour = reader.colour
     matrix = colour.used_matrix or (6 if height <= SD_LINES else 1)
     color_range = LIMITED if colour.used_matrix == RGB else colour.used_range
@@ -303,7 +269,7 @@ def _plain(encoding: Encoding) -> Encoding:
     """The same encoder with a small, ordinary picture and without options of the user."""
     formats = [form.name for form in Codec(encoding.codec, "w").video_formats or []]
     pix_fmt = choose_format("yuv420p", formats)
-    return replace(encoding, options=_DEFAULTS.get(encoding.codec, {}), width=64, height=64, pix_fmt=pix_fmt)
+    return replace(encoding, options=DEFAULTS.get(encoding.codec, {}), width=64, height=64, pix_fmt=pix_fmt)
 
 
 @contextmanager
@@ -333,40 +299,6 @@ def _try(encoding: Encoding) -> list[str]:
     with _silence():
         context.open()
     return sorted(context.options)
-
-
-def _quality(codec: str, wanted: EncodeOptions) -> tuple[dict[str, str], int | None]:
-    options = {**_DEFAULTS.get(codec, {}), **{key: str(value) for key, value in wanted.options.items()}}
-    if codec == "libx265" and "x265-params" in wanted.options:
-        options["x265-params"] = f"{_DEFAULTS[codec]['x265-params']}:{options['x265-params']}"
-    chosen = bool(_QUALITY & set(wanted.options))
-    if codec in _CRF or codec.endswith("_nvenc"):
-        scale = _CRF.get(codec, _NVENC_CQ)
-        key = "crf" if codec in _CRF else "cq"
-        if wanted.crf is not None or not chosen:
-            options[key] = f"{scale.usual if wanted.crf is None else wanted.crf:g}"
-            if key == "cq":
-                options["rc"] = "vbr"
-        for name in {key, "qp"} & options.keys():
-            flag = "--crf " if name == key and wanted.crf is not None else f"-e {name}="
-            _check_quality(codec, f"{flag}{options[name]}", options[name], scale)
-    elif wanted.crf is not None:
-        known = ", ".join(_CRF)
-        raise InvalidInputError(f"{codec} has no --crf (these have: {known}, *_nvenc): use -e with its own options")
-    return options, 2 if codec in _QSCALE and not chosen else None
-
-
-def _check_quality(codec: str, given: str, value: str, scale: _Scale) -> None:
-    # libx264 and libx265 take anything, and write the worst picture for it.
-    try:
-        number = float(value)
-    except ValueError:
-        number = -1
-    if not scale.first <= number <= scale.last or (scale.whole and number % 1):
-        what = "a whole number from " if scale.whole else ""
-        raise InvalidInputError(
-            f"{codec} refuses {given}: give {what}{scale.first} to {scale.last}, of which lower is better"
-        )
 
 
 def _unknown_options(codec: str, unused: list[str]) -> str:
