@@ -5,15 +5,14 @@ both and writes a video, yuv4mpeg to stdout, or pictures.
 """
 
 from mtu.runtime.video.colour import Colour
-from mtu.runtime.video.encoding import EncodeOptions
 from mtu.runtime.video.images import read_image
 from mtu.runtime.video.muxer_options import parse_muxer_options
 from mtu.runtime.video.picture_encoding import write_png
 from mtu.runtime.video.reader import Frame, Reader, ReadOptions
 from mtu.runtime.video.sources import open_reader
+from mtu.runtime.video.targets import open_writer
 from mtu.runtime.video.timing import Segment, parse_rate
-from mtu.runtime.video.video_writer import open_writer
-from mtu.runtime.video.writer import Writer
+from mtu.runtime.video.writer import EncodeOptions, Writer
 
 __all__ = [
     "Colour",

@@ -32,9 +32,9 @@ RGB = 0
 """H.273 matrix code of RGB."""
 LIMITED, FULL = 1, 2
 """FFmpeg's codes of the two ranges; 0 is untagged."""
-SD_LINES = 576
-"""Untagged pictures with at most this many lines are BT.601."""
 
+# Untagged pictures with at most this many lines are BT.601.
+_SD_LINES = 576
 # H.273 matrices of swscale. It follows the tags of pictures; PyAV's own colour space arguments lack some before 18.
 _MATRICES = {1, 4, 5, 6, 7, 9}
 _NAMES = {0: "RGB", 1: "BT.709", 4: "FCC", 5: "BT.601", 6: "BT.601", 7: "SMPTE 240M", 9: "BT.2020"}
@@ -90,6 +90,17 @@ class Colour:
         """Whether the transfer is PQ or HLG."""
         return self.transfer in _HDR
 
+    def encoded(self, height: int) -> tuple[int, int]:
+        """Matrix and range in which pictures of `height` lines are encoded; RGB gets those of untagged pictures."""
+        if self.used_matrix == RGB:
+            return _usual_matrix(height), LIMITED
+        return self.used_matrix, self.used_range
+
+
+def _usual_matrix(height: int) -> int:
+    """Of untagged pictures."""
+    return 6 if height <= _SD_LINES else 1
+
 
 def is_rgb(pix_fmt: VideoFormat) -> bool:
     """Whether a pixel format holds RGB, by palette or directly."""
@@ -109,7 +120,7 @@ def colour_of(picture: av.VideoFrame) -> tuple[Colour, list[str]]:
         used_range = FULL if name.startswith(("yuvj", "gray", "ya")) else LIMITED
     used_matrix = matrix
     if matrix not in _MATRICES:
-        used_matrix = 9 if matrix == 10 else 6 if picture.height <= SD_LINES else 1
+        used_matrix = 9 if matrix == 10 else _usual_matrix(picture.height)
         gray = name.startswith(("gray", "ya"))
         if matrix in (UNSPECIFIED, RGB, 3) and not gray:
             notes.append(f"colours are not tagged: {_NAMES[used_matrix]} is assumed ({picture.height} lines)")

@@ -52,8 +52,7 @@ def timecode_of(reader: Reader) -> str | None:
     found = [value for each in tags for key, value in each.items() if key.lower() == "timecode"]
     if not found or reader.segment is None:
         return found[0] if found else None
-    rate = reader.average_rate or Fraction(25)
-    return later_timecode(found[0], math.ceil(reader.segment.begin * rate), rate) or found[0]
+    return later_timecode(found[0], math.ceil(reader.segment.begin * reader.rate), reader.rate) or found[0]
 
 
 class Copier:

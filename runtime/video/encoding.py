@@ -8,10 +8,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
 
 import av
 from av.codec import Codec
@@ -21,52 +20,26 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.format import VideoFormat
 
 from mtu.models.errors import InvalidInputError
-from mtu.runtime.video.colour import FULL, LIMITED, RGB, SD_LINES, UNSPECIFIED, is_rgb
+from mtu.runtime.video.colour import FULL, RGB, UNSPECIFIED, is_rgb
 from mtu.runtime.video.encoder_choice import choose_codec, choose_format, holds, meant
 from mtu.runtime.video.fields import Fields, marks_fields
 from mtu.runtime.video.quality import DEFAULTS, choose_options
 from mtu.runtime.video.reader import Reader
+from mtu.runtime.video.writer import EncodeOptions
 
 # The right pixel format whatever the source's is: colours made for the picture, and a conversion that the encoder does.
 _FORMATS = {"gif": "pal8", "libwebp": "bgra", "libwebp_anim": "bgra"}
 # FFmpeg's numbers of field orders.
 _FIELD_ORDERS = {"tff": 2, "bff": 3}
-# Containers without timestamps that do not say so by a flag (AVFMT_NOTIMESTAMPS); most store a rate.
+NO_TIMESTAMPS = 0x80
+"""FFmpeg's flag of formats without timestamps (AVFMT_NOTIMESTAMPS)."""
+# Containers without timestamps that do not have the flag; most store a rate.
 _RATE_ONLY = {"avi", "dv", "filmstrip", "roq", "swf"}
-_NO_TIMESTAMPS = 0x80
 # A rate that an encoder knows stands for one that is lower by so much: for a variable one, or 30 with missing pictures.
 _NEAR = Fraction(5, 100)
 _GIF_TICK = Fraction(1, 100)
-
-
-PictureKind = Literal["png", "jpg", "tiff"]
-"""Kinds of files that a directory of pictures is written as."""
-
-
-@dataclass(frozen=True)
-class EncodeOptions:
-    """What the user asked of the encoder; None and {} leave it to the defaults."""
-
-    codec: str | None = None
-    crf: float | None = None
-    pix_fmt: str | None = None
-    options: Mapping[str, str] = field(default_factory=dict)
-    muxer_options: Mapping[str, str] = field(default_factory=dict)
-    """Of the container."""
-    picture_format: PictureKind | None = None
-    """Of a directory of pictures; None is png."""
-
-    def given(self) -> list[str]:
-        """Names of the command-line options that are set."""
-        flags = {
-            "--codec": self.codec,
-            "--crf": self.crf,
-            "--pix-fmt": self.pix_fmt,
-            "-e": self.options or None,
-            "-m": self.muxer_options or None,
-            "--picture-format": self.picture_format,
-        }
-        return [flag for flag, value in flags.items() if value is not None]
+# What an encoder that does not open raises.
+_FAILURES = (av.FFmpegError, ValueError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -135,38 +108,24 @@ def choose_encoding(
     `width` and `height` are those of the encoded picture; `turned` says that its sides are exchanged with respect to
     the source. Raises InvalidInputError naming what is allowed.
     """
-    codec = choose_codec(container, wanted.codec)
-    formats = [form.name for form in codec.video_formats or []]
-    if wanted.pix_fmt is not None and formats and wanted.pix_fmt not in formats:
-        raise InvalidInputError(
-            f"{codec.name} cannot encode the pixel format '{wanted.pix_fmt}'"
-            f"{meant(wanted.pix_fmt, formats)}: choose one of {', '.join(formats)}"
-        )
-    if codec.name == "rawvideo" and Path(container.name).suffix == ".rgb":
-        formats = ["rgb24"]
-    pix_fmt = wanted.pix_fmt or _FORMATS.get(codec.name) or choose_format(reader.pix_fmt, formats)
-    if (codec.name, pix_fmt) == ("apng", "pal8"):
-        raise InvalidInputError(
-            "apng has one palette for all pictures, and each would need its own: leave out --pix-fmt"
-        )
-    options, qscale = choose_options(codec.name, wanted.options, wanted.crf)
-    colour = reader.colour
-    matrix = colour.used_matrix or (6 if height <= SD_LINES else 1)
-    color_range = LIMITED if colour.used_matrix == RGB else colour.used_range
-    centred = colour.centred
-    if codec.name == "mjpeg":
+    codec = choose_codec(container, wanted.codec).name
+    formats = [form.name for form in Codec(codec, "w").video_formats or []]
+    pix_fmt = _choose_pix_fmt(container, codec, formats, reader.pix_fmt, wanted.pix_fmt)
+    options, qscale = choose_options(codec, wanted.options, wanted.crf)
+    matrix, color_range = reader.colour.encoded(height)
+    centred = reader.colour.centred
+    if codec == "mjpeg":
         # JFIF knows no other.
         matrix, color_range, centred = 5, FULL, True
-    sar = reader.sample_aspect_ratio
-    fixed = (1 / reader.average_rate) if reader.average_rate else Fraction(1, 25)
-    bases = [reader.time_base, Fraction(1, 60000), fixed]
+    sar, rate = reader.sample_aspect_ratio, reader.rate
     timed = holds_times(container)
+    bases = [reader.time_base, Fraction(1, 60000), 1 / rate]
     if container.format.name == "gif":
         bases = [_GIF_TICK]
     if not timed:
-        bases = [fixed]
+        bases = [1 / rate]
     encoding = Encoding(
-        codec=codec.name,
+        codec=codec,
         width=width,
         height=height,
         pix_fmt=pix_fmt,
@@ -176,51 +135,93 @@ def choose_encoding(
         matrix=matrix,
         range=color_range,
         centred=centred,
-        primaries=colour.primaries or UNSPECIFIED,
-        transfer=colour.transfer or UNSPECIFIED,
+        primaries=reader.colour.primaries or UNSPECIFIED,
+        transfer=reader.colour.transfer or UNSPECIFIED,
         qscale=qscale,
         options=options,
     )
-    notes = []
-    if not timed:
-        rate = f"{float(1 / fixed):.6g} pictures per second"
-        notes.append(f"{container.format.name} holds no timestamps: written at {rate}; a variable rate is lost")
-    if container.format.name == "gif" and fixed < 2 * _GIF_TICK:
-        notes.append(_gif_rate(1 / fixed))
-    if container.format.name == "rawvideo":
-        notes.append(_how_to_read(encoding, 1 / fixed))
+    notes = _container_notes(container, encoding, rate, timed)
+    known_rate = _known_rate(container, encoding, rate, timed)
+    if known_rate != rate:
+        notes.append(
+            f"{codec} knows no {float(rate):.5g} pictures per second: written as {float(known_rate):.5g}, each "
+            f"picture at the nearest 1/{float(known_rate):.5g} s"
+        )
+        bases, encoding = [1 / known_rate], replace(encoding, rate=known_rate)
     alternatives = [pix_fmt]
     if wanted.pix_fmt is None and "yuv444p" in formats and (width % 2 or height % 2):
         alternatives.append("yuv444p")
-    if (rates := _rates(encoding)) and 1 / fixed not in rates:
-        near = next((each for each in rates if -_NEAR / 100 <= each * fixed - 1 <= _NEAR), None)
-        if near is None or not timed:
-            raise InvalidInputError(_unknown_rate(container, encoding, rates, 1 / fixed))
-        notes.append(
-            f"{codec.name} knows no {float(1 / fixed):.5g} pictures per second: written as {float(near):.5g}, each "
-            f"picture at the nearest 1/{float(near):.5g} s"
-        )
-        bases, encoding = [1 / near], replace(encoding, rate=near)
     error: Exception | None = None
     for form in alternatives:
         for base in bases:
             trial = replace(encoding, pix_fmt=form, time_base=base)
             try:
                 unused = _try(trial)
-            except (av.FFmpegError, ValueError, OverflowError) as failure:
+            except _FAILURES as failure:
                 error = error or failure
                 continue
             if unused:
-                raise InvalidInputError(_unknown_options(codec.name, unused))
+                raise InvalidInputError(_unknown_options(codec, unused))
             if form != pix_fmt:
-                notes.append(f"{codec.name} cannot encode {width}x{height} as {pix_fmt}: encoded as {form}")
+                notes.append(f"{codec} cannot encode {width}x{height} as {pix_fmt}: encoded as {form}")
             return trial, notes
     raise InvalidInputError(_refusal(encoding, wanted, error))
 
 
+def _choose_pix_fmt(container: OutputContainer, codec: str, formats: list[str], source: str, wanted: str | None) -> str:
+    """The pixel format that is `wanted`, else the nearest to the `source`'s; `formats` are the encoder's."""
+    if wanted is not None and formats and wanted not in formats:
+        raise InvalidInputError(
+            f"{codec} cannot encode the pixel format '{wanted}'{meant(wanted, formats)}: choose one of"
+            f" {', '.join(formats)}"
+        )
+    if codec == "rawvideo" and Path(container.name).suffix == ".rgb":
+        formats = ["rgb24"]
+    chosen = wanted or _FORMATS.get(codec) or choose_format(source, formats)
+    if (codec, chosen) == ("apng", "pal8"):
+        raise InvalidInputError(
+            "apng has one palette for all pictures, and each would need its own: leave out --pix-fmt"
+        )
+    return chosen
+
+
+def _container_notes(container: OutputContainer, encoding: Encoding, rate: Fraction, timed: bool) -> list[str]:
+    """What a container loses of the times, and how raw video is read. Raises InvalidInputError."""
+    name = container.format.name
+    notes = []
+    if not timed:
+        written = f"{float(rate):.6g} pictures per second"
+        notes.append(f"{name} holds no timestamps: written at {written}; a variable rate is lost")
+    if name == "gif" and rate * _GIF_TICK > 1:
+        raise InvalidInputError(
+            f"gif holds at most 100 pictures per second, not {float(rate):.5g}: choose .apng, .webp or .mp4"
+        )
+    if name == "gif" and rate * _GIF_TICK * 2 > 1:
+        notes.append(
+            f"most programs show a GIF of {float(rate):.5g} pictures per second slower, at 10; .apng and .webp keep it"
+        )
+    if name == "rawvideo":
+        notes.append(
+            "raw video says nothing of itself: FFmpeg reads it with -f rawvideo -pixel_format "
+            f"{encoding.pix_fmt} -video_size {encoding.width}x{encoding.height} -framerate {rate}"
+        )
+    return notes
+
+
+def _known_rate(container: OutputContainer, encoding: Encoding, rate: Fraction, timed: bool) -> Fraction:
+    """The rate, or the nearest above it where the encoder knows few. Raises InvalidInputError."""
+    rates = _rates(encoding)
+    if not rates or rate in rates:
+        return rate
+    near = next((each for each in rates if -_NEAR / 100 <= each / rate - 1 <= _NEAR), None)
+    if near is None or not timed:
+        raise InvalidInputError(_unknown_rate(container, encoding, rates, rate))
+    return near
+
+
 def holds_times(container: OutputContainer) -> bool:
     """Whether each picture has a time of its own in a container, not just a place in the order."""
-    return container.format.name not in _RATE_ONLY and not container.format.flags & _NO_TIMESTAMPS
+    return container.format.name not in _RATE_ONLY and not container.format.flags & NO_TIMESTAMPS
 
 
 def _rates(encoding: Encoding) -> list[Fraction]:
@@ -242,25 +243,10 @@ def _unknown_rate(container: OutputContainer, encoding: Encoding, rates: list[Fr
     )
 
 
-def _gif_rate(rate: Fraction) -> str:
-    if rate > 1 / _GIF_TICK:
-        raise InvalidInputError(
-            f"gif holds at most 100 pictures per second, not {float(rate):.5g}: choose .apng, .webp or .mp4"
-        )
-    return f"most programs show a GIF of {float(rate):.5g} pictures per second slower, at 10; .apng and .webp keep it"
-
-
-def _how_to_read(encoding: Encoding, rate: Fraction) -> str:
-    return (
-        "raw video says nothing of itself: FFmpeg reads it with -f rawvideo -pixel_format "
-        f"{encoding.pix_fmt} -video_size {encoding.width}x{encoding.height} -framerate {rate}"
-    )
-
-
 def _opens(encoding: Encoding) -> bool:
     try:
         _try(encoding)
-    except (av.FFmpegError, ValueError, OverflowError):
+    except _FAILURES:
         return False
     return True
 

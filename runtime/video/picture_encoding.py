@@ -14,7 +14,7 @@ from av.video.codeccontext import VideoCodecContext
 
 from mtu.models.errors import InvalidInputError, OutputError
 from mtu.runtime.video.colour import FULL, FromRGB, Pixels, picture_of
-from mtu.runtime.video.encoding import EncodeOptions, PictureKind
+from mtu.runtime.video.writer import EncodeOptions, PictureKind
 
 SUFFIXES: Mapping[PictureKind, tuple[str, ...]] = {
     "png": (".png",),

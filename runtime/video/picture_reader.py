@@ -7,7 +7,6 @@ given and writes nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -17,16 +16,14 @@ from mtu.runtime.video.colour import Pixels, colour_of
 from mtu.runtime.video.images import decode_image
 from mtu.runtime.video.picture_header import Header, read_header
 from mtu.runtime.video.properties import picture_notes
-from mtu.runtime.video.reader import Frame, Reader, ReadOptions
+from mtu.runtime.video.reader import USUAL_RATE, Frame, Reader, ReadOptions
 
-PICTURE_RATE = Fraction(25)
-"""Pictures per second of a directory of images, which has no timing of its own."""
 NAMED = 4
 """Files that a message names at most."""
 
 
 class PictureReader(Reader):
-    """A directory of pictures, or one picture, as a video of `ReadOptions.rate` or `PICTURE_RATE` frames per second."""
+    """A directory of pictures, or one picture, as a video of `ReadOptions.rate` pictures per second."""
 
     def __init__(self, source: str, paths: list[Path], options: ReadOptions) -> None:
         self.source, self.segment = source, options.segment
@@ -35,7 +32,7 @@ class PictureReader(Reader):
             raise InvalidInputError(f"{source} is made of pictures, which are not interlaced: leave out --deinterlace")
         if options.video_stream:
             raise InvalidInputError(f"{source} is made of pictures and has no video streams: leave out --video-stream")
-        rate = options.rate or PICTURE_RATE
+        rate = options.rate or USUAL_RATE
         self.time_base, self.average_rate = 1 / rate, rate
         paths = [path for index, path in enumerate(paths) if segment is None or segment.holds(index / rate)]
         if not paths:

@@ -26,6 +26,9 @@ from mtu.runtime.video.colour import Colour, Pixels
 from mtu.runtime.video.fields import Fields
 from mtu.runtime.video.timing import Segment
 
+USUAL_RATE = Fraction(25)
+"""Pictures per second of what has no rate, such as a directory of pictures."""
+
 
 @dataclass(frozen=True)
 class ReadOptions:
@@ -35,7 +38,7 @@ class ReadOptions:
     video_stream: int | None = None
     """Which video stream is processed, counted from 0 without covers; None takes the one marked default."""
     rate: Fraction | None = None
-    """Pictures per second of pictures, which have no times; None is 25."""
+    """Pictures per second of pictures, which have no times; None is `USUAL_RATE`."""
     deinterlace: bool = False
     """Whether interlaced pictures of a video are made progressive."""
     on_size_change: Literal["scale", "stop"] = "scale"
@@ -70,7 +73,7 @@ class Reader(ABC):
     height: int
     time_base: Fraction
     average_rate: Fraction | None
-    """Pictures per second, for progress and for containers without timestamps; None if unknown."""
+    """Pictures per second; None if unknown."""
     frame_count: int | None
     """Pictures to come (an estimate; of the segment if there is one), None if unknown."""
     colour: Colour
@@ -105,6 +108,11 @@ class Reader(ABC):
     """File names without ending, of a directory of pictures, by the `pts` of their frames."""
     loops: int | None = None
     """How many times an animation (GIF, APNG, WebP) is played in all, 0 for ever; None for what is no animation."""
+
+    @property
+    def rate(self) -> Fraction:
+        """`average_rate`, `USUAL_RATE` where it is unknown."""
+        return self.average_rate or USUAL_RATE
 
     @abstractmethod
     def __iter__(self) -> Iterator[Frame | av.Packet[Any]]:

@@ -1,12 +1,11 @@
-"""Writing a video file, and choosing between all kinds of targets.
+"""Writing a video file.
 
-Everything that can fail is tried in `open_writer`, before the first frame: the encoder is opened, and the container's
-header is written with all streams that it takes. Writes only the target and its temporary file beside it.
+Everything that can fail is tried before the first frame: the encoder is opened, and the container's header is written
+with all streams that it takes. Writes only the target and its temporary file beside it.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from fractions import Fraction
@@ -19,84 +18,24 @@ from av.codec import Codec
 from av.container import OutputContainer
 from av.video.stream import VideoStream
 
-from mtu.models.errors import InvalidInputError, OutputError
+from mtu.models.errors import InvalidInputError
 from mtu.runtime.video.colour import FromRGB, Pixels, swaps_sides
 from mtu.runtime.video.copying import Copier, timecode_of
-from mtu.runtime.video.encoding import EncodeOptions, Encoding, choose_encoding, with_fields
+from mtu.runtime.video.encoding import NO_TIMESTAMPS, Encoding, choose_encoding, with_fields
 from mtu.runtime.video.fields import FieldMarker
-from mtu.runtime.video.images import IMAGE_SUFFIXES
 from mtu.runtime.video.muxer_options import ANIMATIONS, add_options, kept_options
 from mtu.runtime.video.palette import FromRGBToPalette
-from mtu.runtime.video.picture_encoding import choose_picture_encoding
-from mtu.runtime.video.picture_reader import PICTURE_RATE
-from mtu.runtime.video.picture_writer import DirectoryWriter, PictureWriter
 from mtu.runtime.video.properties import keeps_stereo
-from mtu.runtime.video.reader import Frame, Reader
+from mtu.runtime.video.reader import USUAL_RATE, Frame, Reader
 from mtu.runtime.video.tags import QUICKTIME, kept_metadata, lost_of_stream, lost_tags, set_tag, stream_metadata
 from mtu.runtime.video.timing import Drift
 from mtu.runtime.video.trial import Refused, Sample, is_fatal, reason_of, rehearse
-from mtu.runtime.video.writer import Writer, create_file, finish_file, temporary_name, write_failed
-from mtu.runtime.video.yuv4mpeg import Y4MWriter
+from mtu.runtime.video.writer import EncodeOptions, Writer, create_file, finish_file, temporary_name, write_failed
 
 # Containers that keep a display matrix; all eight turns and flips survive them (tests/test_video_pictures.py).
 _KEEPS_MATRIX = {"mp4", "mov", "3gp", "3g2", "ipod", "ismv", "f4v", "psp", "matroska", "webm"}
 # Codecs that hold the aspect ratio of their pixels; PyAV cannot write Matroska's own.
 _KEEPS_ASPECT = {"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video"}
-# AVFMT_NOTIMESTAMPS; AVI does not set it.
-_NO_TIMESTAMPS = 0x80
-
-
-def open_writer(
-    target: str | Path,
-    reader: Reader,
-    *,
-    width: int | None = None,
-    height: int | None = None,
-    options: EncodeOptions | None = None,
-    overwrite: bool = False,
-    copy_streams: bool = True,
-) -> Writer:
-    """Open what the result of `reader` is written to.
-
-    `target` is a video file, "-" (yuv4mpeg on stdout), a directory for pictures (no ending, a trailing slash, or an
-    existing directory), or, for a single picture, a .png, .jpg or .tif file. `width` and `height` are those of the
-    pictures given to `write`, if not the reader's. Raises OutputError or InvalidInputError before anything is written.
-    """
-    options = options or EncodeOptions()
-    width, height = width or reader.width, height or reader.height
-    name = str(target)
-    path = Path(name)
-    if name == "-":
-        return Y4MWriter(None, reader, width, height, options, overwrite)
-    if name.endswith(("/", os.sep)) or path.is_dir() or not path.suffix:
-        _check_place(path, reader)
-        return DirectoryWriter(path, reader, width, height, overwrite, choose_picture_encoding(options))
-    _check_place(path, reader)
-    if path.exists() and not overwrite:
-        raise OutputError(f"{name} exists: choose another name, or replace it with --overwrite")
-    still = reader.stems is not None and reader.frame_count == 1
-    if path.suffix.lower() in IMAGE_SUFFIXES and (still or path.suffix.lower() != ".webp"):
-        encoding = choose_picture_encoding(options, path)
-        if not still:
-            raise InvalidInputError(
-                f"{name} is one picture, but the source is a video: give a video file, or a directory (no ending) with"
-                f" --picture-format {encoding.kind}"
-            )
-        return PictureWriter(path, reader, width, height, overwrite, encoding)
-    if path.suffix.lower() == ".y4m":
-        return Y4MWriter(path, reader, width, height, options, overwrite)
-    if options.picture_format is not None:
-        raise InvalidInputError(f"--picture-format is for a directory of pictures, and {name} is none: leave it out")
-    return VideoWriter(path, reader, width, height, options, overwrite, copy_streams)
-
-
-def _check_place(path: Path, reader: Reader) -> None:
-    if reader.source != "-" and Path(reader.source).exists() and path.exists() and path.samefile(reader.source):
-        raise OutputError(f"{path} is the source itself: choose another name")
-    if reader.source != "-" and path.resolve() in Path(reader.source).resolve().parents:
-        raise OutputError(f"{path} holds the source: choose another name")
-    if not path.parent.is_dir():
-        raise OutputError(f"the directory {path.parent} does not exist: create it first")
 
 
 class VideoWriter(Writer):
@@ -120,7 +59,7 @@ class VideoWriter(Writer):
         self._end = Fraction(0)
         self._moved = self._written = self._count = self._otherwise = 0
         self._refused: list[Exception] = []
-        self._fixed = 1 / (reader.average_rate or Fraction(25))
+        self._fixed = 1 / reader.rate
         self._drift = Drift()
         self._copier: Copier | None = None
         try:
@@ -171,10 +110,10 @@ class VideoWriter(Writer):
         lost = matroska and Codec(encoding.codec, "w").canonical_name not in _KEEPS_ASPECT
         if lost and encoding.sample_aspect_ratio not in (None, 1):
             self.notes.append(f"the aspect ratio of {encoding.codec} is lost in {container.format.name}: use .mp4")
-        if reader.stems is not None and reader.average_rate == PICTURE_RATE:
-            self.notes.append(f"pictures have no timing: written at {PICTURE_RATE} per second (--rate)")
+        if reader.stems is not None and reader.average_rate == USUAL_RATE:
+            self.notes.append(f"pictures have no timing: written at {USUAL_RATE} per second (--rate)")
         self._time_base = encoding.time_base
-        self._name, self._timeless = container.format.name, bool(container.format.flags & _NO_TIMESTAMPS)
+        self._name, self._timeless = container.format.name, bool(container.format.flags & NO_TIMESTAMPS)
         self._from_rgb = (
             FromRGBToPalette()
             if encoding.pix_fmt == "pal8"

@@ -1,4 +1,4 @@
-"""What all targets share: the interface, and how files get their names.
+"""What all targets share: the interface, what the user asks of it, and how files get their names.
 
 Writes beside the target under a hidden temporary name and renames when the result is whole, so a final name never
 holds half a result.
@@ -10,9 +10,11 @@ import errno
 import os
 import secrets
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -20,6 +22,35 @@ import numpy as np
 from mtu.models.errors import OutputError
 from mtu.runtime.video.colour import Pixels, quarter_turn, upright
 from mtu.runtime.video.reader import Frame, Reader
+
+PictureKind = Literal["png", "jpg", "tiff"]
+"""Kinds of files that a directory of pictures is written as."""
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """What the user asked of the encoder; None and {} leave it to the defaults."""
+
+    codec: str | None = None
+    crf: float | None = None
+    pix_fmt: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+    muxer_options: Mapping[str, str] = field(default_factory=dict)
+    """Of the container."""
+    picture_format: PictureKind | None = None
+    """Of a directory of pictures; None is png."""
+
+    def given(self) -> list[str]:
+        """Names of the command-line options that are set."""
+        flags = {
+            "--codec": self.codec,
+            "--crf": self.crf,
+            "--pix-fmt": self.pix_fmt,
+            "-e": self.options or None,
+            "-m": self.muxer_options or None,
+            "--picture-format": self.picture_format,
+        }
+        return [flag for flag, value in flags.items() if value is not None]
 
 
 class Writer(ABC):

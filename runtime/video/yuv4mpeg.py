@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
-from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from mtu.models.errors import InvalidInputError, OutputError
-from mtu.runtime.video.colour import FULL, LIMITED, SD_LINES, FromRGB, Pixels, swaps_sides
-from mtu.runtime.video.encoding import EncodeOptions
+from mtu.runtime.video.colour import FULL, FromRGB, Pixels, swaps_sides
 from mtu.runtime.video.reader import Frame, Reader
-from mtu.runtime.video.writer import Writer, create_file, finish_file, temporary_name, write_failed
+from mtu.runtime.video.writer import EncodeOptions, Writer, create_file, finish_file, temporary_name, write_failed
 
 _LAYOUTS = {"yuv420p": "420mpeg2", "yuv422p": "422", "yuv444p": "444", "yuv411p": "411", "gray": "mono"}
 _MATRICES = {1: "BT.709", 9: "BT.2020", 7: "SMPTE 240M", 4: "FCC"}
@@ -57,10 +55,8 @@ class Y4MWriter(Writer):
             self.notes.append("yuv4mpeg holds no orientation: the pictures are turned upright")
             if swaps_sides(self._turn):
                 width, height, sar = height, width, sar and 1 / sar
-        rate = reader.average_rate or Fraction(25)
-        colour = reader.colour
-        matrix = colour.used_matrix or (6 if height <= SD_LINES else 1)
-        color_range = colour.used_range if colour.used_matrix else LIMITED
+        rate, colour = reader.rate, reader.colour
+        matrix, color_range = colour.encoded(height)
         self._from_rgb = FromRGB(form, matrix, color_range, centred=colour.centred)
         self.notes.append(
             f"yuv4mpeg holds pictures only, at {float(rate):.6g} per second: no sound, no timestamps, no colour matrix "
