@@ -182,12 +182,25 @@ def _bad_value(error: Any, param: Any) -> str:
 
 
 def _parsed(ctx: Any, words: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """The values that `words` give, as strings, and the words too many."""
+    """The values that `words` give, as strings, and the words too many: first those that an option would take."""
     try:
         values, extra, _ = ctx.command.make_parser(ctx).parse_args(list(words))
     except UsageError:
         return {}, []
-    return {name: value for name, value in values.items() if value and isinstance(value, str | list | tuple)}, extra
+    values = {name: value for name, value in values.items() if value and isinstance(value, str | list | tuple)}
+    if not extra:
+        return values, []
+    arguments = [p.name for p in ctx.command.get_params(ctx) if _is_argument(p) and isinstance(values.get(p.name), str)]
+    alone = [*(values[name] for name in arguments), *extra]
+    alone.sort(key=lambda word: bool(_taking(ctx, word)))
+    values |= zip(arguments, alone, strict=False)
+    return values, alone[len(arguments) :]
+
+
+def _taking(ctx: Any, word: str) -> list[Any]:
+    """The options of which a word is one of the choices; none if it is a file."""
+    options = [param for param in ctx.command.get_params(ctx) if not _is_argument(param)]
+    return [param for param in options if word in _choices(param) and not Path(word).exists()]
 
 
 def _completed(ctx: Any, words: list[str]) -> str:
@@ -200,7 +213,7 @@ def _completed(ctx: Any, words: list[str]) -> str:
     for param in params:
         if param.name in values:
             continue
-        if extra and not _is_argument(param) and set(STRAY) & set(param.opts):
+        if extra and (param in _taking(ctx, extra[0]) or (not _taking(ctx, extra[0]) and set(STRAY) & set(param.opts))):
             words.insert(words.index(extra.pop(0)), _short(param))
         elif param.required and _is_argument(param):
             words.insert(place, _metavar(param))

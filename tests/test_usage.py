@@ -85,6 +85,11 @@ def test_options_are_in_groups(capsys):
         ("mtu-compare mtu2 --input c", "B is missing; write: mtu-compare mtu2 B --input c"),
         ("mtu-compare --input c", "A is missing; write: mtu-compare A B --input c"),
         ("mtu-eval --layout dvd", "DIR is missing; write: mtu-eval DIR --layout dvd"),
+        ("mtu-eval --layout dvd gopro d", "'gopro' is one word too many; write: mtu-eval --layout dvd d"),
+        ("mtu-eval d gopro --layout dvd", "'gopro' is one word too many; write: mtu-eval d --layout dvd"),
+        ("mtu-eval dvd d --layout dvd -o out", "'dvd' is one word too many; write: mtu-eval d --layout dvd -o out"),
+        ("mtu-eval gopro d", "--layout (dvd, gopro, reds) is missing; write: mtu-eval --layout gopro d"),
+        ("mtu-eval d out --layout dvd", "'out' is one word too many; write: mtu-eval d -o out --layout dvd"),
         ("mtu-train --data synthetic", "--output or -o is missing; write: mtu-train --data synthetic -o RUN"),
     ],
 )
