@@ -147,6 +147,34 @@ def test_sound_of_a_transport_stream_that_nobody_would_hear(tmp_path: Path) -> N
     assert ".mkv would keep it" in result.said and kinds(tmp_path / "out.ts") == ["video"]
 
 
+def noisy(path: Path, codec: str) -> Path:
+    """A video with a second of noise as sound, whose packets are as large as those of music."""
+    with av.open(str(path), "w") as out:
+        video = out.add_stream("libx264", rate=25, width=64, height=48, pix_fmt="yuv420p")
+        sound = out.add_stream(codec, rate=44100, layout="stereo")
+        for number, picture in enumerate(moving(5)):
+            frame = yuv_frame(picture, "yuv420p", 1, 1)
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            out.mux(video.encode(frame))
+        noise = np.random.default_rng(0).normal(0, 0.1, (2, 44100)).astype(np.float32)
+        frame = av.AudioFrame.from_ndarray(noise, format="fltp", layout="stereo")
+        frame.sample_rate, frame.pts = 44100, 0
+        for each in av.AudioResampler(sound.format, "stereo", 44100, sound.frame_size or 1152).resample(frame):
+            out.mux(sound.encode(each))
+        for stream in (video, sound):
+            out.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("source", "codec"), [("mp4", "aac"), ("mkv", "aac"), ("mp4", "libmp3lame"), ("mov", "ac3"), ("mkv", "mp2")]
+)
+def test_sound_of_a_transport_stream_is_kept(tmp_path: Path, source: str, codec: str) -> None:
+    """A file of a packet each is too short to be recognised as MPEG-TS."""
+    result = run(noisy(tmp_path / f"in.{source}", codec), tmp_path / "out.ts")
+    assert kinds(tmp_path / "out.ts") == ["video", "audio"] and "audio stream" not in result.said
+
+
 @pytest.mark.parametrize("codec", ["pcm_s16le", "pcm_alaw", "adpcm_swf"])
 def test_sound_at_which_a_muxer_ends_the_process(tmp_path: Path, codec: str) -> None:
     source = tmp_path / "in.nut"

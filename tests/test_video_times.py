@@ -9,8 +9,9 @@ from typing import Any
 
 import av
 import pytest
+from av.video.frame import PictureType
 
-from mtu.runtime.video import Frame, ReadOptions, Segment, open_reader
+from mtu.runtime.video import EncodeOptions, Frame, ReadOptions, Segment, open_reader
 from mtu.runtime.video.timing import Drift, later_timecode
 from mtu.runtime.video.track import Track
 from tests.media import make_video, moving, packets, times, yuv_frame
@@ -276,7 +277,10 @@ VARIABLE = [0, 40, 41, 120, 500, 503, 900, 1400]
 
 @pytest.mark.parametrize(
     ("ending", "exact"),
-    [("avi", 0), ("h264", 0), ("mpg", 0), ("gif", 0), ("mkv", 1), ("mp4", 1), ("nut", 1), ("ts", 1)],
+    [
+        *(("avi", 0), ("h264", 0), ("mpg", 0), ("gif", 0), ("ogv", 0), ("rm", 0)),
+        *(("mkv", 1), ("mp4", 1), ("nut", 1), ("ts", 1), ("asf", 1), ("flv", 1)),
+    ],
 )
 def test_a_variable_rate_that_is_lost_is_said(tmp_path: Path, ending: str, exact: int) -> None:
     source = make_video(tmp_path / "in.mkv", len(VARIABLE), pts=VARIABLE, time_base=TICK)
@@ -284,6 +288,24 @@ def test_a_variable_rate_that_is_lost_is_said(tmp_path: Path, ending: str, exact
     assert any("does not hold the times" in remark for remark in result.remarks) != bool(exact)
     result = run(make_video(tmp_path / "even.mkv", 8), tmp_path / f"evenly.{ending}")
     assert not any("does not hold the times" in remark for remark in result.remarks)
+
+
+@pytest.mark.parametrize(("ending", "codec"), [("ogv", None), ("rm", None), ("avi", "libx264")])
+def test_an_even_rate_is_kept_where_a_container_holds_nothing_else(
+    tmp_path: Path, ending: str, codec: str | None
+) -> None:
+    source = make_video(tmp_path / "in.mp4", 10, time_base=Fraction(1, 90000), pts=range(0, 36000, 3600))
+    run(source, tmp_path / f"out.{ending}", options=EncodeOptions(codec=codec))
+    stamps = times(tmp_path / f"out.{ending}")
+    assert [stamp - stamps[0] for stamp in stamps] == pytest.approx([n / 25 for n in range(10)], abs=0.001)
+
+
+@pytest.mark.parametrize("ending", ["avi", "asf", "wmv"])
+def test_pictures_stay_in_order_where_a_place_is_a_time(tmp_path: Path, ending: str) -> None:
+    run(make_video(tmp_path / "in.mp4", 12), tmp_path / f"out.{ending}")
+    with av.open(str(tmp_path / f"out.{ending}")) as file:
+        kinds = [frame.pict_type for frame in file.decode(video=0)]
+        assert len(kinds) == 12 and set(kinds) == {int(PictureType.I), int(PictureType.P)}
 
 
 def test_drift_counts_from_the_first_picture() -> None:

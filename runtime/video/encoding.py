@@ -34,7 +34,9 @@ _FIELD_ORDERS = {"tff": 2, "bff": 3}
 NO_TIMESTAMPS = 0x80
 """FFmpeg's flag of formats without timestamps (AVFMT_NOTIMESTAMPS)."""
 # Containers without timestamps that do not have the flag; most store a rate.
-_RATE_ONLY = {"avi", "dv", "filmstrip", "roq", "swf"}
+_RATE_ONLY = {"avi", "dv", "filmstrip", "ogg", "ogv", "rm", "roq", "swf"}
+# Containers that hold one time for each picture, of its place in the file: pictures must be shown in that order.
+_IN_ORDER = {"asf", "asf_stream", "avi"}
 # A rate that an encoder knows stands for one that is lower by so much: for a variable one, or 30 with missing pictures.
 _NEAR = Fraction(5, 100)
 _GIF_TICK = Fraction(1, 100)
@@ -112,6 +114,8 @@ def choose_encoding(
     formats = [form.name for form in Codec(codec, "w").video_formats or []]
     pix_fmt = _choose_pix_fmt(container, codec, formats, reader.pix_fmt, wanted.pix_fmt)
     options, qscale = choose_options(codec, wanted.options, wanted.crf)
+    if container.format.name in _IN_ORDER:
+        options.setdefault("bf", "0")
     matrix, color_range = reader.colour.encoded(height)
     centred = reader.colour.centred
     if codec == "mjpeg":

@@ -87,7 +87,7 @@ def rehearse(
         if not packets:
             raise ValueError("its encoder gives nothing for a picture")
         _mux(trial, stream, packets[0])
-    tags = _read_back(file, lambda written: [*written.metadata.items(), *written.streams[0].metadata.items()]) or []
+    tags = _read_back(output, file, _tags) or []
     return Sample(lambda container: container.add_stream_from_template(stream, opaque=True), packets[0]), tags
 
 
@@ -98,8 +98,8 @@ def refusal(output: OutputContainer, accepted: Sequence[Sample], sample: Sample)
         file, stream = _written(output, samples)
     except Refused as error:
         return reason_of(error)
-    back = _read_back(file, _kinds)
-    if back is None and (not accepted or _read_back(_written(output, accepted)[0], _kinds) is not None):
+    back = _read_back(output, file, _kinds)
+    if back is None and (not accepted or _read_back(output, _written(output, accepted)[0], _kinds) is not None):
         return "the file could not be read with it"
     # Some take anything, and give back as nameless data what they have no name for, or nothing at all.
     if back is None or any(each.packet is None for each in samples):
@@ -111,7 +111,7 @@ def tags_back(output: OutputContainer, accepted: Sequence[Sample], sample: Sampl
     """The tags of one more stream as a container gives them back; None where they cannot be read."""
     with suppress(*Refused, IndexError):
         file, _ = _written(output, [*accepted, sample])
-        return _read_back(file, lambda written: [*written.streams[len(accepted)].metadata.items()])
+        return _read_back(output, file, lambda written: [*written.streams[len(accepted)].metadata.items()])
     return None
 
 
@@ -130,6 +130,11 @@ def _written(output: OutputContainer, samples: Sequence[Sample]) -> tuple[io.Byt
 def _kind_of(stream: Stream) -> tuple[str, str | None]:
     """What a stream is; of data also its name."""
     return stream.type, getattr(stream, "name", None) if stream.type == "data" else None
+
+
+def _tags(written: InputContainer) -> list[tuple[str, str]]:
+    """The tags of a file and of its first stream."""
+    return [*written.metadata.items(), *written.streams[0].metadata.items()]
 
 
 def _kinds(written: InputContainer) -> list[tuple[str, str | None]]:
@@ -201,9 +206,14 @@ def _muxer(output: OutputContainer, file: Any = None) -> Iterator[OutputContaine
     muxer.close()
 
 
-def _read_back(file: io.BytesIO, what: Callable[[InputContainer], _T]) -> _T | None:
+def _read_back(output: OutputContainer, file: io.BytesIO, what: Callable[[InputContainer], _T]) -> _T | None:
     """Something of what has been written into memory, None where it cannot be read, such as raw pictures."""
-    with suppress(*Refused), av.open(io.BytesIO(file.getvalue()), "r", metadata_errors="replace") as written:
+    # A file of a packet or two is too short to be recognised by what it holds: one of MPEG-TS passes for MPEG-PS.
+    form: str | None = None
+    with suppress(ValueError):
+        form = av.ContainerFormat(output.format.name, "r").name
+    data = io.BytesIO(file.getvalue())
+    with suppress(*Refused), av.open(data, "r", format=form, metadata_errors="replace") as written:
         return what(written)
     return None
 
