@@ -262,23 +262,20 @@ class Report:
     """What is wrong with states, in words. Then no fp16 model is right."""
 
     def table(self) -> str:
-        """All of it in words and columns."""
+        """A line for each layer, with the worst of its tensors in every column, and what is to be kept."""
         lines = [
             f"{self.model}: {self.interface.preset}, {self.frames} frames of {', '.join(self.clips)}\n",
-            f"{'layer, tensors':24} {'lowest':>11} {'highest':>11} {'>65504':>8} {'<2^-14':>8} {'weights':>9}  verdict",
+            f"{'layer':18} {'lowest':>11} {'highest':>11} {'>65504':>8} {'<2^-14':>8} {'weights':>9}  verdict",
         ]
         for layer in ("", *self.weights):
-            largest = f"{self.weights[layer].largest:9.4g}" if layer else " " * 9
+            tensors = [row.range for row in self.rows if row.layer == layer]
+            lowest, highest = min(each.lowest for each in tensors), max(each.highest for each in tensors)
+            above, tiny = max(each.above_share for each in tensors), max(each.tiny_share for each in tensors)
+            largest = f"{self.weights[layer].largest:9.4g}" if layer else ""
             verdict = "" if not layer else "keep in fp32" if layer in self.keep else "fp16"
-            lines.append(f"{layer or 'frames and states':24} {' ' * 41} {largest}  {verdict}".rstrip())
-            for row in self.rows:
-                if row.layer == layer:
-                    low, high, shares = (
-                        row.range.lowest,
-                        row.range.highest,
-                        (row.range.above_share, row.range.tiny_share),
-                    )
-                    lines.append(f"  {row.name:22} {low:11.4g} {high:11.4g} {shares[0]:8.2%} {shares[1]:8.2%}")
+            name = layer or "frames and states"
+            line = f"{name:18} {lowest:11.4g} {highest:11.4g} {above:8.2%} {tiny:8.2%} {largest}  {verdict}"
+            lines.append(line.rstrip())
         lines += ["", *(f"{layer}: {'; '.join(reasons)}" for layer, reasons in self.keep.items()), *self.states]
         kept = f"keep {len(self.keep)} of {len(self.weights)} layers in fp32"
         return "\n".join([*lines, kept if self.keep else "every layer fits fp16"])

@@ -89,7 +89,7 @@ def to_onnx(
     )
     c = source.config
     print(
-        f"{output}: {preset_name(c)} ({c.units} units, {c.channels} channels, {c.blocks} blocks), {precision}"
+        f"{output}: {preset_name(c)} ({c.words}), {precision}"
         + (f" but for the layers in {keep_fp32}" if keep_fp32 else "")
         + f", weights {source.digest[:12]}"
     )

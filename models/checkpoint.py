@@ -90,7 +90,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     ]
     _refuse(
         path,
-        f"does not fit a network of {config.units} units, {config.channels} channels, {config.blocks} blocks",
+        f"does not fit a network of {config.words}",
         problems,
     )
     weights = {key: found[key].detach().float().contiguous() for key in expected}

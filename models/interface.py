@@ -67,6 +67,11 @@ class NetworkConfig:
         if self.units < 1 or self.channels < 1 or self.blocks < 0:
             raise InvalidInputError(f"no such network: {self}; units and channels are at least 1, blocks at least 0")
 
+    @property
+    def words(self) -> str:
+        """For a person: "2 units, 26 channels, 8 blocks"."""
+        return ", ".join(f"{n} {name if n != 1 else name[:-1]}" for name, n in dataclasses.asdict(self).items())
+
 
 PRESETS: Mapping[str, NetworkConfig] = {
     "mtu1": NetworkConfig(units=1, channels=26, blocks=8),
@@ -75,7 +80,7 @@ PRESETS: Mapping[str, NetworkConfig] = {
     "mtu10": NetworkConfig(units=10, channels=26, blocks=8),
     "mtu10-large": NetworkConfig(units=10, channels=48, blocks=6),
 }
-"""The published variants (facts page, "Variants")."""
+"""The published variants."""
 
 
 def preset_config(name: str) -> NetworkConfig:

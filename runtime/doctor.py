@@ -141,11 +141,8 @@ def _model(directory: str) -> str:
     from mtu.runtime.backends import open_backend
 
     interface = open_backend("onnxruntime", open_bundle(directory), "cpu").interface
-    c = interface.config
-    return (
-        f"{interface.preset} ({c.units} units, {c.channels} channels, {c.blocks} blocks), {interface.precision},"
-        f" weights {interface.checkpoint[:12]}"
-    )
+    words = interface.config.words
+    return f"{interface.preset} ({words}), {interface.precision}, weights {interface.checkpoint[:12]}"
 
 
 TRIALS: dict[str, tuple[Callable[..., str], str, str]] = {

@@ -183,7 +183,7 @@ def test_all_reasons_at_once(capsys, answers, no_gpu, small, tmp_path, monkeypat
 def test_a_bundle(capsys, no_gpu, small):
     ended = cli.run(capsys, "mtu-doctor", small.directory)
     assert ended.code == 0
-    assert f"bundle {small.directory}: custom (2 units, 4 channels, 1 blocks), fp32, weights" in ended.out
+    assert f"bundle {small.directory}: custom (2 units, 4 channels, 1 block), fp32, weights" in ended.out
     assert "onnxruntime: can run it" in ended.out
     said = ended.out.split("tensorrt: cannot run it\n")[1]
     assert "no NVIDIA GPU answers" in said

@@ -198,7 +198,14 @@ def test_every_tensor_of_mtu2_is_measured_and_fits(clip: Path, tmp_path: Path, c
     names = {(row["layer"], row["name"]) for row in found["tensors"]}
     # A sum belongs to the last layer in it; what the op moves in the first frame to the unit whose map it is.
     assert {("HGs.0.RBs.0.2", "add"), ("HGs.0.dec2.0", "getitem"), ("", "restored_in"), ("out", "conv2d_43")} <= names
-    assert len(found["weights"]) == 48 and f"{'motion_layer.0.0':24}" in ended.out
+    # A line for each layer and no more: the tensors are in the report.
+    lines = ended.out.splitlines()
+    assert len(found["weights"]) == 48 and len(lines) == 48 + 6 and max(map(len, lines)) <= 82
+    figures = next(line.split() for line in lines if line.startswith("HGs.0.RBs.0.2 "))
+    mine = [row for row in found["tensors"] if row["layer"] == "HGs.0.RBs.0.2"]
+    assert len(mine) == 3
+    assert float(figures[1]) == pytest.approx(min(row["lowest"] for row in mine), rel=1e-3)
+    assert float(figures[2]) == pytest.approx(max(row["highest"] for row in mine), rel=1e-3)
     assert read_layers(keep) == frozenset()
     assert all(line.startswith("#") for line in keep.read_text().splitlines())
 

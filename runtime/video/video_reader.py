@@ -341,7 +341,9 @@ class VideoReader(Reader):
             yield self._ready.pop(0)
         yield from self._events
         if self._deinterlacer is not None:
-            self.remarks.append(f"{self._deinterlacer.count or 'no'} pictures were interlaced and made progressive")
+            count = self._deinterlacer.count
+            said = f"{count} pictures were interlaced and made progressive" if count else "nothing was interlaced"
+            self.remarks.append(said)
         self.remarks += self._normalise.remarks() + self._clock.remarks("pictures")
         self.damage = self._what_was_lost()
 
