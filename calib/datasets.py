@@ -14,7 +14,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from mtu.models.errors import InvalidInputError, MissingFileError
+from mtu.models.errors import InvalidInputError, MissingFileError, some
 from mtu.runtime.video import read_image
 from mtu.runtime.video.images import list_images, natural_key
 from mtu.runtime.video.picture_header import read_header
@@ -49,9 +49,6 @@ TREES: dict[Layout, str] = {
   and the same in val/val_blur/ and val/val_sharp/; each of the four may also lie in the folder itself""",
 }
 """What a folder of each layout looks like, for messages."""
-
-NAMED = 4
-"""So many files or videos are named in a message."""
 
 Folders = dict[str, tuple[Path, Path]]
 """The folders of blurred and of sharp frames of each video, by its name. One of the two may not exist."""
@@ -97,16 +94,16 @@ def find_pairs(
         pairs.append(VideoPair(name, tuple(blurred[stem] for stem in both), tuple(sharp[stem] for stem in both)))
     if single:
         absent = [str(folder) for pair in folders.values() for folder in pair if not folder.is_dir()]
-        why = f"; these folders are not there: {_some(absent)}" if absent else ""
+        why = f"; these folders are not there: {some(absent)}" if absent else ""
         raise InvalidInputError(
-            f"{root}: {len(single)} frames have no counterpart: {_some(map(str, single))}{why}. Unpack the archive"
+            f"{root}: {len(single)} frames have no counterpart: {some(map(str, single))}{why}. Unpack the archive"
             f" again or remove these frames; each must be there blurred and sharp, under one name:\n{TREES[layout]}"
         )
     short = [f"{pair.name} ({len(pair.sharp)})" for pair in pairs if len(pair.sharp) < shortest]
     if short:
         raise InvalidInputError(
             f"{root}: {len(short)} of {len(pairs)} videos have fewer than {shortest} frames, as many as are"
-            f" needed: {_some(short)}. Ask for shorter clips or remove these videos"
+            f" needed: {some(short)}. Ask for shorter clips or remove these videos"
         )
     return pairs
 
@@ -170,7 +167,7 @@ def _locate(layout: Layout, root: Path, split: Split) -> Folders:
         return videos
     inner = {folder.name: videos for folder in _subfolders(root) if (videos := find(folder, split))}
     if len(inner) > 1:
-        raise InvalidInputError(f"{root} holds several folders with {layout} videos: {_some(inner)}. Give one of them")
+        raise InvalidInputError(f"{root} holds several folders with {layout} videos: {some(inner)}. Give one of them")
     return next(iter(inner.values()), {})
 
 
@@ -216,9 +213,7 @@ def _frames(folder: Path) -> dict[str, Path]:
     frames = {path.stem: path for path in paths}
     if len(frames) < len(paths):
         twice = [path.name for path in paths if frames[path.stem] != path]
-        raise InvalidInputError(
-            f"{folder} holds frames twice, with different endings: {_some(twice)}. Keep one of each"
-        )
+        raise InvalidInputError(f"{folder} holds frames twice, with different endings: {some(twice)}. Keep one of each")
     return frames
 
 
@@ -240,10 +235,3 @@ def _why_none(layout: Layout, root: Path, split: Split, option: str) -> str:
         )
         said = f"{root} does not hold the data set {layout}. {hint}"
     return f"{said}. This is how {layout} is laid out:\n{TREES[layout]}"
-
-
-def _some(names: Iterable[str]) -> str:
-    """The first names, and how many more there are."""
-    names = list(names)
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more

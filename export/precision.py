@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
-from mtu.models.errors import InvalidInputError, MissingFileError
+from mtu.models.errors import InvalidInputError, MissingFileError, some
 from mtu.models.interface import OP_DOMAIN, OUTPUT_NAME
 
 LARGEST = 65504.0
@@ -51,9 +51,8 @@ def check_layers(keep: Iterable[str], known: Iterable[str]) -> None:
     """Raises InvalidInputError if `keep` has a layer that is not among `known`, those of the network."""
     known = list(known)
     if unknown := sorted(set(keep).difference(known)):
-        rest = f" and {len(unknown) - LISTED} more" if len(unknown) > LISTED else ""
         raise InvalidInputError(
-            f"--keep-fp32 names {', '.join(unknown[:LISTED])}{rest}, which the network has not: its layers are"
+            f"--keep-fp32 names {some(unknown)}, which the network has not: its layers are"
             f" {', '.join(known[:LISTED])} and so on, named as in the checkpoint"
         )
 

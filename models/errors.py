@@ -6,7 +6,7 @@ other exception is a bug and keeps its traceback. Each class also inherits the b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 class MtuError(Exception):
@@ -59,3 +59,9 @@ class MissingExtraError(MtuError, ImportError):
     def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str, str]]:
         # mtu-bench hands it from one process to another.
         return type(self), self._arguments
+
+
+def some(names: Iterable[str]) -> str:
+    """The first four of many names, for a message, and how many more there are."""
+    names = list(names)
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

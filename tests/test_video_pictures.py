@@ -91,7 +91,7 @@ def test_kinds_of_pictures(tmp_path: Path, ending: str, codec: str, pix_fmt: str
     encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = 64, 48, pix_fmt, Fraction(1, 25)
     encoder.options = {"lossless": "1"} if codec == "libwebp" else {}
     if codec == "mjpeg":
-        encoder.qscale, encoder.global_quality = True, 1
+        encoder.options = {"qmin": "1", "qmax": "1"}
     frame = av.VideoFrame.from_ndarray(picture, "rgb24").reformat(
         format=pix_fmt, dst_colorspace=5 if codec == "mjpeg" else None, src_color_range=2, dst_color_range=2
     )

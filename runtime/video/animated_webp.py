@@ -16,7 +16,7 @@ import numpy as np
 from mtu.models.errors import InvalidInputError
 from mtu.runtime.video.colour import Pixels, ToRGB, colour_of
 from mtu.runtime.video.images import decode_data
-from mtu.runtime.video.picture_header import read_header
+from mtu.runtime.video.picture_header import Header
 from mtu.runtime.video.properties import picture_notes
 from mtu.runtime.video.reader import Frame, Reader, ReadOptions
 
@@ -44,7 +44,7 @@ class _Part:
 class AnimatedWebPReader(Reader):
     """An animated WebP. Its frames are laid over each other, on black where nothing is."""
 
-    def __init__(self, source: str, options: ReadOptions) -> None:
+    def __init__(self, source: str, header: Header, options: ReadOptions) -> None:
         self.source, self.segment = source, options.segment
         if options.rate is not None:
             raise InvalidInputError(f"--rate is for pictures, which have no times; {source} has its own: leave it out")
@@ -52,7 +52,6 @@ class AnimatedWebPReader(Reader):
             raise InvalidInputError(f"{source} is not interlaced: leave out --deinterlace")
         if options.video_stream:
             raise InvalidInputError(f"{source} has one video stream: leave out --video-stream")
-        header = read_header(Path(source))
         self.width, self.height, self.loops = header.width, header.height, header.loops
         self.time_base, self.notes, self.remarks, self.covers = Fraction(1, 1000), [], [], {}
         # RGB and how much of it can be seen.

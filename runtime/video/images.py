@@ -14,7 +14,7 @@ from av.video.codeccontext import VideoCodecContext
 
 from mtu.models.errors import InvalidInputError
 from mtu.runtime.video.colour import Pixels, ToRGB, colour_of, quarter_turn, upright
-from mtu.runtime.video.picture_header import known_header
+from mtu.runtime.video.picture_header import known_header, open_picture
 from mtu.runtime.video.properties import display_matrix
 
 _KINDS = "png jpg jpeg jpe jfif bmp dib tif tiff webp ppm pgm pbm pnm pam tga exr dpx jp2 j2k jxl qoi sgi"
@@ -69,7 +69,8 @@ def decode_image(path: Path, *, damaged: bool = False) -> tuple[av.VideoFrame, P
             # Where EXIF is there, PyAV 18 gives no matrix but only degrees, which know of no mirrors.
             matrix = _TURNS.get(header.orientation)
         else:
-            picture = _open_and_decode(path)
+            with open_picture(path) as container:
+                picture = next(container.decode(video=0))
             matrix = display_matrix(picture)
         rgb = ToRGB(colour_of(picture)[0])(picture)
         if matrix and quarter_turn(matrix):
@@ -93,12 +94,6 @@ def decode_data(kind: str, data: bytes, strict: str = "") -> av.VideoFrame:
     if not pictures:
         raise ValueError("it holds no picture")
     return pictures[0]
-
-
-def _open_and_decode(path: Path) -> av.VideoFrame:
-    # An absolute name has no protocol, and without patterns a percent sign is a percent sign.
-    with av.open(str(path.absolute()), options={"pattern_type": "none"}) as container:
-        return next(container.decode(video=0))
 
 
 def read_image(path: str | Path) -> Pixels:

@@ -6,7 +6,6 @@ Sources: the specifications of PNG 3, JFIF 1.02, Exif 2.32, CIPA DC-007 (MPO), T
 
 from __future__ import annotations
 
-import contextlib
 import io
 import struct
 import zlib
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import av
+from av.container import InputContainer
 
 from mtu.models.errors import InvalidInputError, MissingFileError
 
@@ -239,21 +239,24 @@ def _gif(file: BinaryIO) -> Header:
 _READERS = {"png": _png, "jpeg": _jpeg, "tiff": _tiff, "webp": _webp, "gif": _gif}
 
 
+def open_picture(source: Path | BinaryIO) -> InputContainer:
+    """A file of any kind, by FFmpeg. Raises av.FFmpegError, ValueError."""
+    # An absolute name has no protocol, and without patterns a percent sign is a percent sign.
+    name = str(source.absolute()) if isinstance(source, Path) else source
+    return av.open(name, "r", options={"pattern_type": "none"})
+
+
 def _ask_ffmpeg(path: Path) -> Header:
     # Its beginning has the size, as a rule; FFmpeg decodes what it is given.
     with path.open("rb") as file:
         beginning = io.BytesIO(file.read(_BEGINNING))
-    with contextlib.suppress(av.FFmpegError, IndexError, ValueError), av.open(beginning) as container:
-        context = container.streams.video[0].codec_context
-        if context.width and context.height:
-            return Header("", context.width, context.height)
-    try:
-        # An absolute name has no protocol, and without patterns a percent sign is a percent sign.
-        with av.open(str(path.absolute()), options={"pattern_type": "none"}) as container:
-            context = container.streams.video[0].codec_context
-            if context.width and context.height:
-                return Header("", context.width, context.height)
-        reason: object = "it has no size"
-    except (av.FFmpegError, IndexError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
+    reason: object = "it has no size"
+    for source in (beginning, path):
+        try:
+            with open_picture(source) as container:
+                context = container.streams.video[0].codec_context
+                if context.width and context.height:
+                    return Header("", context.width, context.height)
+        except (av.FFmpegError, IndexError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
     raise InvalidInputError(f"{path} is not a picture that can be read: {reason}")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import av
 
-from mtu.models.errors import InvalidInputError
+from mtu.models.errors import InvalidInputError, some
 from mtu.runtime.video.colour import Pixels, colour_of
 from mtu.runtime.video.images import decode_image
 from mtu.runtime.video.picture_header import Header, read_header
@@ -92,9 +92,9 @@ class PictureReader(Reader):
             yield frame
         lost = []
         if self._left_out:
-            lost.append(f"{len(self._left_out)} of {len(self._paths)} pictures are left out: {_some(self._left_out)}")
+            lost.append(f"{len(self._left_out)} of {len(self._paths)} pictures are left out: {some(self._left_out)}")
         if self._partly:
-            lost.append(f"{len(self._partly)} pictures are damaged, and kept as far as they go: {_some(self._partly)}")
+            lost.append(f"{len(self._partly)} pictures are damaged, and kept as far as they go: {some(self._partly)}")
         if lost:
             self.damage = f"{self.source}: {'; '.join(lost)}"
 
@@ -109,9 +109,9 @@ def _checked(source: str, paths: list[Path]) -> list[Header]:
             bad.append(str(error))
     if bad:
         count = f"{len(bad)} of {len(paths)} pictures cannot be read: " if len(paths) > 1 else ""
-        raise InvalidInputError(f"{count}{_some(bad)}{'; remove or replace them' if count else ''}")
+        raise InvalidInputError(f"{count}{some(bad)}{'; remove or replace them' if count else ''}")
     if animated := [path.name for path, header in zip(paths, headers, strict=True) if header.animated]:
-        raise InvalidInputError(f"{source} holds animations ({_some(animated)}): give each by itself, as a video")
+        raise InvalidInputError(f"{source} holds animations ({some(animated)}): give each by itself, as a video")
     size = headers[0].width, headers[0].height
     pairs = [(path, (header.width, header.height)) for path, header in zip(paths, headers, strict=True)]
     if other := [pair for pair in pairs if pair[1] != size]:
@@ -120,7 +120,7 @@ def _checked(source: str, paths: list[Path]) -> list[Header]:
 
 
 def _sizes_differ(other: list[tuple[Path, tuple[int, int]]], first: Path, size: tuple[int, int]) -> str:
-    named = _some([f"{path.name} is {width}x{height}" for path, (width, height) in other])
+    named = some([f"{path.name} is {width}x{height}" for path, (width, height) in other])
     return (
         f"{first.parent}: {named}, but {first.name} is {size[0]}x{size[1]}: all pictures of a directory must have "
         "one size; scale or remove the others"
@@ -139,10 +139,4 @@ def _pages(paths: list[Path], headers: list[Header]) -> list[str]:
     several = [f"{path.name} ({header.pages})" for path, header in zip(paths, headers, strict=True) if header.pages > 1]
     if not several:
         return []
-    return [f"files with several pages or pictures, of which only the first is read: {_some(several)}"]
-
-
-def _some(names: list[str]) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+    return [f"files with several pages or pictures, of which only the first is read: {some(several)}"]

@@ -5,7 +5,7 @@ Reads only the source it is given (a file, a directory of pictures, or stdin) an
 Rotation: pixels are given as they are stored, and the display matrix is in `Reader.display_matrix`. PyAV 18 can write
 the matrix of an encoded stream (`VideoStream.set_display_matrix`), and MP4, MOV, Matroska and WebM keep it, so the
 writer carries it over; for other targets, or an older PyAV, the writer turns the pixels upright. Single pictures are
-turned upright by their reader, since PNG carries no orientation.
+turned upright by their reader, since the pictures that are written carry no orientation.
 """
 
 from __future__ import annotations

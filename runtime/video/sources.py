@@ -70,7 +70,7 @@ def open_reader(source: str | Path, options: ReadOptions | None = None) -> Reade
 
 def _open_animation(name: str, header: Header, options: ReadOptions) -> Reader:
     if header.kind == "webp":
-        return AnimatedWebPReader(name, options)
+        return AnimatedWebPReader(name, header, options)
     reader = VideoReader(name, options, {"png": "apng", "gif": "gif"}[header.kind])
     reader.loops = header.loops
     return reader
