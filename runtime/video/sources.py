@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -31,7 +32,7 @@ _BEGINNINGS = {
     b"DKIF": "IVF",
     b"G": "MPEG-TS",
 }
-"""How other formats begin; a dot is any byte."""
+"""How other formats begin, as regular expressions."""
 
 
 def open_reader(source: str | Path, options: ReadOptions | None = None) -> Reader:
@@ -39,33 +40,37 @@ def open_reader(source: str | Path, options: ReadOptions | None = None) -> Reade
 
     Raises MissingFileError, or InvalidInputError if there is nothing in it that can be decoded.
     """
-    options = options or ReadOptions()
-    name = str(source)
-    path = Path(name)
+    options, name = options or ReadOptions(), str(source)
     if name == "-":
         _refuse_other_input()
-    if name != "-" and "://" not in name:
-        if not path.exists():
-            raise MissingFileError(f"{name} does not exist: give a video, a directory of pictures, or - for stdin")
-        if path.is_dir():
-            paths = list_images(path)
-            if not paths:
-                kinds = " ".join(sorted(IMAGE_SUFFIXES))
-                if is_model_directory(path):
-                    raise InvalidInputError(f"{name} {meant(path)}")
-                raise InvalidInputError(f"{name} holds no pictures: none of its files ends in one of {kinds}")
-            return PictureReader(name, paths, options)
-        if path.is_file() and path.stat().st_size == 0:
-            raise InvalidInputError(f"{name} is empty (0 bytes)")
-        if kind_of(path) in ("checkpoint", "graph", "engine"):
-            raise InvalidInputError(f"{name} {meant(path)}")
-        if path.suffix.lower() in IMAGE_SUFFIXES | _ANIMATIONS:
-            header = known_header(path)
-            if header is not None and header.animated:
-                return _open_animation(name, header, options)
-            if path.suffix.lower() in IMAGE_SUFFIXES:
-                return PictureReader(name, [path], options)
-    return VideoReader(name, options)
+    if name == "-" or "://" in name:
+        return VideoReader(name, options)
+    path = Path(name)
+    if not path.exists():
+        raise MissingFileError(f"{name} does not exist: give a video, a directory of pictures, or - for stdin")
+    if path.is_dir():
+        return PictureReader(name, _pictures(path), options)
+    if path.is_file() and path.stat().st_size == 0:
+        raise InvalidInputError(f"{name} is empty (0 bytes)")
+    if kind_of(path) in ("checkpoint", "graph", "engine"):
+        raise InvalidInputError(f"{name} {meant(path)}")
+    suffix = path.suffix.lower()
+    if suffix in IMAGE_SUFFIXES | _ANIMATIONS:
+        header = known_header(path)
+        if header is not None and header.animated:
+            return _open_animation(name, header, options)
+    return PictureReader(name, [path], options) if suffix in IMAGE_SUFFIXES else VideoReader(name, options)
+
+
+def _pictures(directory: Path) -> list[Path]:
+    """Its pictures. Raises InvalidInputError if it has none."""
+    paths = list_images(directory)
+    if not paths and is_model_directory(directory):
+        raise InvalidInputError(f"{directory} {meant(directory)}")
+    if not paths:
+        kinds = " ".join(sorted(IMAGE_SUFFIXES))
+        raise InvalidInputError(f"{directory} holds no pictures: none of its files ends in one of {kinds}")
+    return paths
 
 
 def _open_animation(name: str, header: Header, options: ReadOptions) -> Reader:
@@ -89,12 +94,8 @@ def _refuse_other_input() -> None:
         raise InvalidInputError(f"stdin is empty: pipe in yuv4mpeg, and see what the program before it said: {pipe}")
     if start.startswith(b"YUV4MPEG2"[: len(start)]):
         return
-    looks = next((name for begin, name in _BEGINNINGS.items() if _begins(start, begin)), None)
+    looks = next((name for begin, name in _BEGINNINGS.items() if re.match(begin, start, re.DOTALL)), None)
     looks = f", it looks like {looks}" if looks else ""
     raise InvalidInputError(
         f"stdin is not yuv4mpeg{looks}: give the name of the file, or pipe it through ffmpeg: {pipe}"
     )
-
-
-def _begins(start: bytes, pattern: bytes) -> bool:
-    return len(start) >= len(pattern) and all(want in (46, got) for got, want in zip(start, pattern, strict=False))
