@@ -1,4 +1,4 @@
-"""`mtu-calibrate`: parses, calls `mtu.calib.ranges` or `mtu.calib.int8`, prints. Heavy imports inside the commands."""
+"""`mtu-calibrate`: parses, calls `keep_fp32` or `int8` of `mtu.calib`, prints. Heavy imports inside the commands."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def ranges(
         others = (str(other) for name, other in targets.items() if name != option)
         check_report(path, *clips, *others, *_files(source), option=option)
     require("export", PROGRAM, "onnx", "onnxruntime")
-    from mtu.calib.ranges import find_ranges
+    from mtu.calib.keep_fp32 import find_ranges
 
     with frame_counter(PROGRAM, frames and frames * len(clips)) as advance:
         report = find_ranges(source, clips, frames, advance)

@@ -21,8 +21,9 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
+from mtu.calib.keep_fp32 import find_ranges
 from mtu.calib.quality import psnr
-from mtu.calib.ranges import COUNTS, Range, find_ranges, largest_values, measure, range_of
+from mtu.calib.ranges import COUNTS, Range, largest_values, measure, range_of
 from mtu.calib.rollout import feeds
 from mtu.export.engine_graph import load_graphs
 from mtu.export.precision import fp32_layers, layers, read_layers, to_fp16
@@ -340,10 +341,10 @@ def test_bad_input_gets_one_message(small: Bundle, clip: Path, tmp_path: Path, c
         (small.directory, ("--input", "text"), "text"),
         (small.directory, (*whole, "--frames", 7), "has 6 frames, fewer than the 7"),
         (small.directory, (*whole, "--frames", 0), "--frames"),
-        (small.directory, ("--input", "mixed"), "mixed/2.png is 28x16, but 0.png is 24x16"),
+        (small.directory, ("--input", "mixed"), "mixed: 2.png is 28x16, but 0.png is 24x16"),
         (half.directory, whole, "is fp16: calibration needs the fp32 bundle"),
         ("none", whole, "model none does not exist"),
-        (clip, whole, "lacks first.onnx and step.onnx"),
+        (clip, whole, "is a video or a picture; deblur it with"),
         (small.directory, (*whole, "--json", "no/r.json"), "the directory does not exist"),
         (small.directory, (*whole, "--keep", tmp_path), "is a directory"),
         (small.directory, (*whole, "--keep", "x", "--json", "x"), "--json x"),
