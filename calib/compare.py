@@ -36,12 +36,12 @@ from mtu.calib.compare_report import (
     QUANTILES,
     TIE,
     Agreement,
+    CompareReport,
     Difference,
     Floors,
     FrameResult,
     Mode,
     Pictures,
-    Report,
     Run,
 )
 from mtu.calib.rollout import Array, first_frames, windows
@@ -266,7 +266,7 @@ def compare_models(
     floors: Floors,
     say: Callable[[str], None] = lambda text: None,
     progress: Callable[[], None] = lambda: None,
-) -> Report:
+) -> CompareReport:
     """Compares two models on the first `frames` frames of a video or directory of images; None takes all.
 
     `say` is told what takes long before the first frame, `progress` is called after each frame. Raises MtuError for
@@ -281,7 +281,7 @@ def compare_models(
         runs = compare(one, other, itertools.chain([opening], pictures), modes, progress)
         described = [_described(side, backend) for side, backend in ((a, one), (b, other))]
         radius = one.interface.max_displacement
-    return Report(described[0], described[1], source, size[1], size[0], radius, floors, runs)
+    return CompareReport(described[0], described[1], source, size[1], size[0], radius, floors, runs)
 
 
 def _open(side: Side, size: tuple[int, int], say: Callable[[str], None]) -> Backend:

@@ -19,7 +19,7 @@ from mtu.runtime.progress import frame_counter
 from mtu.runtime.report import check_report, write_report
 
 if TYPE_CHECKING:
-    from mtu.calib.compare_report import Report
+    from mtu.calib.compare_report import CompareReport
 
 PROGRAM = "mtu-compare"
 MISSED = 1
@@ -86,7 +86,7 @@ def compare(
         raise typer.Exit(MISSED)
 
 
-def _print(report: Report) -> None:
+def _print(report: CompareReport) -> None:
     from mtu.calib.compare_report import decibels
 
     for name, side in (("A", report.a), ("B", report.b)):

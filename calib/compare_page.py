@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from mtu.calib.compare_report import QUANTILES, FrameResult, Report, Run, decibels
+from mtu.calib.compare_report import QUANTILES, CompareReport, FrameResult, Run, decibels
 from mtu.runtime import Picture
 from mtu.runtime.motion_picture import motion_picture
 from mtu.runtime.video.picture_encoding import encode_png
@@ -27,7 +27,7 @@ img{max-width:100%;min-width:280px;image-rendering:pixelated}svg{max-width:100%;
 """
 
 
-def page(report: Report) -> str:
+def page(report: CompareReport) -> str:
     """The whole page: verdict, curves over time, for each mode the tensors and the worst frame."""
     told = "".join(f"<li>{html.escape(line)}</li>" for line in report.verdicts())
     verdict = (
@@ -85,7 +85,7 @@ def _legend(runs: Sequence[Run]) -> str:
     return f"<p>{keys} dashed: the floor; ring: the first frame below a floor; dot: the worst frame</p>"
 
 
-def _curve(report: Report, title: str, value: Callable[[FrameResult], float], floor: float | None) -> str:
+def _curve(report: CompareReport, title: str, value: Callable[[FrameResult], float], floor: float | None) -> str:
     """One figure: a line for each mode. Equal pictures, whose PSNR is infinite, are drawn at the top."""
     drawn = [value(frame) for run in report.runs for frame in run.frames]
     finite = [number for number in [*drawn, *([] if floor is None else [floor])] if math.isfinite(number)]
@@ -134,7 +134,7 @@ def _curve(report: Report, title: str, value: Callable[[FrameResult], float], fl
 # The worst frame
 
 
-def _mode(report: Report, run: Run) -> str:
+def _mode(report: CompareReport, run: Run) -> str:
     worst, pictures = run.worst, run.pictures
     assert worst is not None and pictures is not None
     moved = ""

@@ -121,7 +121,7 @@ def _badness(frame: FrameResult) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class Report:
+class CompareReport:
     """A comparison that is done."""
 
     a: Mapping[str, str]

@@ -52,7 +52,7 @@ class Job:
 
 
 @dataclass
-class Report:
+class RunReport:
     """What was done; written by `--json`."""
 
     source: str
@@ -90,10 +90,10 @@ class Report:
 def run_job(
     job: Job,
     *,
-    start: Callable[[Report, int | None], None] = lambda report, frames: None,
+    start: Callable[[RunReport, int | None], None] = lambda report, frames: None,
     progress: Callable[[], None] = lambda: None,
     say: Callable[[str], None] = lambda text: None,
-) -> Report:
+) -> RunReport:
     """Restores `job.source` into `job.target`, which gets its name when it is whole.
 
     `start` is called before frame 1 with the report so far (its notes are complete) and the expected number of frames,
@@ -187,9 +187,9 @@ def _open_motion_writer(job: Job, reader: Reader, backend: Backend) -> Writer:
     return open_writer(f"{job.save_motion}/", reader, overwrite=job.overwrite, copy_streams=False)
 
 
-def _new_report(job: Job, reader: Reader, backend: Backend, writer: Writer) -> Report:
+def _new_report(job: Job, reader: Reader, backend: Backend, writer: Writer) -> RunReport:
     interface = backend.interface
-    return Report(
+    return RunReport(
         source=job.source,
         target=job.target,
         model=interface.preset,

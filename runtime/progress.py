@@ -19,7 +19,7 @@ from rich.text import Text
 from mtu.runtime.console import say
 
 if TYPE_CHECKING:
-    from mtu.runtime.job import Report
+    from mtu.runtime.job import RunReport
 
 
 EVERY = 60.0
@@ -125,7 +125,7 @@ class Progress:
     ) -> None:
         self._meter.stop()
 
-    def start(self, report: Report, frames: int | None) -> None:
+    def start(self, report: RunReport, frames: int | None) -> None:
         """Called before frame 1; `frames` is the expected number, None if unknown."""
         for note in report.notes:
             say(self._program, f"note: {note}")

@@ -36,7 +36,7 @@ from polygraphy.logger import G_LOGGER
 
 from mtu.calib.compare import check_same_model, compare, compare_displacements, compare_tensors, scores
 from mtu.calib.compare_page import page
-from mtu.calib.compare_report import MODES, TIE, Agreement, Floors, FrameResult, Report
+from mtu.calib.compare_report import MODES, TIE, Agreement, CompareReport, Floors, FrameResult
 from mtu.calib.polygraphy_runner import BackendRunner, no_states
 from mtu.calib.rollout import windows
 from mtu.export.to_onnx import export_bundle
@@ -120,7 +120,7 @@ def frames():
 
 
 def reported(runs, floors):
-    return Report({"model": "<a>"}, {"model": "<b>"}, "clip", WIDTH, HEIGHT, 10, floors, runs)
+    return CompareReport({"model": "<a>"}, {"model": "<b>"}, "clip", WIDTH, HEIGHT, 10, floors, runs)
 
 
 class Page(html.parser.HTMLParser):
