@@ -344,7 +344,7 @@ def test_bad_input_gets_one_message(small: Bundle, clip: Path, tmp_path: Path, c
         (small.directory, ("--input", "mixed"), "mixed: 2.png is 28x16, but 0.png is 24x16"),
         (half.directory, whole, "is fp16: calibration needs the fp32 bundle"),
         ("none", whole, "model none does not exist"),
-        (clip, whole, "is a video or a picture; deblur it with"),
+        (clip, whole, "lacks first.onnx and step.onnx"),
         (small.directory, (*whole, "--json", "no/r.json"), "the directory does not exist"),
         (small.directory, (*whole, "--keep", tmp_path), "is a directory"),
         (small.directory, (*whole, "--keep", "x", "--json", "x"), "--json x"),

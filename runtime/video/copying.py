@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import math
-import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,18 +17,16 @@ from typing import Any
 import av
 from av.container import OutputContainer
 from av.stream import Stream
-from av.subtitles.codeccontext import SubtitleCodecContext
 from av.subtitles.stream import SubtitleStream
 from av.video.codeccontext import VideoCodecContext
 
 from mtu.runtime.video.reader import Reader, is_inner
+from mtu.runtime.video.subtitles import TEXT, add_text, converted, is_text
 from mtu.runtime.video.tags import QUICKTIME, attachment_of, lost_of_stream, set_tag, stream_metadata
 from mtu.runtime.video.timing import later_timecode
 from mtu.runtime.video.track import Track
 from mtu.runtime.video.trial import Sample, Trial, first_packets, refusal, tags_back
 
-# The text subtitles of a container, where others are converted to them.
-_TEXT = {"mp4": "mov_text", "mov": "mov_text", "ipod": "mov_text", "matroska": "subrip", "webm": "webvtt"}
 # Containers that keep a cover as a cover, not as one more video.
 _COVERS = {"mp4", "ipod", "matroska"}
 # Containers that hide what lies before time 0; they take no subtitle without an end, either.
@@ -102,7 +99,7 @@ class Copier:
         elif text is not None:
             self._copy_from(stream, text, reader, name)
             self._copied[stream.index].converted = True
-            self.notes.append(f"{container} cannot hold {name}: converted to {_TEXT[container]}, without styles")
+            self.notes.append(f"{container} cannot hold {name}: converted to {TEXT[container]}, without styles")
         else:
             keeper = _keeper(stream, self._first.get(stream.index), cover is not None)
             better = f"; {keeper} would keep it" if keeper else ""
@@ -110,10 +107,10 @@ class Copier:
 
     def _as_text(self, stream: Stream) -> Sample | None:
         """A stream of text subtitles as the container holds it, None if it is none or holds none."""
-        codec = _TEXT.get(self._output.format.name)
-        if codec is None or not isinstance(stream, SubtitleStream) or not _is_text(stream):
+        codec = TEXT.get(self._output.format.name)
+        if codec is None or not isinstance(stream, SubtitleStream) or not is_text(stream):
             return None
-        sample = Sample(lambda output: _add_text(output, stream, codec))
+        sample = Sample(lambda output: add_text(output, stream, codec))
         return sample if refusal(self._output, self._accepted, sample) is None else None
 
     def _copy_from(self, stream: Stream, sample: Sample, reader: Reader, name: str) -> None:
@@ -151,11 +148,11 @@ class Copier:
     def _write(self, copied: _Copied, packets: list[av.Packet[Any]]) -> None:
         for packet in packets:
             if copied.converted:
-                text = _text_of(packet)
+                assert isinstance(copied.target, SubtitleStream)
+                text = converted(packet, copied.target)
                 if text is None:
                     continue
-                assert isinstance(copied.target, SubtitleStream)
-                packet = _text_packet(packet, text, copied.target)
+                packet = text
             why = copied.trial.refusal(packet)
             if why is not None:
                 copied.refused[why] += 1
@@ -255,46 +252,6 @@ def _keeper(stream: Stream, packets: list[av.Packet[Any]] | None, cover: bool) -
             if isinstance(_refusal(output, [], stream, packets, cover), Sample) or (cover and container == "matroska"):
                 return ending
     return None
-
-
-def _is_text(stream: SubtitleStream) -> bool:
-    context = stream.codec_context
-    # PyAV before 15 cannot give an encoder the header it needs.
-    return context is not None and context.codec.text_sub and hasattr(SubtitleCodecContext, "subtitle_header")
-
-
-def _add_text(output: OutputContainer, stream: SubtitleStream, codec: str) -> SubtitleStream:
-    context = stream.codec_context
-    context.open(strict=False)
-    added: Any = output.add_stream(codec)
-    added.codec_context.subtitle_header = context.subtitle_header
-    added.codec_context.time_base = added.time_base = Fraction(1, 1000)
-    added.metadata.update(stream_metadata(stream.metadata, output.format.name))
-    added.disposition = stream.disposition
-    assert isinstance(added, SubtitleStream)
-    return added
-
-
-def _text_of(packet: av.Packet[Any]) -> str | None:
-    """The plain text of a subtitle packet, None if it shows nothing."""
-    lines = []
-    for subtitle in packet.decode():
-        # ReadOrder, Layer, Style, Name, three margins, Effect, Text
-        parts = getattr(subtitle, "ass", b"").split(b",", 8)
-        if len(parts) == 9:
-            text = re.sub(r"\{[^}]*\}", "", parts[8].decode("utf-8", "replace"))
-            lines.append(text.replace("\\N", "\n").replace("\\n", "\n").replace("\\h", " ").strip())
-    return "\n".join(filter(None, lines)) or None
-
-
-def _text_packet(packet: av.Packet[Any], text: str, target: SubtitleStream) -> av.Packet[Any]:
-    body = text.encode()
-    if target.codec_context.name == "mov_text":
-        body = len(body).to_bytes(2, "big") + body
-    converted: av.Packet[Any] = av.Packet(body)
-    converted.time_base = packet.time_base
-    converted.pts, converted.dts, converted.duration = packet.pts, packet.dts, packet.duration
-    return converted
 
 
 def _chapters(reader: Reader) -> list[Any]:

@@ -56,7 +56,7 @@ def choose_codec(container: OutputContainer, wanted: str | None) -> Codec:
         encoders = _video_encoders()
         usable = [encoder for encoder in encoders if encoder in allowed]
         raise InvalidInputError(
-            f"there is no video encoder '{wanted}'{meant(wanted, encoders)}; for {ending}: {', '.join(usable)}"
+            f"there is no video encoder '{wanted}'{did_you_mean(wanted, encoders)}; for {ending}: {', '.join(usable)}"
         )
     if codec.name not in allowed and not holds(ending, codec.name):
         usable = [encoder for encoder in _video_encoders() if encoder in allowed]
@@ -104,7 +104,7 @@ def holds(container: str, codec: str) -> bool:
     return True
 
 
-def meant(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
     """ " (did you mean ...?)" with what is known and close to a word; empty if nothing is."""
     close = difflib.get_close_matches(word, list(known), n=3)
     return f" (did you mean {' or '.join(close)}?)" if close else ""

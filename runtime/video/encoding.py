@@ -21,7 +21,7 @@ from av.video.format import VideoFormat
 
 from mtu.models.errors import InvalidInputError
 from mtu.runtime.video.colour import FULL, RGB, UNSPECIFIED, is_rgb
-from mtu.runtime.video.encoder_choice import choose_codec, choose_format, holds, meant
+from mtu.runtime.video.encoder_choice import choose_codec, choose_format, did_you_mean, holds
 from mtu.runtime.video.fields import Fields, marks_fields
 from mtu.runtime.video.quality import DEFAULTS, choose_options
 from mtu.runtime.video.reader import Reader
@@ -176,7 +176,7 @@ def _choose_pix_fmt(container: OutputContainer, codec: str, formats: list[str], 
     """The pixel format that is `wanted`, else the nearest to the `source`'s; `formats` are the encoder's."""
     if wanted is not None and formats and wanted not in formats:
         raise InvalidInputError(
-            f"{codec} cannot encode the pixel format '{wanted}'{meant(wanted, formats)}: choose one of"
+            f"{codec} cannot encode the pixel format '{wanted}'{did_you_mean(wanted, formats)}: choose one of"
             f" {', '.join(formats)}"
         )
     if codec == "rawvideo" and Path(container.name).suffix == ".rgb":
@@ -300,7 +300,7 @@ def _unknown_options(codec: str, unused: list[str]) -> str:
         known = [option.name for option in (*listed.private, *listed.generic)]
     name = unused[0]
     own = f"; its own options: {', '.join(option.name for option in listed.private)}" if known else ""
-    return f"{codec} has no option '{name}'{meant(name, known)}{own}"
+    return f"{codec} has no option '{name}'{did_you_mean(name, known)}{own}"
 
 
 def _refusal(encoding: Encoding, wanted: EncodeOptions, error: Exception | None) -> str:

@@ -16,7 +16,7 @@ from av.container import OutputContainer
 from av.stream import Stream
 
 from mtu.models.errors import InvalidInputError
-from mtu.runtime.video.encoder_choice import meant
+from mtu.runtime.video.encoder_choice import did_you_mean
 from mtu.runtime.video.quicktime import index_is_first
 from mtu.runtime.video.reader import Reader
 from mtu.runtime.video.tags import QUICKTIME
@@ -95,7 +95,7 @@ def add_options(
         if unknown:
             known = [*_KNOWN.get(form, "").split(), *_ANY.split()]
             own = f"; its own options: {', '.join(_KNOWN[form].split())}" if form in _KNOWN else ""
-            hint = "; it is one of .mp4 and .mov" if key == "movflags" else meant(key, known)
+            hint = "; it is one of .mp4 and .mov" if key == "movflags" else did_you_mean(key, known)
             raise InvalidInputError(f"-m {key}: {form} has no such option{hint}{own}")
     options = container.container_options
     for key, value in wanted.items():

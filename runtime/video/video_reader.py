@@ -26,7 +26,7 @@ from mtu.runtime.video.fields import Deinterlacer, FieldOrder
 from mtu.runtime.video.normalise import Normaliser
 from mtu.runtime.video.properties import display_matrix, hidden_border, picture_notes, property_notes, stereo_mode
 from mtu.runtime.video.reader import Frame, Reader, ReadOptions, is_inner
-from mtu.runtime.video.showing import showing
+from mtu.runtime.video.subtitles import showing_at
 from mtu.runtime.video.timing import Clock, Segment
 
 # Formats whose clocks begin anywhere; in the others an offset is meant.
@@ -68,7 +68,7 @@ class VideoReader(Reader):
             else:
                 raise InvalidInputError(f"{source} has no pictures in segment {segment}: it lasts {self._lasts()}")
             if segment is not None and source != "-" and self.container is not None:
-                self._ready[:0] = showing(self.container, form, event.pts * self.time_base)
+                self._ready[:0] = showing_at(self.container, form, event.pts * self.time_base)
             self._ready[:0] = self.covers.values()
             self._set_origin(event)
         except BaseException:
@@ -106,8 +106,8 @@ class VideoReader(Reader):
         self._ahead: deque[av.VideoFrame | av.Packet[Any]] = deque()
         # AVI has no timestamps, and those that FFmpeg makes up for B-frames are wrong: there the place in the file,
         # which is the packet's dts, is the time, and the n-th picture out belongs to the n-th packet in.
-        self._by_place = container.format.name == "avi"
-        self._places: deque[int] = deque()
+        self._packets_are_timed = container.format.name == "avi"
+        self._packet_times: deque[int] = deque()
         self._packets = 0
 
     def _choose(self, videos: list[VideoStream]) -> VideoStream:
@@ -181,19 +181,19 @@ class VideoReader(Reader):
                 yield packet
 
     def _decode(self, stream: VideoStream, packet: av.Packet[Any] | None) -> list[av.VideoFrame]:
-        if self._by_place and packet is not None and packet.dts is not None:
-            self._places.append(packet.dts)
+        if self._packets_are_timed and packet is not None and packet.dts is not None:
+            self._packet_times.append(packet.dts)
         try:
             pictures = stream.decode(packet)
         except (av.FFmpegError, OSError) as error:
             self._damage.fail(error)
-            if self._places:
-                self._places.popleft()
+            if self._packet_times:
+                self._packet_times.popleft()
             return []
         for picture in pictures:
             self._damage.decoded()
-            if self._by_place:
-                picture.pts = self._places.popleft() if self._places else None
+            if self._packets_are_timed:
+                picture.pts = self._packet_times.popleft() if self._packet_times else None
         return pictures
 
     def _first_picture(self) -> av.VideoFrame:
@@ -216,7 +216,7 @@ class VideoReader(Reader):
             self.container.seek(int(time / self.time_base), stream=self.stream)
             self._raw = self._decode_all(self.stream)
             self._ahead.clear()
-            self._places.clear()
+            self._packet_times.clear()
             picture = self._first_picture()
             if picture.pts is not None and self._stamp_of(picture) <= time:
                 return
@@ -356,7 +356,7 @@ class VideoReader(Reader):
     def _what_was_lost(self) -> str | None:
         assert self.container is not None and self.stream is not None
         lost = self._damage.lost()
-        if self._by_place and self.segment is None and self._packets < self.stream.frames:
+        if self._packets_are_timed and self.segment is None and self._packets < self.stream.frames:
             lost.append(f"{self.stream.frames - self._packets} of {self.stream.frames} pictures are missing")
         elif not self._past_end and self.container.duration and self.source != "-":
             end = self._begin() + Fraction(self.container.duration, av.time_base)
