@@ -72,6 +72,17 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return export_bundle(random_checkpoint(NetworkConfig(2, 4, 1)), tmp_path_factory.mktemp("small") / "bundle")
 
 
+@pytest.fixture(scope="session")
+def single(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle of one unit with random weights: no motion, and six layers that can be int8."""
+    pytest.importorskip("torch")
+    from mtu.export.to_onnx import export_bundle
+    from mtu.models.checkpoint import random_checkpoint
+    from mtu.models.interface import NetworkConfig
+
+    return export_bundle(random_checkpoint(NetworkConfig(1, 4, 0)), tmp_path_factory.mktemp("single") / "bundle")
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Small tensors gain nothing from threads, which are slow where other processes want the cores."""

@@ -548,11 +548,10 @@ def test_a_missed_floor_is_exit_code_1_and_the_reports_are_there(capsys, tmp_pat
     assert "Below the floor" in shown.text and report["verdicts"][0] in shown.text
 
 
-def test_a_checkpoint_and_a_model_of_one_unit(capsys, tmp_path, clip):
+def test_a_checkpoint_and_a_model_of_one_unit(capsys, tmp_path, clip, single):
     checkpoint = random_checkpoint(NetworkConfig(1, 4, 0))
     torch.save(dict(checkpoint.weights), tmp_path / "weights.pt")
-    bundle = export_bundle(checkpoint, tmp_path / "bundle")
-    sides = [tmp_path / "weights.pt", bundle.directory, "--input", clip]
+    sides = [tmp_path / "weights.pt", single.directory, "--input", clip]
     ended = cli.run(capsys, "mtu-compare", *sides, "--frames", 3, "--min-psnr", 60, "--json", tmp_path / "r.json",
                     "--html", tmp_path / "r.html")  # fmt: skip
     assert ended.code == 0, ended.err + ended.out

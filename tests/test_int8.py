@@ -30,10 +30,8 @@ from mtu.export.engine import BuildOptions, build_engine
 from mtu.export.engine_graph import build_graph, load_graphs
 from mtu.export.graph_file import to_bytes
 from mtu.export.quantise import Limits, candidates, quantise
-from mtu.export.to_onnx import export_bundle
-from mtu.models.checkpoint import random_checkpoint
 from mtu.models.errors import InvalidInputError, NonFiniteError, OutputError
-from mtu.models.interface import GRAPHS, NetworkConfig
+from mtu.models.interface import GRAPHS
 from mtu.runtime import open_backend, open_bundle, restore
 from mtu.runtime.engine import Profile
 from mtu.runtime.video import write_png
@@ -59,12 +57,6 @@ def clips(small):
         sharp = [np.clip(f + n, 0, 255).astype(np.uint8) for f, n in zip(restored(small, frames), noise, strict=True)]
         made.append(Clip(f"clip {seed}", frames, sharp))
     return made
-
-
-@pytest.fixture(scope="module")
-def single(tmp_path_factory):
-    """A bundle of one unit: no motion, and six layers that can be int8."""
-    return export_bundle(random_checkpoint(NetworkConfig(1, 4, 0)), tmp_path_factory.mktemp("single") / "bundle")
 
 
 def with_ranges_of(bundle, clip, directory):

@@ -308,12 +308,9 @@ def test_outputs_that_cannot_be(capsys, tmp_path, small, clip):
     assert cli.run(capsys, "mtu-run", clip, "-o", tmp_path / "taken.mp4", "--overwrite", *model).code == 0
 
 
-def test_save_motion_of_one_unit_is_refused(capsys, tmp_path, clip):
-    arguments = ("mtu-export", "onnx", "--preset", "mtu1", "-o", tmp_path / "b")
-    assert cli.run(capsys, *arguments).code == 0
-    ended = cli.run(
-        capsys, "mtu-run", clip, "-o", tmp_path / "out.mp4", "--model", tmp_path / "b", "--save-motion", tmp_path / "m"
-    )
+def test_save_motion_of_one_unit_is_refused(capsys, tmp_path, clip, single):
+    arguments = ("-o", tmp_path / "out.mp4", "--model", single.directory, "--save-motion", tmp_path / "m")
+    ended = cli.run(capsys, "mtu-run", clip, *arguments)
     refused(ended, tmp_path, "estimates no motion")
     assert not (tmp_path / "m").exists()
 

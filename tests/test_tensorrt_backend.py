@@ -18,10 +18,8 @@ import onnx
 from onnx import numpy_helper
 
 from mtu.calib.rollout import windows
-from mtu.export.to_onnx import export_bundle
-from mtu.models.checkpoint import random_checkpoint
 from mtu.models.errors import InvalidInputError, NonFiniteError
-from mtu.models.interface import FRAME_NAMES, WINDOW, NetworkConfig
+from mtu.models.interface import FRAME_NAMES, WINDOW
 from mtu.runtime import Session, TiledSession, Tiling, deblur, open_backend, open_bundle
 from mtu.runtime.engine import Profile
 from mtu.runtime.video import write_png
@@ -98,13 +96,12 @@ def test_the_other_libraries(make_gpu, small, tmp_path, flavour):
     assert_same(got, truth(small, frames)[0])
 
 
-def test_one_unit(gpu, tmp_path):
-    bundle = export_bundle(random_checkpoint(NetworkConfig(1, 4, 1)), tmp_path / "one")
-    engine = fake_cuda.write_engine(bundle, tmp_path / "e", ANY_SIZE, plugin=False, plugin_revision=0)
+def test_one_unit(gpu, single, tmp_path):
+    engine = fake_cuda.write_engine(single, tmp_path / "e", ANY_SIZE, plugin=False, plugin_revision=0)
     gpu.registered = True
     frames = dim_frames(7)
     got, _ = collect(Session(open_backend("tensorrt", engine)), frames)
-    assert_same(got, truth(bundle, frames)[0])
+    assert_same(got, truth(single, frames)[0])
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
