@@ -888,8 +888,8 @@ def test_a_kernel_that_cannot_do_it_is_known_before_the_build(small, tmp_path, f
     assert not trt.networks
 
 
-def test_one_unit_has_no_plugin(fake, tmp_path, presets):
+def test_one_unit_has_no_plugin(fake, tmp_path, single):
     trt = fake("8.6.1")
     assert PRESETS["mtu1"] == NetworkConfig(1, 26, 8)
-    made = build_engine(presets["mtu1"], tmp_path / "E", BuildOptions(SMALL))
+    made = build_engine(single, tmp_path / "E", BuildOptions(SMALL))
     assert not made.manifest.plugin and not trt.registry.creators

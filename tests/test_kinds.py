@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("torch")
+
 from mtu.models.checkpoint import load_checkpoint
 from mtu.models.errors import MtuError
 from mtu.models.kinds import kind_of
