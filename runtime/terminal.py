@@ -20,6 +20,7 @@ class PatientTerminal(io.RawIOBase):
     def __init__(self, descriptor: int) -> None:
         """Raises OSError if it is no terminal, or one that cannot be opened by its name."""
         self._descriptor, self._patience = descriptor, PATIENCE
+        self._own = -1  # io closes what is dropped, also where the next line raises
         # Opened anew: O_NONBLOCK on the one given would hold for the shell too.
         self._own = os.open(os.ttyname(descriptor), os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
 
@@ -52,7 +53,7 @@ class PatientTerminal(io.RawIOBase):
 
     def close(self) -> None:
         """Closes the descriptor of its own, not the one given."""
-        if not self.closed:
+        if not self.closed and self._own >= 0:
             os.close(self._own)
         super().close()
 

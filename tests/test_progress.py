@@ -140,6 +140,20 @@ def test_the_flags_of_the_terminal_stay_as_they_are():
     assert terminal.finish().split() == [b"one", b"two"]
 
 
+@pytest.mark.parametrize("kind", ["pipe", "file", "nothing"])
+def test_what_is_no_terminal_stays_as_it_is(tmp_path, kind):
+    """Python 3.13, and 3.10 to 3.12 with -X dev, tell of what fails while an object is dropped."""
+    code = "import mtu.runtime.terminal as t, sys; t.make_stderr_patient(); print(sys.stderr is sys.__stderr__)"
+    if kind == "nothing":
+        code = f"import os; os.close(2); {code}"
+    with (tmp_path / "err").open("w+") as file:
+        stderr = file if kind == "file" else subprocess.PIPE
+        command = [sys.executable, "-X", "dev", "-c", code]
+        done = subprocess.run(command, env=environment(), stdout=subprocess.PIPE, stderr=stderr, timeout=LIMIT)
+        file.seek(0)
+        assert (done.stdout, done.stderr or b"", file.read()) == (b"True\n", b"", "")
+
+
 def test_nothing_waits_for_a_terminal_that_has_taken_nothing(monkeypatch):
     waits = []
     monkeypatch.setattr("mtu.runtime.terminal.PATIENCE", 0.05)

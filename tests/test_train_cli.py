@@ -18,7 +18,7 @@ for package in ("skimage", "safetensors", "lightning_fabric", "tensorboard", "cv
 from mtu.models.checkpoint import load_checkpoint  # noqa: E402
 from mtu.models.interface import preset_config  # noqa: E402
 from mtu.models.network import Network  # noqa: E402
-from mtu.models.training import data, options  # noqa: E402
+from mtu.models.training import data, options, pulse  # noqa: E402
 from mtu.models.training.losses import frame_losses  # noqa: E402
 from mtu.models.training.options import Options  # noqa: E402
 from mtu.models.training.run import CHECKPOINT, WEIGHTS, Run, floats  # noqa: E402
@@ -59,6 +59,7 @@ def test_training_on_made_clips_lowers_the_loss_and_exports(
     for name, value in tiny_training.SMALL.items():
         monkeypatch.setattr(data, name, value)
     monkeypatch.setattr(options, "WARM_UP", 10)
+    monkeypatch.setattr(pulse, "SILENCE", 3600.0)
     folder = tmp_path / "run"
     arguments = ("--crop", 32, "--frames", 5, "--batch", 2, "--rate", 1e-3, "--average", 0.5, "--workers", 0)
     arguments += ("--data", "synthetic", "--preset", "mtu1", "--max-steps", 50, "--image-loss", "psnr")

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mtu.calib.clips import Clip
 from mtu.models.interface import NetworkConfig
-from mtu.models.training import data, run
+from mtu.models.training import data, pulse, run
 from mtu.models.training.data import Batch
 
 TINY = {"mtu1": NetworkConfig(1, 4, 1), "mtu2": NetworkConfig(2, 4, 1)}
@@ -29,8 +29,9 @@ CPU = run.Machine("cpu")
 
 
 def make_tiny(patch: pytest.MonkeyPatch) -> None:
-    """The presets become tiny networks, and validation a matter of a moment."""
+    """The presets become tiny networks, and validation a matter of a moment; on a busy machine no line more is said."""
     patch.setattr(run, "preset_config", TINY.__getitem__)
+    patch.setattr(pulse, "SILENCE", 3600.0)
     for name, value in SMALL.items():
         patch.setattr(data, name, value)
 
