@@ -56,6 +56,7 @@ def _pictures(root: Path) -> list[Path]:
 
 
 def _is_usable(path: Path, say: Callable[[str], None]) -> bool:
+    # Its header would say the size, but not the damage behind it, at which a training would end.
     try:
         height, width = read_image(path).shape[:2]
     except MtuError as error:

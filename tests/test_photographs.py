@@ -15,6 +15,7 @@ from mtu.calib.clips import make_clip
 from mtu.models.errors import InvalidInputError, MissingFileError
 from mtu.models.training import data
 from mtu.runtime.video import write_png
+from mtu.runtime.video.picture_encoding import PictureEncoding
 from tests.cli import run
 from tests.tiny_training import make_tiny
 
@@ -53,6 +54,18 @@ def test_every_folder_is_looked_at_and_what_is_of_no_use_is_named(folder: Path) 
     assert "broken.jpg" in said[2]  # the first of all, and so one of the validation
     assert names(train) | names(validation) == {f"{number}.png" for number in range(11)}
     assert not names(train) & names(validation) and names(validation)
+
+
+def test_damage_behind_a_sound_header_is_found_before_a_training(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
+    for name, kind in (("a.png", "png"), ("b.jpg", "jpg"), ("c.tif", "tiff")):
+        whole = PictureEncoding(kind).encode(noise)
+        (tmp_path / name).write_bytes(whole[: len(whole) * 2 // 3])
+    plain(tmp_path / "0.png", (9, 9, 9))  # the first, for validation
+    plain(tmp_path / "whole.png", (9, 9, 9))
+    said: list[str] = []
+    assert names(photographs.find_photographs(tmp_path, "train", said.append)) == {"whole.png"}
+    assert all("is not a picture that can be read" in text for text in said) and len(said) == 3
 
 
 def test_a_divided_folder_stays_divided(tmp_path: Path) -> None:
