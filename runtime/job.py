@@ -110,6 +110,7 @@ def run_job(
             model,
             job.device,
             size=tiling.tile if tiling else frame,
+            streams=tiling.count if tiling else 1,
             cuda_graph=job.cuda_graph,
             plugin_library=job.plugin_library,
             say=say,
@@ -251,9 +252,9 @@ class Pipeline:
                 stages[1].join()
         finally:
             self._stop.set()
-            self._decode.join(PATIENCE)
+            self._decode.end(PATIENCE)
             # A file is closed after the last thread that writes to it; stdout is not ours to close.
-            stages[1].join(PATIENCE if self._into_pipe else None)
+            stages[1].end(PATIENCE if self._into_pipe else None)
         for stage in stages:
             if stage.error is not None:
                 raise stage.error

@@ -10,7 +10,7 @@ Note [measured memory]
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -86,11 +86,12 @@ def state_bytes(interface: Interface, height: int, width: int) -> int:
 
 
 def available_memory(root: Path = Path("/")) -> int | None:
-    """Bytes that can be taken now without swapping: of the machine, or of the control group where it allows less.
+    """Bytes that can be taken now without swapping: of the machine, or of the control group or the limits of this
+    process (ulimit -v, -d) where they allow less.
 
     None where Linux's files under `root` do not say it.
     """
-    found = [_of_the_machine(root), *_of_control_groups(root)]
+    found = [_of_the_machine(root), *_of_control_groups(root), *_of_the_process(root)]
     return min((size for size in found if size is not None), default=None)
 
 
@@ -115,6 +116,16 @@ def _of_control_groups(root: Path) -> list[int | None]:
             group = group.parent
         found.append(_left(top, *names))
     return found
+
+
+def _of_the_process(root: Path) -> Iterator[int]:
+    """Address space and data that its limits leave."""
+    status = _numbers(root / "proc/self/status")
+    for line in _text(root / "proc/self/limits").splitlines():
+        for name, taken in ("Max address space", "VmSize:"), ("Max data size", "VmData:"):
+            limit = line.removeprefix(name).split()[:1]
+            if line.startswith(name) and limit and limit[0].isdecimal():
+                yield max(0, int(limit[0]) - status.get(taken, 0) * 1024)
 
 
 def _left(group: Path, limit: str, usage: str) -> int | None:

@@ -1,4 +1,4 @@
-"""Threads that hand work on through bounded queues and end together. Standard library only."""
+"""Threads that hand work on through bounded queues and end together. Standard library, but for the error."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+
+from mtu.models.errors import InvalidInputError
 
 QUEUED = 8
 """Items waiting between two stages."""
@@ -61,6 +63,20 @@ class Stage(threading.Thread):
         self.error: BaseException | None = None
         self._work = work
         self._stop_run = stop
+
+    def start(self) -> None:
+        """Starts the thread. Raises InvalidInputError where the system gives none."""
+        try:
+            super().start()
+        except RuntimeError as error:
+            raise InvalidInputError(
+                f"the system starts no further thread ({error}): the memory or a limit (ulimit -v, -u) is too small"
+            ) from None
+
+    def end(self, seconds: float | None = None) -> None:
+        """Waits until it has ended, at most so long; does nothing where it was never started."""
+        if self.ident is not None:
+            self.join(seconds)
 
     def run(self) -> None:
         """Runs the work; StoppedError means that somebody else has the reason."""

@@ -264,7 +264,7 @@ def fit_memory(choice: TileChoice, tiling: Tiling | None, frame: Size, backend: 
         if tiling is None:
             raise InvalidInputError(
                 f"frames of {in_words(frame)} take some {figures}; the smallest tiles need too much as well: end other"
-                " programs, or use a machine with more memory"
+                " programs, raise the limit (ulimit -v, or a container's), or use a machine with more memory"
             )
         return tiling, f"whole frames of {in_words(frame)} take some {figures}"
     what = f"frames of {in_words(frame)}" + (f" in {tiling}" if tiling else "")

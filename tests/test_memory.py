@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -95,6 +96,22 @@ TOP = "sys__fs__cgroup__"
                 TOP + "memory__memory_dot_usage_in_bytes": "5",
             },
             4 * GIB,
+        ),
+        # What the process has and may have: ulimit -v and -d.
+        (
+            {
+                "proc__meminfo": MACHINE,
+                "proc__self__status": "Name:\tmtu-run\nVmSize:\t 524288 kB\nVmData:\t 1024 kB\n",
+                "proc__self__limits": f"Limit Soft Hard Units\nMax address space  {GIB}  unlimited  bytes\n",
+            },
+            GIB // 2,
+        ),
+        (
+            {
+                "proc__self__status": "VmSize:\t 524288 kB\nVmData:\t 1024 kB\n",
+                "proc__self__limits": f"Max data size  {2**20}  {GIB}  bytes\nMax address space  unlimited  \n",
+            },
+            0,
         ),
     ],
 )
@@ -248,6 +265,22 @@ def test_a_run_in_tiles(capsys, tmp_path, small, free):
     ended = cli.run(capsys, "mtu-run", clip, "-o", tmp_path / "none", *model, "--overwrite", "--tile", "off")
     assert ended.code == 2 and "use --tile auto" in ended.err
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("stage", ["mtu-decode", "mtu-encode"])
+def test_a_thread_that_the_system_does_not_start(capsys, tmp_path, small, monkeypatch, stage):
+    start = threading.Thread.start
+
+    def refuse(thread):
+        if thread.name == stage:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    clip = make_video(tmp_path / "in.mkv", moving(3, 48, 64))
+    ended = cli.run(capsys, "mtu-run", clip, "-o", tmp_path / "out.mkv", "--model", small.directory)
+    assert ended.code == 2 and "starts no further thread (can't start new thread)" in ended.err, ended.err
+    assert [path.name for path in tmp_path.iterdir()] == ["in.mkv"]
 
 
 LIMITED = """

@@ -161,6 +161,18 @@ def test_tiles_of_the_size_of_an_engine(make_gpu, small, tmp_path, seed):
     backend.close()
 
 
+def test_any_number_of_tiles_is_uploaded_and_captured_once(gpu, engine):
+    """More frames than `FRAMES_KEPT`, more pairs of buffers than `GRAPHS_KEPT`."""
+    tiling = Tiling((8, 12 * 33 + 8), (8, 20), 8)
+    backend = open_backend("tensorrt", engine, size=tiling.tile, streams=tiling.count)
+    session = TiledSession(backend, tiling, scene_threshold=None)
+    for frame in dim_frames(7, *tiling.frame):
+        session.push(frame)
+    assert tiling.count == 33 and gpu.uploads == 33 * 7
+    assert gpu.executions.count("capture step") == 34 and gpu.replays == 4 * 33 - 34
+    backend.close()
+
+
 def test_a_closed_backend_says_so(gpu, engine):
     backend = open_backend("tensorrt", engine, size=(32, 48))
     session = Session(backend, scene_threshold=None)

@@ -205,7 +205,7 @@ def test_an_engine_for_something_else_is_refused(gpu, small, tmp_path, monkeypat
 def test_a_size_outside_the_profile(gpu, small, tmp_path):
     engine = fake_cuda.write_engine(small, tmp_path / "e", Profile.fixed(32, 48))
     command = "mtu-build-engine BUNDLE -o DIR --size 64x32 --runtime tensorrt"
-    match = rf"64x32 do not fit engine .* which is for 48x32: build one with {command}"
+    match = rf"64x32 do not fit engine .* which is for 48x32: build one with {command}, or cut .*--tile"
     refused(match, "tensorrt", engine, size=(30, 62))
     session = Session(open_backend("tensorrt", engine), scene_threshold=None)
     with pytest.raises(InvalidInputError, match=match):
@@ -229,6 +229,10 @@ def test_not_enough_memory_is_said_before_anything_is_loaded(make_gpu, engine):
     match = r"not enough memory on Fake GPU: \d+ MiB are needed, 0 MiB are free; .*use smaller frames"
     refused(match, "tensorrt", engine, size=(128, 128))
     assert gpu.used == 0
+    # The memory of all tiles is counted.
+    gpu = make_gpu(total=8_000_000)
+    open_backend("tensorrt", engine, size=(128, 128), streams=1).close()
+    refused(r"not enough memory .*tiles \(mtu-run --tile", "tensorrt", engine, size=(128, 128), streams=64)
     # An allocation that fails although the estimate did not.
     gpu = make_gpu(total=400_000)
     backend = open_backend("tensorrt", engine)

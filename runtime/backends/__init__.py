@@ -91,6 +91,7 @@ class Request:
     model: Model
     device: str
     size: tuple[int, int] | None
+    streams: int
     cuda_graph: bool
     plugin_library: Path | None
     say: Callable[[str], None]
@@ -140,6 +141,7 @@ def open_backend(
     device: str = "auto",
     *,
     size: tuple[int, int] | None = None,
+    streams: int = 1,
     cuda_graph: bool = True,
     plugin_library: Path | None = None,
     say: Callable[[str], None] = lambda text: None,
@@ -149,7 +151,8 @@ def open_backend(
     "auto" is the library that an engine was built with, and onnxruntime for a bundle. `device` is "auto", "cpu", "cuda"
     or "cuda:N". `size` is height and width of the frames to come, where that is known; what cannot be run at that size
     is then refused at once. The TensorRT backends need it with a bundle, of which they build an engine for that size,
-    and tell `say` so. `cuda_graph` False makes them run every layer of every frame one by one;
+    and tell `say` so. `streams` is how many sessions will share it, such as the tiles of a frame (`Tiling.count`): the
+    TensorRT backends count the memory of all. `cuda_graph` False makes them run every layer of every frame one by one;
     `plugin_library` is the C++ plugin, which they need on TensorRT 8.6 in place of the one in Python.
 
     Raises InvalidInputError for an unknown backend or device, a broken model, or an engine that is not for this host;
@@ -173,7 +176,7 @@ def open_backend(
     for error in packages_missing(name):
         raise error
     padded = None if size is None else (size[0] + -size[0] % SIZE_MULTIPLE, size[1] + -size[1] % SIZE_MULTIPLE)
-    request = Request(name, model, device, padded, cuda_graph, plugin_library, say)
+    request = Request(name, model, device, padded, streams, cuda_graph, plugin_library, say)
     backend: Backend = importlib.import_module(FACTORIES[name][0]).open_backend(request)
     return backend
 

@@ -143,7 +143,7 @@ class Device:
         """The error for `needed` bytes of device memory where `free` are left."""
         return InvalidInputError(
             f"not enough memory on {self.name}: {needed / 2**20:.0f} MiB are needed, {free / 2**20:.0f} MiB are free;"
-            " end other programs on it, use smaller frames, or an fp16 engine"
+            " end other programs on it, use smaller frames or tiles (mtu-run --tile WIDTHxHEIGHT), or an fp16 engine"
         )
 
 

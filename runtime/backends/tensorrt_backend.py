@@ -36,7 +36,7 @@ from mtu.runtime.backends.cuda_device import Device, copy, download, new_stream,
 from mtu.runtime.backends.non_finite import NonFiniteCheck
 from mtu.runtime.backends.tensorrt_buffers import Buffers, Lease, size_of
 from mtu.runtime.backends.tensorrt_engines import LoadedEngines
-from mtu.runtime.backends.tensorrt_frames import Frame, Frames
+from mtu.runtime.backends.tensorrt_frames import FRAMES_OF_A_STREAM, Frame
 from mtu.runtime.backends.tensorrt_graphs import GraphCache
 from mtu.runtime.backends.tensorrt_setup import Setup
 from mtu.runtime.engine import Engine, Host, check_files, refusals
@@ -137,7 +137,7 @@ class TensorrtBackend:
             (inputs[s.input.name] for s in self.interface.states if s.input.name in inputs), None
         )
         with self.gpu:
-            window = [self._uploaded(setup.frames, inputs[name]) for name in FRAME_NAMES]
+            window = [self._uploaded(setup, inputs[name]) for name in FRAME_NAMES]
             # See Note [fixed places] in `tensorrt_setup`.
             for name, frame in zip(FRAME_NAMES, window, strict=True):
                 copy(setup.places[name], frame.memory, frame.staging.nbytes, self.compute)
@@ -158,11 +158,11 @@ class TensorrtBackend:
             after.downloaded.record(self.download)
         return Submitted(self.gpu, self.interface, lease)
 
-    def _uploaded(self, frames: Frames, array: NDArray[np.uint8]) -> Frame:
+    def _uploaded(self, setup: Setup, array: NDArray[np.uint8]) -> Frame:
         """Where `array` is on the device, or will be before the compute stream goes on."""
-        frame = frames.find(array)
+        frame = setup.frames.find(array)
         if frame is None:
-            frame = frames.place(array)
+            frame = setup.frames.place(array, setup.pool.made)
             frame.arrived.synchronize()  # the pinned memory is read until then
             np.copyto(frame.staging, array)
             self.upload.wait_for_event(frame.used)
@@ -228,12 +228,12 @@ class TensorrtBackend:
             self.close()
 
 
-def working_memory(interface: Interface, height: int, width: int) -> int:
-    """Bytes of device memory for the frames and buffers of one session: seven frames and five fixed places, and three
-    sets of outputs, of which the third is for a frame that is redone."""
+def working_memory(interface: Interface, height: int, width: int, streams: int = 1) -> int:
+    """Bytes of device memory for the frames and buffers of sessions that take turns: seven frames and a set of outputs
+    for each; and for all, five fixed places and two sets more, of which one is for a frame that is redone."""
     frame = size_of(interface.frames[0], height, width)
     outputs = sum(size_of(spec, height, width) for spec in interface.outputs)
-    return (7 + len(FRAME_NAMES)) * frame + 3 * outputs
+    return (FRAMES_OF_A_STREAM * streams + len(FRAME_NAMES)) * frame + (streams + 2) * outputs
 
 
 def check_size(engine: Engine, height: int, width: int) -> None:
@@ -245,7 +245,7 @@ def check_size(engine: Engine, height: int, width: int) -> None:
     raise InvalidInputError(
         f"frames of {width}x{height} do not fit engine {engine.directory}, which is for"
         f" {manifest.profile}: build one with mtu-build-engine BUNDLE -o DIR --size {width}x{height}{half}"
-        f" --runtime {manifest.library}"
+        f" --runtime {manifest.library}, or cut larger frames into tiles that it takes (mtu-run --tile WIDTHxHEIGHT)"
     )
 
 
@@ -281,7 +281,8 @@ def open_backend(request: Request) -> TensorrtBackend:
     with gpu:
         weights = sum(engine.file(graph).stat().st_size for graph in GRAPHS)
         needed = weights + max(engine.manifest.device_memory.values())
-        needed += working_memory(engine.manifest.interface, *request.size) if request.size is not None else 0
+        if request.size is not None:
+            needed += working_memory(engine.manifest.interface, *request.size, request.streams)
         if needed > gpu.free_memory():
             raise gpu.out_of_memory(needed, gpu.free_memory())
     if engine.manifest.plugin:

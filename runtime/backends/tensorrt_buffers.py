@@ -50,10 +50,15 @@ class Pool:
         self._device, self._make = device, make
         self._free: list[Buffers] = []
         self._is_closed = False
+        self.made = 0
+        """Buffers that there are; each stream at work has one at least."""
 
     def lease(self) -> Lease:
         """On the device that is current. The buffers that came back last: fewer pairs, fewer graphs."""
-        return Lease(self, self._free.pop() if self._free else self._make())
+        if self._free:
+            return Lease(self, self._free.pop())
+        self.made += 1
+        return Lease(self, self._make())
 
     def take_back(self, buffers: Buffers) -> None:
         """Called with the last reference to a lease, in whatever thread that is."""

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from mtu.runtime.backends.cuda_device import Device, new_event
 
 FRAMES_KEPT = 64
-"""Frames on the device; more are uploaded again. A session has seven alive at most."""
+"""Frames on the device, where no more are at work; others are uploaded again."""
+FRAMES_OF_A_STREAM = 7
+"""What a session has alive at most."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,9 @@ class Frames:
         self._held.move_to_end(id(array))
         return found[1]
 
-    def place(self, array: NDArray[np.uint8]) -> Frame:
-        """A place for `array`, which may still be in use for another."""
-        if len(self._held) >= FRAMES_KEPT:
+    def place(self, array: NDArray[np.uint8], streams: int) -> Frame:
+        """A place for `array`, which may still be in use for another. `streams` is how many there may be, or more."""
+        if len(self._held) >= max(FRAMES_KEPT, FRAMES_OF_A_STREAM * streams):
             self._release(next(iter(self._held)))
         if self._free:
             frame = self._free.popleft()

@@ -9,7 +9,8 @@ from typing import Any
 from mtu.runtime.backends.cuda_device import CaptureError, Device, Graph
 
 GRAPHS_KEPT = 32
-"""Captured graphs; the one longest unused goes first. A session needs two, n sessions at most n * (n + 1)."""
+"""Captured graphs, where there are few buffers; the one longest unused goes first. A session needs two, n sessions that
+take turns n + 1, others at most n * (n + 1)."""
 CAPTURES_TRIED = 2
 """Captures that may fail one after the other; then everything runs plainly."""
 
@@ -34,8 +35,8 @@ class GraphCache:
         self._graphs[key].launch(self._stream)
         return True
 
-    def capture(self, key: Hashable, work: Callable[[], None], refusal: str | None) -> None:
-        """Captures what `work` enqueues, which has run plainly just before.
+    def capture(self, key: Hashable, work: Callable[[], None], refusal: str | None, buffers: int) -> None:
+        """Captures what `work` enqueues, which has run plainly just before. `buffers` is how many there are.
 
         A capture that fails is tried once more, the next time that `key` is not there.
         `work` raises CaptureError if it cannot be captured; `refusal` says why that is known before.
@@ -54,7 +55,7 @@ class GraphCache:
                 self._remarks.append(f"without CUDA graphs, so each step cost more time of the host: {error}")
             return
         self._failures, self.has_failed = 0, False
-        if len(self._graphs) > GRAPHS_KEPT:
+        if len(self._graphs) > max(GRAPHS_KEPT, 2 * buffers):
             self._graphs.popitem(last=False)[1].free()
 
     def clear(self) -> None:

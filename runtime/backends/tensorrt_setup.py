@@ -73,7 +73,8 @@ class Setup:
         if not any(self._enqueue(graph, after) for _ in range(attempts)):
             raise self._engines.failure("run", graph, *self.size)
         if before is not None and self._graphs.is_on:
-            self._graphs.capture((before, after), partial(self._captured, graph, after), self._refusal(graph))
+            work = partial(self._captured, graph, after)
+            self._graphs.capture((before, after), work, self._refusal(graph), self.pool.made)
 
     def _bind(self, graph: GraphName, before: Buffers | None, after: Buffers) -> None:
         """Tells the library the addresses that are not those of the last time: after each it looks at them all anew."""
