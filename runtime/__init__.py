@@ -23,7 +23,7 @@ from mtu.models.errors import (
 from mtu.runtime.backends import Backend, open_backend, open_model
 from mtu.runtime.bundle import Bundle, open_bundle
 from mtu.runtime.engine import Engine, open_engine
-from mtu.runtime.session import SCENE_THRESHOLD, Picture, Restored, Session, restore
+from mtu.runtime.session import SCENE_THRESHOLD, Picture, Restored, Session, check_frame, restore
 from mtu.runtime.tiles import TiledSession, Tiling
 
 __all__ = [
@@ -64,13 +64,14 @@ def deblur(
 
     `model` is the directory of a bundle or an engine (None: the bundle inside the package); `backend` and `device` as
     in `open_backend`; `scene_threshold` None switches scene-cut detection off. Raises MtuError for what the caller can
-    put right. The model is loaded at the first frame and freed when the generator ends.
+    put right. The model is loaded at the first frame and freed when the generator ends. A frame's array is not to be
+    changed until the frames two later are restored: an iterator that uses one array again and again gives copies.
     """
     source = iter(frames)
     opening = list(itertools.islice(source, 1))
     if not opening:
         return
-    size = opening[0].shape[:2] if opening[0].ndim == 3 else None
+    size = check_frame(opening[0], 0, None)
     executor = open_backend(backend, open_model(model), device, size=size)
     try:
         for result in restore(itertools.chain(opening, source), executor, scene_threshold=scene_threshold):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mtu.models.errors import InvalidInputError, NonFiniteError
 from mtu.models.interface import FRAME_NAMES, PRESETS, Interface
+from mtu.runtime import deblur
 from mtu.runtime.backends import Finished
 from mtu.runtime.session import SceneDetector, Session, pad_to_multiple, restore
 
@@ -260,3 +261,17 @@ def restore_with(session, pictures):
     for picture in pictures:
         yield from session.push(picture)
     yield from session.flush()
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        ("clip.mp4", "frame 0 is a str; frames are numpy arrays"),
+        ([[1, 2, 3]], "frame 0 is a list; frames are numpy arrays"),
+        (np.zeros((8, 12, 3), np.uint8), r"frame 0 is uint8 \[12, 3\]; frames are uint8 \[H, W, 3\]"),
+        (np.zeros((2, 8, 12, 3), np.float32), r"frame 0 is float32 \[8, 12, 3\]"),
+    ],
+)
+def test_what_is_no_frame_is_refused_before_the_model_is_looked_for(frames, message):
+    with pytest.raises(InvalidInputError, match=message):
+        next(deblur(frames, model="nowhere"))

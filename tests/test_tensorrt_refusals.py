@@ -238,6 +238,7 @@ def test_not_enough_memory_is_said_before_anything_is_loaded(make_gpu, engine):
     backend = open_backend("tensorrt", engine)
     with pytest.raises(InvalidInputError, match="not enough memory on Fake GPU"):
         collect(Session(backend), dim_frames(5, 128, 128))
+    backend.close()
 
 
 def test_there_has_to_be_a_gpu(monkeypatch, gpu, engine):
