@@ -135,7 +135,8 @@ def measure(
     workers = []
     try:
         for name in backends:
-            say(f"{width}x{height}: starting {name}")
+            slow = ", which compiles first: a minute or more" if name == "torch-compile" else ""
+            say(f"{width}x{height}: starting {name}{slow}")
             ours, theirs = context.Pipe()
             arguments = (theirs, None if model is None else str(model), name, device, height, width)
             process = context.Process(target=_work, args=arguments, daemon=True)

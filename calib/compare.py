@@ -139,7 +139,7 @@ def scores(
 def check_same_model(a: Interface, b: Interface) -> None:
     """Raises InvalidInputError unless the two have the same network shape and search; types and weights may differ."""
     for what, one, other in (
-        ("networks", a.config, b.config),
+        ("networks", a.config.words, b.config.words),
         ("search radii", a.max_displacement, b.max_displacement),
         ("pooling sizes", a.pool_size, b.pool_size),
     ):

@@ -59,8 +59,8 @@ def meant(path: Path) -> str | None:
         return "is empty (0 bytes): get it again" + (f"; then: {export}" if is_checkpoint else "")
     if kind == "checkpoint":
         return (
-            f"is a checkpoint; make a bundle of it with: {export}"
-            f" and run that with: mtu-run INPUT -o OUTPUT --model {bundle}"
+            f"is a checkpoint; make a bundle of it with: {export};"
+            f" then run it: mtu-run INPUT -o OUTPUT --model {bundle}"
         )
     if kind in ("graph", "engine"):
         if is_model_directory(path.parent):

@@ -1,8 +1,8 @@
 """The multi-task-unit network in torch, for inference and training. Imports torch and the custom op's torch version.
 
-Attribute names are those of the released checkpoints (facts: "Released checkpoints"), so a state dict loads without
-renaming. Source of the architecture: "Real-Time Video Deblurring via Lightweight Motion Compensation" (Son et al.,
-2022), section 3 and appendix, corrected by the released weights where the two differ.
+Attribute names are those of the released checkpoints, so a state dict loads without renaming. Source of the
+architecture: "Real-Time Video Deblurring via Lightweight Motion Compensation" (Son et al., 2022), section 3 and
+appendix, corrected by the released weights where the two differ.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Unit(nn.Module):
 class Network(nn.Module):
     """N stacked units, one motion layer, one output layer.
 
-    `first` and `step` are the two forward passes of inference (facts: "Recurrence"): frames are float RGB in [0, 1],
+    `first` and `step` are the two forward passes of inference: frames are float RGB in [0, 1],
     [B, 3, H, W], in window order t-2 .. t+2; H and W are multiples of 4. Both return (restored, states, displacement)
     with the states in the order of `Interface.states` and the displacement None for one unit.
     """

@@ -1,6 +1,6 @@
 """A stand-in for the Python module `tensorrt` of a given version, for machines without a GPU. Nothing here is a test.
 
-It knows what the facts about the versions say and no more: which names exist, how each version's parser treats the
+It knows what is known of the versions and no more: which names exist, how each version's parser treats the
 op's node with and without plugin and function, and whether types are the graph's own. It builds nothing.
 """
 

@@ -577,7 +577,10 @@ def test_bad_input_is_one_message(capsys, tmp_path, small, clip):
     for arguments, message in (
         ([directory, directory, "--input", clip, "--frames", 7], "has 6 frames, fewer than the 7 asked for"),
         ([directory, directory, "--input", small_frames], "is 28x16"),
-        ([directory, "mtu2", "--input", clip], "A and B have different networks (A is custom, B is mtu2)"),
+        (
+            [directory, "mtu2", "--input", clip],
+            "A and B have different networks (A is custom, B is mtu2): 2 units, 4 channels, 1 block and 2 units, 26",
+        ),
         ([directory, infinite.directory, "--input", clip], "motion_out of B in step at frame 1"),
         ([infinite.directory, directory, "--input", clip], "motion_out of A at frame 1"),
         (

@@ -44,7 +44,10 @@ def here(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ("w.pth", "is a checkpoint; make a bundle of it with: mtu-export onnx --checkpoint w.pth -o w and run that"),
+        (
+            "w.pth",
+            "is a checkpoint; make a bundle of it with: mtu-export onnx --checkpoint w.pth -o w; then run it: mtu-run",
+        ),
         ("w.pytorch", "mtu-run INPUT -o OUTPUT --model w"),
         ("weights", "mtu-export onnx --checkpoint weights -o weights-bundle"),
         ("none.pth", "is empty (0 bytes): get it again; then: mtu-export onnx --checkpoint none.pth -o none"),
@@ -104,7 +107,7 @@ def test_input_and_output_the_wrong_way_round(capsys, here):
 
 def test_names_are_quoted(here):
     (here / "my net.pth").write_bytes(b"PK\x03\x04")
-    with pytest.raises(MtuError, match=r"--checkpoint 'my net\.pth' -o 'my net' and"):
+    with pytest.raises(MtuError, match=r"--checkpoint 'my net\.pth' -o 'my net'; then"):
         open_bundle("my net.pth")
 
 

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -159,3 +160,24 @@ def test_words_of_a_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.setattr(run.Run, "__init__", lambda self, *a, **k: owner.append(self) or start(self, *a, **k))
     assert cli.run(capsys, "mtu-train", *SMALL, "-o", tmp_path / "run").code == 0
     assert "step 0 of 6: validating" in words and "step 3 of 6: training" in words
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_time_of_a_step_is_without_validation(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    now = [0.0]  # a batch of three steps takes 6 s, a validation 90
+    for place, name, seconds in ((run.Run, "train_batch", 6.0), (run, "validate", 90.0)):
+        original = getattr(place, name)
+
+        def slow(*a: Any, original: Any = original, seconds: float = seconds) -> Any:
+            now[0] += seconds
+            return original(*a)
+
+        monkeypatch.setattr(place, name, slow)
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr(run, "time", clock)
+    ended = cli.run(capsys, "mtu-train", *SMALL, "--validate-every", 3, "-o", tmp_path / "run")
+    assert ended.code == 0
+    paces = [line.removeprefix("mtu-train: ") for line in ended.err.splitlines() if " a step" in line]
+    assert paces == ["2.000 s a step, 2 minutes to go", "2.000 s a step"]

@@ -1,4 +1,4 @@
-"""The losses of training (paper, section 3.5; facts page, "Training facts"). Imports torch."""
+"""The losses of training (paper, section 3.5, and the authors' released configuration). Imports torch."""
 
 from __future__ import annotations
 

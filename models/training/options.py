@@ -26,7 +26,7 @@ WARM_UP = 400
 
 @dataclass(frozen=True)
 class Options:
-    """How to train. Source of the defaults: paper, section 4.1, and the facts page, "Training facts".
+    """How to train. Source of the defaults: paper, section 4.1, and the authors' released configuration.
 
     The same options give the same run: a batch is a pure function of `data`, `seed` and its number. Raises
     InvalidInputError for values outside the ranges named here.

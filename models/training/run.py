@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 CLIP_NORM = 1.0
-"""Largest norm of a gradient (facts page, "Training facts")."""
+"""Largest norm of a gradient, as in the authors' released configuration."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def load_start(path: Path, options: Options) -> dict[str, Tensor]:
     found, wanted = load_checkpoint(path), preset_config(options.preset)
 
     def said(config: NetworkConfig) -> str:
-        return f"{preset_name(config)} ({config.units} units, {config.channels} channels, {config.blocks} blocks)"
+        return f"{preset_name(config)} ({config.words})"
 
     if found.config != wanted:
         raise InvalidInputError(f"{path} is of {said(found.config)}, and --preset asks for {said(wanted)}")
@@ -217,7 +217,7 @@ class Run:
             self.save()
             self.keep(clips)
         self.doing = "training"
-        started, first = time.monotonic(), self.step
+        started, first, trained = time.monotonic(), self.step, 0.0
         with self._signals():
             number = 0
             while self.step < options.max_steps and not (number := self._stop_asked()):
@@ -226,6 +226,7 @@ class Run:
                 waited, before = time.monotonic() - waiting, self.step
                 self.train_batch(batch)
                 seconds = time.monotonic() - waiting
+                trained += seconds
                 self._log(
                     {"speed/step_seconds": seconds / (self.step - before), "speed/waiting_share": waited / seconds}
                 )
@@ -234,8 +235,9 @@ class Run:
                     or self.step >= options.max_steps
                 ):
                     self.keep(clips)
-                    pace = (time.monotonic() - started) / (self.step - first)
-                    say(f"{pace:.3f} s a step, {(options.max_steps - self.step) * pace / 60:.0f} minutes to go")
+                    done, left = self.step - first, options.max_steps - self.step
+                    to_go = (time.monotonic() - started) / done * left / 60
+                    say(f"{trained / done:.3f} s a step" + (f", {to_go:.0f} minutes to go" if left else ""))
             if number:
                 self.save()
                 say(f"stopped at step {self.step} and saved: --resume goes on")
