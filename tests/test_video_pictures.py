@@ -10,6 +10,7 @@ import sys
 import zlib
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -362,6 +363,19 @@ def test_stdin_with_nothing(monkeypatch: pytest.MonkeyPatch, content: bytes, tty
         open_reader("-")
 
 
+def test_pictures_are_not_written_to_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.BytesIO()
+    terminal = SimpleNamespace(buffer=shown, isatty=lambda: True)
+    source = make_video(tmp_path / "in.mp4", 2)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with (
+        open_reader(source) as reader,
+        pytest.raises(InvalidInputError, match=r"stdout is a terminal, .* -o - . ffplay"),
+    ):
+        open_writer("-", reader)
+    assert shown.getvalue() == b""
+
+
 def test_closed_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Closed(io.BytesIO):
         def write(self, _: Any) -> int:
@@ -369,6 +383,10 @@ def test_closed_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     class Stdout:
         buffer = Closed()
+
+        @staticmethod
+        def isatty() -> bool:
+            return False
 
     source = make_video(tmp_path / "in.mp4", 2, matrix=BT709)
     monkeypatch.setattr(sys, "stdout", Stdout)

@@ -5,7 +5,7 @@
 # With PACK=SCRIPT in the environment, `SCRIPT KIT` packs it first if KIT is empty. PLUGIN_LIBRARY is the C++ plugin.
 # Each step says what it proves; exit code 1 if one fails. Writes to a temporary folder alone.
 set -uo pipefail
-[ $# -ge 1 ] || { sed -n 's/^# \{0,1\}//p' "$0" | sed -n 1,7p >&2; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,6s/^# //p' "$0" >&2; exit 2; }
 root=$(cd "$(dirname "$0")/.." && pwd)
 mkdir -p "$1" && kit=$(cd "$1" && pwd)
 plugin=${2:+$(realpath "$2")}

@@ -68,7 +68,7 @@ class VideoWriter(Writer):
         except ValueError:
             raise InvalidInputError(
                 f"no video format has the ending '{path.suffix}': name the output .mp4, .mkv, .mov or .webm, or give a "
-                "name without ending for a directory of PNG files"
+                "name without ending for a directory of pictures"
             ) from None
         if self._container.format.no_file:
             raise InvalidInputError(

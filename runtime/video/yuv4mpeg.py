@@ -42,6 +42,11 @@ class Y4MWriter(Writer):
         if path is None:
             if sys.stdout is None:
                 raise OutputError("stdout is closed: give a file as the output")
+            if sys.stdout.isatty():
+                raise InvalidInputError(
+                    "stdout is a terminal, which cannot show yuv4mpeg: pipe it on (mtu-run INPUT -o - | ffplay -), "
+                    "or give a file as the output"
+                )
             self._out: BinaryIO = sys.stdout.buffer
         else:
             self._temporary = temporary_name(path)
