@@ -27,9 +27,14 @@ class Gpu:
 
 
 def driver_library() -> ctypes.CDLL | None:
-    """NVIDIA's driver, or None where it is not installed."""
+    """NVIDIA's driver, or None where it is not installed.
+
+    Its functions are there for libraries loaded later too: a pycuda that was built where there is no driver may look
+    for them without saying where they are.
+    """
     try:
-        return ctypes.CDLL("nvcuda.dll" if hasattr(ctypes, "WinDLL") else "libcuda.so.1")
+        name = "nvcuda.dll" if hasattr(ctypes, "WinDLL") else "libcuda.so.1"
+        return ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
     except OSError:
         return None
 

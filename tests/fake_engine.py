@@ -62,9 +62,7 @@ class ExecutionContext:
         if not self.scratch or set(self.addresses) != set(self.engine.types) or set(self.shapes) != self.engine.inputs:
             self.engine.log("something is not set")
             return False
-        if self.gpu.has_stale_error:
-            self.gpu.has_stale_error = False
-            self.engine.log("CUDA runtime: an error of an earlier call")
+        if not self.engine.works():
             return False
         if self.compiled is not None and self.compiled.add(f"{self.engine.graph} {sorted(self.shapes.items())}"):
             self.gpu.compilations += 1
@@ -148,6 +146,13 @@ class FakeEngine:
         self.weights = Allocation(gpu, 64)
         gpu.append(gpu.setting_up, Work("load weights", [touched(self.weights, True)], lambda: None), [])
 
+    def works(self) -> bool:
+        """Whether a call does: the first one after a failed capture does not, whatever it is."""
+        fails, self.gpu.has_stale_error = self.gpu.has_stale_error, False
+        if fails:
+            self.log("CUDA runtime: an error of an earlier call")
+        return not fails
+
     def get_tensor_name(self, number: int) -> str:
         return list(self.types)[number]
 
@@ -160,9 +165,9 @@ class NewEngine(FakeEngine):
 
     device_memory_size_v2 = SCRATCH
 
-    def create_execution_context(self, strategy: Any) -> ExecutionContext:
+    def create_execution_context(self, strategy: Any) -> ExecutionContext | None:
         assert strategy == "user managed"
-        return ExecutionContext(self.gpu, self)
+        return ExecutionContext(self.gpu, self) if self.works() else None
 
 
 class OldEngine(FakeEngine):
@@ -170,8 +175,8 @@ class OldEngine(FakeEngine):
 
     device_memory_size = SCRATCH
 
-    def create_execution_context_without_device_memory(self) -> ExecutionContext:
-        return OldExecutionContext(self.gpu, self)
+    def create_execution_context_without_device_memory(self) -> ExecutionContext | None:
+        return OldExecutionContext(self.gpu, self) if self.works() else None
 
 
 class RtxEngine(NewEngine):
@@ -180,10 +185,11 @@ class RtxEngine(NewEngine):
     def create_runtime_config(self) -> RuntimeConfig:
         return RuntimeConfig(self.gpu)
 
-    def create_execution_context(self, config: Any) -> ExecutionContext:
+    def create_execution_context(self, config: Any) -> ExecutionContext | None:
         assert config.dynamic_shapes_kernel_specialization_strategy == "eager"
         context = super().create_execution_context(config.strategy)
-        context.compiled = config.cache
+        if context is not None:
+            context.compiled = config.cache
         return context
 
 

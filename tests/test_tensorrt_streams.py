@@ -14,6 +14,7 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("torch")
 
 
+from mtu.models.errors import InvalidInputError
 from mtu.models.interface import FRAME_NAMES
 from mtu.runtime import Session, open_backend
 from tests import fake_cuda
@@ -76,6 +77,66 @@ def test_failed_captures_far_apart_turn_nothing_off(make_gpu, engine):
         gpu.failing_captures = 1
         collect(session, dim_frames(8, height, 24))
     assert gpu.failing_captures == 0 and backend.remarks == [] and gpu.replays == 2 * (8 - 4)
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_what_a_failed_capture_leaves_fails_nothing_else(make_gpu, small, engine, failures):
+    """Another size is prepared right after the last failed capture."""
+    gpu = make_gpu(failing_captures=failures)
+    backend = open_backend("tensorrt", engine)
+    window = dict(zip(FRAME_NAMES, [frame[None] for frame in dim_frames(5)], strict=True))
+    states = backend.submit(window).states
+    for _ in range(failures):  # other buffers each time, and so another capture
+        states = backend.submit({**window, **states}).states
+    assert gpu.failing_captures == 0
+    frames = dim_frames(6, 16, 24)
+    assert_same(collect(Session(backend), frames)[0], truth(small, frames)[0])
+
+
+@pytest.mark.parametrize("failures", [0, 1, 2])
+def test_a_real_error_is_not_hidden_by_a_failed_capture(make_gpu, engine, monkeypatch, failures):
+    gpu = make_gpu(failing_captures=failures)
+    backend = open_backend("tensorrt", engine, cuda_graph=failures > 0)
+    session = Session(backend, scene_threshold=None)
+    frames = dim_frames(12)
+    for frame in frames[:8]:
+        session.push(frame)
+    assert gpu.failing_captures == 0
+    execute = fake_cuda.ExecutionContext.execute_async_v3
+    calls = []
+
+    def fail_once(context, stream):
+        calls.append(stream)
+        if len(calls) > 1:
+            return execute(context, stream)
+        context.engine.log("the device has no memory left")
+        return False
+
+    monkeypatch.setattr(fake_cuda.ExecutionContext, "execute_async_v3", fail_once)
+    session.reset()  # a first step, which no graph replays
+    with pytest.raises(InvalidInputError, match="could not run .*the device has no memory left"):
+        for frame in frames:
+            session.push(frame)
+    assert len(calls) == 1
+    backend.close()
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_during_a_capture_ends_it(gpu, small, engine, interrupt):
+    backend = open_backend("tensorrt", engine)
+
+    def in_capture():
+        gpu.in_capture = lambda: None
+        raise interrupt
+
+    gpu.in_capture = in_capture
+    frames = dim_frames(8)
+    with pytest.raises(interrupt):
+        collect(Session(backend, scene_threshold=None), frames)
+    assert gpu.capturing() == []
+    got, _ = collect(Session(backend, scene_threshold=None), frames)
+    assert_same(got, truth(small, frames, scene_threshold=None)[0])
+    backend.close()
 
 
 def captured_all(gpu, backend):

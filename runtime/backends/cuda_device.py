@@ -16,8 +16,8 @@ Note [failed captures]
     A capture is void after a single call that is not allowed in it, in the thread that captures: memory freed by the
     garbage collector is enough, which is therefore off meanwhile. The stream is as it was once the capture has been
     ended. The driver keeps no error, but the CUDA runtime inside TensorRT does, and fails the next call with it; it is
-    linked into the library, where nobody else can take the error away. So the call after a failed capture may have to
-    be made twice.
+    linked into the library, where nobody else can take the error away. So a failed capture is followed at once by a
+    call whose answer counts for nothing. No other call is made twice: what fails there is real.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtu.models.errors import InvalidInputError
+from mtu.runtime.gpu import driver_library
 
+driver_library()  # pycuda may need it loaded
 try:
     import pycuda.driver as driver
 except ImportError as error:  # the package is there: `open_backend` has looked
@@ -220,10 +222,12 @@ class Graph:
         self._checked("cuStreamBeginCapture", bindings.cuStreamBeginCapture(handle, mode))
         try:
             work()
-        except Exception as error:  # whatever it was, capture has to end, or the stream can never be used again
+        except BaseException as error:  # an interrupt too: capture has to end, or the stream can never be used again
             code, graph = bindings.cuStreamEndCapture(handle)
             if int(code) == 0:
                 bindings.cuGraphDestroy(graph)
+            if not isinstance(error, Exception):
+                raise
             raise CaptureError(str(error)) from error
         return self._checked("cuStreamEndCapture", bindings.cuStreamEndCapture(handle))
 

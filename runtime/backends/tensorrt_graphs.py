@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -22,8 +23,6 @@ class GraphCache:
         """`remarks` is told when graphs turn out to be impossible, and `is_on` is False then."""
         self._device, self._stream, self._remarks = device, stream, remarks
         self.is_on = is_on
-        self.has_failed = False
-        """Whether the last capture did, so that the library may report that once more."""
         self._failures = 0
         self._graphs: OrderedDict[Hashable, Graph] = OrderedDict()
 
@@ -36,10 +35,11 @@ class GraphCache:
         return True
 
     def capture(self, key: Hashable, work: Callable[[], None], refusal: str | None, buffers: int) -> None:
-        """Captures what `work` enqueues, which has run plainly just before. `buffers` is how many there are.
+        """Captures what `work` enqueues, which has run plainly just before and may run again. `buffers` is how many
+        there are.
 
         A capture that fails is tried once more, the next time that `key` is not there.
-        `work` raises CaptureError if it cannot be captured; `refusal` says why that is known before.
+        `work` raises CaptureError if the library would not enqueue it; `refusal` says why that is known before.
         """
         try:
             if refusal is not None:
@@ -49,12 +49,14 @@ class GraphCache:
                 self._graphs[key] = Graph(self._stream, work)
         except CaptureError as error:
             self._failures += 1
-            self.has_failed = True
+            if refusal is None:
+                with contextlib.suppress(CaptureError):
+                    work()  # once more, for nothing: the library may answer with what is left of the failed capture
             if self._failures == CAPTURES_TRIED:
                 self.is_on = False
                 self._remarks.append(f"without CUDA graphs, so each step cost more time of the host: {error}")
             return
-        self._failures, self.has_failed = 0, False
+        self._failures = 0
         if len(self._graphs) > max(GRAPHS_KEPT, 2 * buffers):
             self._graphs.popitem(last=False)[1].free()
 
@@ -63,4 +65,4 @@ class GraphCache:
         for graph in self._graphs.values():
             graph.free()
         self._graphs.clear()
-        self._failures, self.has_failed = 0, False
+        self._failures = 0

@@ -68,9 +68,7 @@ class Setup:
         if before is not None and self._graphs.replay((before, after)):
             return
         self._bind(graph, before, after)
-        # After a failed capture the first call may report that and nothing else.
-        attempts = 2 if self._graphs.has_failed else 1
-        if not any(self._enqueue(graph, after) for _ in range(attempts)):
+        if not self._enqueue(graph, after):
             raise self._engines.failure("run", graph, *self.size)
         if before is not None and self._graphs.is_on:
             work = partial(self._captured, graph, after)
@@ -92,7 +90,7 @@ class Setup:
             bound[name] = address
 
     def _enqueue(self, graph: GraphName, after: Buffers) -> bool:
-        """Whether the library has taken it; if not, it may be done again."""
+        """Whether the library has taken it. The same may be enqueued again: nothing that is read is written."""
         self._engines.forget_errors()
         if not self._contexts[graph].execute_async_v3(self._stream.handle):
             return False
