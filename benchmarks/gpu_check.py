@@ -107,7 +107,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: benchmarks/results/<gpu>.json")
     parser.add_argument("--quick", action="store_true", help="one size, mtu2 only, two minutes")
     parser.add_argument(
-        "--minutes", type=float, help=f"time for everything, about (default: 8; 2 with --quick, 10 for {ALONE})"
+        "--minutes", type=float, help=f"time for everything, about (default: 8; 2 with --quick, 9 for {ALONE})"
     )
     parser.add_argument("--only", metavar="A,B", help=f"{ALONE}, or sections: {', '.join(ALL)}")
     parser.add_argument("--clip", type=Path, metavar="FILE", help="video, or uint8 [T, H, W, 3] in .npy (needs no av)")
@@ -129,7 +129,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if unknown:
         parser.error(f"unknown section '{unknown[0]}': choose {ALONE} alone, or from {', '.join(ALL)}")
     if parsed.minutes is None:
-        parsed.minutes = 10 if parsed.first_run else 2 if parsed.quick else 8
+        parsed.minutes = 9 if parsed.first_run else 2 if parsed.quick else 8
     return parsed
 
 

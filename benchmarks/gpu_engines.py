@@ -82,12 +82,13 @@ def time_tensorrt(
     With and without plugin, fp16 and fp32, with and without a CUDA graph. `plugin_library` is the C++ plugin, which
     TensorRT 8.6 needs.
     """
+    from mtu.runtime.backends import packages_missing
     from mtu.runtime.bundle import open_bundle
     from mtu.runtime.tensorrt_library import load_library
 
+    for missing in packages_missing(library):
+        raise missing
     loaded = load_library(library)
-    import pycuda.driver  # noqa: F401
-
     slow = 10 if loaded.is_rtx else 40  # seconds for two engines, about
     able = can_have_plugin(loaded, plugin_library)
     with tempfile.TemporaryDirectory(prefix="mtu-gpu-check-") as folder:

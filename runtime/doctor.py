@@ -88,6 +88,8 @@ def _onnxruntime() -> str:
 
 def _pycuda() -> str:
     import pycuda
+
+    driver_library()  # as the backend does
     import pycuda.driver as driver
 
     cuda = ".".join(map(str, driver.get_version()[:2]))

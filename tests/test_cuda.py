@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import types
 
@@ -9,7 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from mtu.runtime import open_backend, restore
+from mtu.runtime import gpu, open_backend, restore
 from tests import conftest
 from tests.frames import moving_frames
 
@@ -40,6 +41,14 @@ def test_whether_there_is_a_gpu_is_asked_of_the_driver(monkeypatch, library, rea
     monkeypatch.setattr(conftest, "driver_library", lambda: library)
     missing = conftest.cuda_missing()
     assert missing is None if reason is None else reason in missing
+
+
+def test_the_driver_is_there_for_libraries_loaded_later(monkeypatch):
+    """A pycuda that was linked beside an empty libcuda.so does not name it, and finds its functions so alone."""
+    opened = []
+    monkeypatch.setattr(ctypes, "CDLL", lambda name, mode=ctypes.DEFAULT_MODE: opened.append((name, mode)))
+    gpu.driver_library()
+    assert opened == [("libcuda.so.1", ctypes.RTLD_GLOBAL)]
 
 
 @pytest.mark.needs_cuda

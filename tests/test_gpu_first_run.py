@@ -193,6 +193,11 @@ def sanitizer(tmp_path, monkeypatch):
         ("echo '========= ERROR SUMMARY: 12 errors'\nexit 9", False, "ERROR SUMMARY: 12 errors"),
         ("echo '========= Error: Target application terminated before first instrumented API call'", False, "Target"),
         ("echo '========= ERROR SUMMARY: 0 errors'\nexit 1", False, "ERROR SUMMARY: 0 errors"),
+        (
+            "echo '========= Device not supported'\necho '========= ERROR SUMMARY: 0 errors'\nexit 1",
+            False,
+            "Device not supported",
+        ),
         ("exit 0", False, "it said nothing"),
     ],
 )

@@ -68,6 +68,30 @@ assert not missing, f"not in the kit, and looked for on the host: {', '.join(sor
 E2
 step "pycuda and TensorRT find every library but the driver's" code
 cat > "$work/code" <<'E2'
+# A driver that has every function pycuda asks for, and no device: pycuda has to load beside it, and to be answered.
+import os, subprocess, sys
+from pathlib import Path
+import pycuda
+folder = Path(sys.argv[1])
+library = next(Path(pycuda.__file__).parent.glob("_driver*.so"))
+said = subprocess.run(["nm", "-D", "--undefined-only", library], capture_output=True, text=True, check=True).stdout
+names = {word for word in said.split() if word.startswith("cu") and not word.startswith("curand")}
+code = "int cuGetErrorString(int code, const char **text) { *text = \"no device\"; return 0; }\n"
+code += "".join(f"int {name}(void) {{ return 100; }}\n" for name in sorted(names - {"cuGetErrorString"}))
+(folder / "driver.c").write_text(code)
+made = ["gcc", "-shared", "-fPIC", "-w", "-Wl,-soname,libcuda.so.1", "-o", folder / "libcuda.so.1", folder / "driver.c"]
+subprocess.run(made, check=True)
+asks = "from mtu.runtime.backends.cuda_device import open_device; open_device(0)"
+paths = f"{folder}:{os.environ['LD_LIBRARY_PATH']}"
+done = subprocess.run(
+    [sys.executable, "-c", asks], env={**os.environ, "LD_LIBRARY_PATH": paths}, capture_output=True, text=True
+)
+print(done.stderr)
+assert "no NVIDIA GPU answers (cuInit failed" in done.stderr
+E2
+mkdir "$work/driver"
+step "pycuda loads beside a driver" run -c "$(cat "$work/code")" "$work/driver"
+cat > "$work/code" <<'E2'
 from mtu.plugins.correlation_argmax_warp import cuda_op
 for kind in ("float16", "float32"):
     problem = cuda_op.Problem(1, 52, 180, 320, 26, motion_type=kind, detail_type=kind)
