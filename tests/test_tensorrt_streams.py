@@ -114,7 +114,7 @@ def test_a_real_error_is_not_hidden_by_a_failed_capture(make_gpu, engine, monkey
 
     monkeypatch.setattr(fake_cuda.ExecutionContext, "execute_async_v3", fail_once)
     session.reset()  # a first step, which no graph replays
-    with pytest.raises(InvalidInputError, match="could not run .*the device has no memory left"):
+    with pytest.raises(InvalidInputError, match=r"could not run .*the device has no memory left"):
         for frame in frames:
             session.push(frame)
     assert len(calls) == 1
