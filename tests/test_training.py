@@ -308,8 +308,12 @@ def test_data_sets_that_cannot_be_used(tmp_path: Path) -> None:
     small = write_gopro(tmp_path / "small")
     wanted = Options(data=f"gopro:{small}", crop=32, frames=3)
     with pytest.raises(InvalidInputError, match="is 32x24: smaller than --crop 32"):
-        Batches(wanted, training_clips(wanted)).batch(0)
-    # A loader process's error comes as it is.
+        training_clips(wanted)
+    # Damage behind a sound header: a loader process's error comes as it is.
+    wanted = Options(data=f"gopro:{write_gopro(tmp_path / 'damaged')}", crop=16, frames=3)
+    for path in (tmp_path / "damaged/train").rglob("*.png"):
+        content = path.read_bytes()
+        path.write_bytes(content[:80] + bytes(len(content) - 96) + content[-16:])
     for workers in (0, 1):
         with (
             contextlib.closing(batches(wanted, training_clips(wanted), 0, 1, workers)) as loader,
@@ -317,14 +321,14 @@ def test_data_sets_that_cannot_be_used(tmp_path: Path) -> None:
         ):
             next(loader)
         assert multiprocessing.active_children() == []
-        assert "smaller than --crop 32" in str(caught.value) and "\n" not in str(caught.value)
+        assert "damaged/train/GOPR_train/" in str(caught.value) and "\n" not in str(caught.value)
     write_video(small / "train/other/blur_gamma", small / "train/other/sharp", 11)
     (next((small / "train/other/sharp").iterdir())).write_bytes(
         (small / "train/GOPR_train/sharp/000000.png").read_bytes()
     )
     wanted = Options(data=f"gopro:{small}", crop=16, frames=3, batch=16)
-    with pytest.raises(InvalidInputError, match=r"smaller than --crop|must have one size"):
-        Batches(wanted, training_clips(wanted)).batch(0)
+    with pytest.raises(InvalidInputError, match="must have one size"):
+        training_clips(wanted)
 
 
 # --- first weights
