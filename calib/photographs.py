@@ -9,7 +9,7 @@ from pathlib import Path
 from mtu.calib.textures import Photographs, Split
 from mtu.models.errors import InvalidInputError, MissingFileError, MtuError
 from mtu.runtime.video import read_image
-from mtu.runtime.video.images import IMAGE_SUFFIXES, natural_key
+from mtu.runtime.video.images import IMAGE_SUFFIXES, is_named_as_picture, natural_key
 
 SHARE = 0.8
 """Of the textures that are parts of photographs, where a user gives some."""
@@ -32,7 +32,7 @@ def find_photographs(root: Path, split: Split, say: Callable[[str], None] = lamb
         reason = "is a file" if root.exists() else "does not exist"
         raise MissingFileError(f"{root} {reason}: give the folder with the photographs")
     divided = (root / "train").is_dir() and (root / "validation").is_dir()
-    paths = _pictures(root / split if divided else root)
+    paths = _pictures(root / split if divided else root, say)
     if not divided:
         validation = paths[::HELD_OUT]
         paths = validation if split == "validation" else [path for path in paths if path not in set(validation)]
@@ -45,12 +45,15 @@ def find_photographs(root: Path, split: Split, say: Callable[[str], None] = lamb
     return Photographs(tuple(paths), SHARE)
 
 
-def _pictures(root: Path) -> list[Path]:
+def _pictures(root: Path, say: Callable[[str], None]) -> list[Path]:
+    def unreadable(error: OSError) -> None:
+        say(f"left out: {error.filename} cannot be read: {error.strerror}")
+
     found = [
         Path(folder) / name
-        for folder, _, names in os.walk(root)
+        for folder, _, names in os.walk(root, onerror=unreadable)
         for name in names
-        if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+        if is_named_as_picture(Path(folder) / name)
     ]
     return sorted(found, key=lambda path: (natural_key(str(path)), path))
 

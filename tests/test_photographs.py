@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,6 +68,31 @@ def test_damage_behind_a_sound_header_is_found_before_a_training(tmp_path: Path)
     said: list[str] = []
     assert names(photographs.find_photographs(tmp_path, "train", said.append)) == {"whole.png"}
     assert all("is not a picture that can be read" in text for text in said) and len(said) == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_folders_of_all_sorts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe, links that go round, a link to nothing, a text, and a folder that may not be read."""
+    for number in range(3):
+        plain(tmp_path / f"{number}.png", (9, 9, 9))
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "up").symlink_to(tmp_path)
+    (tmp_path / "gone.jpg").symlink_to("nowhere")
+    (tmp_path / "text.jpg").write_text("no photograph " * 100)
+    (tmp_path / "closed").mkdir()
+    scan = os.scandir
+
+    def closed(folder: str) -> Any:
+        if Path(folder).name == "closed":
+            raise PermissionError(13, "Permission denied", folder)
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    said: list[str] = []
+    assert names(photographs.find_photographs(tmp_path, "train", said.append)) == {"1.png", "2.png"}
+    assert [text.partition(": ")[2].partition(" ")[0] for text in said] == [
+        str(tmp_path / name) for name in ("closed", "gone.jpg", "text.jpg")
+    ]
 
 
 def test_a_divided_folder_stays_divided(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import struct
 from fractions import Fraction
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from mtu.models.errors import InvalidInputError
-from mtu.runtime.video import ReadOptions, open_reader, parse_rate, read_image, write_png
+from mtu.runtime.video import Frame, ReadOptions, open_reader, parse_rate, read_image, write_png
 from mtu.runtime.video import picture_reader as picture_reader_module
 from tests.media import Pixels, make_video, moving, times
 from tests.video_run import frames_of, run
@@ -281,11 +282,32 @@ def test_names_of_all_sorts(tmp_path: Path) -> None:
     )
 
 
-def test_a_link_to_nothing_is_no_picture(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["gone.png", "9.png"])
+def test_a_link_to_nothing_is_named(tmp_path: Path, target: str) -> None:
     source = folder(tmp_path / "in", 2)
-    (source / "9.png").symlink_to(tmp_path / "gone.png")
+    (source / "9.png").symlink_to(target)
+    with pytest.raises(InvalidInputError, match=r"1 of 3 pictures cannot be read: .*9\.png .*remove or replace"):
+        open_reader(source)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_pipes_and_directories_are_no_pictures(tmp_path: Path) -> None:
+    source = folder(tmp_path / "in", 2)
+    os.mkfifo(source / "8.png")
+    (source / "9.png").mkdir()
     with open_reader(source) as reader:
         assert reader.frame_count == 2
+
+
+@pytest.mark.parametrize("after", ["gone", "empty", "directory"])
+def test_a_picture_that_goes_meanwhile_is_left_out(tmp_path: Path, after: str) -> None:
+    source = folder(tmp_path / "in")
+    with open_reader(source) as reader:
+        (source / "2.png").unlink()
+        if after != "gone":
+            (source / "2.png").mkdir() if after == "directory" else (source / "2.png").touch()
+        assert [item.pts for item in reader if isinstance(item, Frame)] == [0, 1, 3]
+        assert reader.damage is not None and "1 of 4 pictures are left out" in reader.damage
 
 
 def test_formats_may_be_mixed_and_misnamed(tmp_path: Path) -> None:

@@ -44,13 +44,17 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part)
 
 
+def is_named_as_picture(path: Path) -> bool:
+    """Whether a file in a directory is one of its pictures by its name. A link to a file that is not there is one too,
+    which whoever reads it will say; pipes and directories are none."""
+    if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
+        return False
+    return path.is_file() or (path.is_symlink() and not path.exists())
+
+
 def list_images(directory: Path) -> list[Path]:
     """The picture files of a directory in natural order; other and hidden files are ignored."""
-    found = [
-        path
-        for path in directory.iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
-    ]
+    found = [path for path in directory.iterdir() if is_named_as_picture(path)]
     return sorted(found, key=lambda path: (natural_key(path.name), path.name))
 
 

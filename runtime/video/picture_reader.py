@@ -11,7 +11,7 @@ from pathlib import Path
 
 import av
 
-from mtu.models.errors import InvalidInputError, some
+from mtu.models.errors import InvalidInputError, MtuError, some
 from mtu.runtime.video.colour import Pixels, colour_of
 from mtu.runtime.video.images import decode_image
 from mtu.runtime.video.picture_header import Header, read_header
@@ -72,10 +72,10 @@ class PictureReader(Reader):
         """A picture, as far as it can be had; None if it cannot."""
         try:
             return decode_image(path)
-        except InvalidInputError as error:
+        except MtuError as error:  # MissingFileError: it was there a moment ago
             try:
                 partly = decode_image(path, damaged=True)
-            except InvalidInputError:
+            except MtuError:
                 self._left_out.append(str(error))
                 return None
             self._partly.append(path.name)
@@ -105,7 +105,7 @@ def _checked(source: str, paths: list[Path]) -> list[Header]:
     for path in paths:
         try:
             headers.append(read_header(path))
-        except InvalidInputError as error:
+        except MtuError as error:
             bad.append(str(error))
     if bad:
         count = f"{len(bad)} of {len(paths)} pictures cannot be read: " if len(paths) > 1 else ""
