@@ -21,9 +21,10 @@ WIDTH, HEIGHT, MARGIN, LEFT = 860, 200, 46, 86
 STYLE = """
 body{font:15px/1.45 system-ui,sans-serif;max-width:1200px;margin:2em auto;padding:0 1em;color:#222;background:#fff}
 table{border-collapse:collapse;margin:.5em 0 1em}td,th{padding:.2em .8em;border-bottom:1px solid #ddd;text-align:right}
-td:first-child,th:first-child{text-align:left}.failed{color:#b00020}.passed{color:#1b7f3b}
+td{white-space:nowrap}td:first-child,th:first-child{text-align:left}.failed{color:#b00020}.passed{color:#1b7f3b}
 .panels{display:flex;flex-wrap:wrap;gap:10px}figure{margin:0}figcaption{color:#555}
-img{max-width:100%;min-width:280px;image-rendering:pixelated}svg{max-width:100%;height:auto}
+img{border:1px solid #ddd;box-sizing:border-box;max-width:100%;min-width:280px;image-rendering:pixelated}
+svg{max-width:100%;height:auto}
 """
 
 
@@ -56,9 +57,12 @@ def page(report: CompareReport) -> str:
 
 
 def _sides(a: Mapping[str, str], b: Mapping[str, str]) -> str:
+    # A digest is as long as the commands print it; the report for machines has all of it.
+    length = {"checkpoint": 12}
     head = "".join(f"<th>{html.escape(key)}</th>" for key in a)
     rows = "".join(
-        f"<tr><td>{name}</td>{''.join(f'<td>{html.escape(value[:60])}</td>' for value in side.values())}</tr>"
+        f"<tr><td>{name}</td>"
+        f"{''.join(f'<td>{html.escape(value[: length.get(key, 60)])}</td>' for key, value in side.items())}</tr>"
         for name, side in (("A", a), ("B", b))
     )
     return f"<table><tr><th></th>{head}</tr>{rows}</table>"

@@ -559,7 +559,9 @@ def test_a_checkpoint_and_a_model_of_one_unit(capsys, tmp_path, clip, single):
     assert (report["a"]["backend"], report["b"]["backend"]) == ("torch", "onnxruntime")
     assert report["a"]["checkpoint"] == report["b"]["checkpoint"] == checkpoint.digest
     assert report["modes"]["step"]["frames"][0]["displacement"] is None
-    assert "motion of A" not in Page((tmp_path / "r.html").read_text()).pictures
+    text = (tmp_path / "r.html").read_text()
+    assert "motion of A" not in Page(text).pictures
+    assert text.count(f"<td>{checkpoint.digest[:12]}</td>") == 2  # as the commands print it, whole
     ended = cli.run(capsys, "mtu-compare", *sides, "--min-agreement", 90)
     assert ended.code == 2 and "estimates no motion" in ended.err
     ended = cli.run(capsys, "mtu-compare", *sides, "--backend-a", "onnxruntime")
