@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from mtu.models.errors import MtuError
-from mtu.runtime.video import damage, open_reader
+from mtu.runtime.video import EncodeOptions, ReadOptions, Segment, damage, open_reader
 from tests.media import make_video, moving
 from tests.video_run import frames_of, run
 
@@ -104,3 +105,29 @@ def test_any_damage_ends_in_a_message(tmp_path: Path, clips: dict[str, Path], se
     else:
         with open_reader(tmp_path / "out.mkv") as reader:
             assert len(frames_of(reader)) == result.frames
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv444p", "gray"])
+@pytest.mark.parametrize("piped", [False, True])
+@pytest.mark.parametrize(("cut", "given"), [(-1, 3), (-3000, 3), (-5, 3), (None, 4)])
+def test_yuv4mpeg_that_is_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pix_fmt: str, piped: bool, cut: int | None, given: int
+) -> None:
+    source = tmp_path / "in.y4m"
+    run(make_video(tmp_path / "in.mkv", 4), source, options=EncodeOptions(pix_fmt=pix_fmt))
+    data = source.read_bytes()[:cut]
+    source.write_bytes(data)
+    if piped:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(data))))
+    with open_reader("-" if piped else source) as reader:
+        assert len(frames_of(reader)) == given
+        assert (reader.damage is None) == (cut is None)
+        assert cut is None or "its last picture is cut off" in str(reader.damage)
+
+
+def test_yuv4mpeg_that_is_cut_off_behind_the_segment(tmp_path: Path) -> None:
+    source = tmp_path / "in.y4m"
+    run(make_video(tmp_path / "in.mkv", 4), source)
+    source.write_bytes(source.read_bytes()[:-9])
+    with open_reader(source, ReadOptions(segment=Segment(0, 0.06))) as reader:
+        assert len(frames_of(reader)) == 2 and reader.damage is None

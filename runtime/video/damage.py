@@ -30,6 +30,20 @@ MAX_ERRORS_IN_A_ROW = 100
 _END_TOLERANCE = Fraction(1, 2)
 
 
+class CountedPipe:
+    """A pipe that is read, and how many bytes have come out of it."""
+
+    def __init__(self, pipe: BinaryIO) -> None:
+        self._pipe = pipe
+        self.count = 0
+
+    def read(self, size: int) -> bytes:
+        """The next bytes, at most `size`."""
+        data = self._pipe.read(size)
+        self.count += len(data)
+        return data
+
+
 class Damage:
     """Counts what goes wrong while a source is read."""
 
@@ -37,7 +51,7 @@ class Damage:
         self._errors = self._in_a_row = self._pictures = 0
         self._last_error = ""
         self._first: int | None = None
-        self._last = 0
+        self._last = self._end = 0
         self.seen_end = Fraction(0)
         """Where the packets that were read end, in seconds on the source's clock."""
 
@@ -73,6 +87,7 @@ class Damage:
         if packet.pos is not None and packet.pos >= 0:
             self._first = packet.pos if self._first is None else min(self._first, packet.pos)
             self._last = max(self._last, packet.pos)
+            self._end = max(self._end, packet.pos + packet.size)
 
     def lost(self) -> list[str]:
         """What was found while reading, in words."""
@@ -87,6 +102,10 @@ class Damage:
         if end - self.seen_end <= max(_END_TOLERANCE, 3 / (rate or 25)):
             return []
         return [f"it ends at {float(self.seen_end):.2f} s of {float(end):.2f} s"]
+
+    def cut_off(self, size: int) -> list[str]:
+        """Whether bytes of a source of `size` bytes, which is packets to its end, became none, in words."""
+        return ["its last picture is cut off"] if size > self._end else []
 
     def broken(self, path: Path, container: str, *, whole: bool) -> list[str]:
         """Whether the file is broken where it was read, or, if `whole`, anywhere, in words."""

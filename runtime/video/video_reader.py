@@ -21,7 +21,7 @@ from av.video.stream import VideoStream
 
 from mtu.models.errors import InvalidInputError
 from mtu.runtime.video.colour import quarter_turn
-from mtu.runtime.video.damage import Damage
+from mtu.runtime.video.damage import CountedPipe, Damage
 from mtu.runtime.video.fields import Deinterlacer, FieldOrder
 from mtu.runtime.video.normalise import Normaliser
 from mtu.runtime.video.properties import display_matrix, hidden_border, picture_notes, property_notes, stereo_mode
@@ -33,6 +33,7 @@ from mtu.runtime.video.timing import Clock, Segment
 _FREE_CLOCKS = {"mpegts", "mpeg"}
 # Formats whose duration counts from time 0, not from where their clock begins.
 _LASTS_FROM_ZERO = {"matroska,webm", "nut"}
+_Y4M = "yuv4mpegpipe"
 # Demuxers that take text or anything at all for a video.
 _NOT_VIDEO = {"tty", "bin", "xbin", "adf", "idf"}
 
@@ -81,9 +82,10 @@ class VideoReader(Reader):
             raise InvalidInputError("stdin is closed: pipe in the output of ffmpeg -i VIDEO -f yuv4mpegpipe -")
         # In a relative name FFmpeg takes what stands before a colon for a protocol.
         named = self.source if "://" in self.source else str(Path(self.source).absolute())
-        source: Any = sys.stdin.buffer if piped else named
+        self._pipe = CountedPipe(sys.stdin.buffer) if piped else None
+        source: Any = self._pipe or named
         try:
-            container = av.open(source, "r", format="yuv4mpegpipe" if piped else self._form, metadata_errors="replace")
+            container = av.open(source, "r", format=_Y4M if piped else self._form, metadata_errors="replace")
         except av.FFmpegError as error:
             raise InvalidInputError(self._why_not(error)) from None
         self.container = container
@@ -361,8 +363,10 @@ class VideoReader(Reader):
         elif not self._past_end and self.container.duration and self.source != "-":
             end = self._begin() + Fraction(self.container.duration, av.time_base)
             lost += self._damage.early_end(end, self.average_rate)
-        if self.source != "-" and "://" not in self.source:
-            path, container = Path(self.source), self.container.format.name
+        container, path = self.container.format.name, Path(self.source)
+        if container == _Y4M and not self._past_end and (self._pipe or path.is_file()):
+            lost += self._damage.cut_off(self._pipe.count if self._pipe else path.stat().st_size)
+        elif self.source != "-" and "://" not in self.source:
             lost += self._damage.broken(path, container, whole=self.segment is None)
         return f"{self.source}: after {self._given} pictures: {'; '.join(lost)}" if lost else None
 
