@@ -1,7 +1,49 @@
 """Video in and out for `mtu-run`: everything goes through PyAV, no ffmpeg program is needed.
 
 `open_reader` gives pictures as RGB with their own timestamps and the packets of all other streams; `open_writer` takes
-both and writes a video, yuv4mpeg to stdout, or pictures.
+both and writes a video, yuv4mpeg, or pictures. The files, lowest first; each imports only from those above it
+(tests/test_layers.py):
+
+Pictures, times and names
+    colour            the colours of pictures, YUV <-> RGB, quarter turns
+    filters           FFmpeg's filters on single pictures
+    fields            interlacing: which field comes first, marking it, deinterlacing
+    timing            segments, rates, timestamps that rise, timecodes
+    tags              names, languages and other words that containers keep of streams
+
+What PyAV does not show of files
+    matroska          elements: crop, and where a file is broken
+    quicktime         boxes of MP4 and MOV: place of the index, and where a file is broken
+    mpegts            packets: where some are missing
+    properties        orientation, crop, stereo 3D, HDR, alpha of a picture and its stream
+    picture_header    size, pages and animation of a picture file, without decoding it
+    images            decoding a picture file; listing those of a directory
+
+Reading
+    reader            the interface of all sources, and what the user asks of them
+    damage            what could not be read, in words
+    normalise         pictures that change inside a stream, as RGB of one size and colour
+    subtitles         text converted for a container; what is showing where a segment begins
+    video_reader      a container, or yuv4mpeg from stdin
+    picture_reader    pictures of a directory, or a single one
+    animated_webp     animated WebP, which FFmpeg does not decode
+    sources           which of these readers a source gets: `open_reader`
+
+Writing
+    writer            the interface of all targets, what the user asks of them, temporary files
+    encoder_choice    encoder and pixel format
+    quality           options of the encoder
+    encoding          all settings of the encoder, tried
+    palette           pictures of 256 colours for GIF
+    muxer_options     options of the container
+    trial             what a container refuses, found out in memory
+    track             packets of one copied stream: times, ends, hidden parts
+    copying           all streams that are not processed
+    video_writer      a container
+    yuv4mpeg          yuv4mpeg to stdout or a file
+    picture_encoding  PNG, JPEG and TIFF
+    picture_writer    a directory of pictures, or a single one
+    targets           which of these writers a target gets: `open_writer`
 """
 
 from mtu.runtime.video.colour import Colour

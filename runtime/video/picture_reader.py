@@ -18,9 +18,6 @@ from mtu.runtime.video.picture_header import Header, read_header
 from mtu.runtime.video.properties import picture_notes
 from mtu.runtime.video.reader import USUAL_RATE, Frame, Reader, ReadOptions
 
-NAMED = 4
-"""Files that a message names at most."""
-
 
 class PictureReader(Reader):
     """A directory of pictures, or one picture, as a video of `ReadOptions.rate` pictures per second."""

@@ -1,6 +1,4 @@
-"""Reading a video: pictures as RGB with their own timestamps, and the other streams' packets as they come.
-
-Reads only the source it is given (a file, a directory of pictures, or stdin) and writes nothing.
+"""What all sources share: the interface, what the user asks of it, and the frames that it gives. Opens no files.
 
 Rotation: pixels are given as they are stored, and the display matrix is in `Reader.display_matrix`. PyAV 18 can write
 the matrix of an encoded stream (`VideoStream.set_display_matrix`), and MP4, MOV, Matroska and WebM keep it, so the

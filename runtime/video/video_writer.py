@@ -1,4 +1,4 @@
-"""Writing a video file.
+"""Writing a video file: the pictures encoded, the other streams copied.
 
 Everything that can fail is tried before the first frame: the encoder is opened, and the container's header is written
 with all streams that it takes. Writes only the target and its temporary file beside it.
