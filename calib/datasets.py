@@ -186,10 +186,10 @@ def _gopro(root: Path, split: Split) -> Folders:
 def _reds(root: Path, split: Split) -> Folders:
     part = "train" if split == "train" else "val"
     # As the archives are unpacked in one folder, each in one of its own, or put side by side.
-    places = [
+    candidates = [
         [root / part / name, root / name / part / name, root / name] for name in (f"{part}_blur", f"{part}_sharp")
     ]
-    blurred, sharp = (next(filter(_subfolders, choice), choice[0]) for choice in places)
+    blurred, sharp = (next(filter(_subfolders, choice), choice[0]) for choice in candidates)
     names = {folder.name for kind in (blurred, sharp) for folder in _subfolders(kind)}
     return {name: (blurred / name, sharp / name) for name in names}
 
@@ -221,7 +221,9 @@ def _why_none(layout: Layout, root: Path, split: Split, option: str) -> str:
     """What to say of a folder without videos of the split."""
     other_split: Split = "test" if split == "train" else "train"
     if _locate(layout, root, other_split):
-        said = f"{root} has {layout} videos of the {other_split} split, but none of the {split} split. Unpack those too"
+        problem = (
+            f"{root} has {layout} videos of the {other_split} split, but none of the {split} split. Unpack those too"
+        )
     else:
         alike = [
             other
@@ -233,5 +235,5 @@ def _why_none(layout: Layout, root: Path, split: Split, option: str) -> str:
             if alike
             else "Give another folder"
         )
-        said = f"{root} does not hold the data set {layout}. {hint}"
-    return f"{said}. This is how {layout} is laid out:\n{TREES[layout]}"
+        problem = f"{root} does not hold the data set {layout}. {hint}"
+    return f"{problem}. This is how {layout} is laid out:\n{TREES[layout]}"

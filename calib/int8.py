@@ -4,8 +4,8 @@ Note [how layers are chosen]
     1. The fp32 model runs over the clips with its own states. `HEADROOM` times the largest value of every layer's input
        and output is the end of its int8 range.
     2. Each layer alone is made int8, and the clips are restored with it, every frame with the states of the frame
-       before. What that does to the pictures at the end of the recurrence is the layer's harm; a single step would
-       hide it. Each clip is restored with the ranges of the other clips, for the videos to come are others too, and
+       before. What that does to the pictures at the end of the recurrence is its sensitivity; a single step would hide
+       it. Each clip is restored with the ranges of the other clips, for the videos to come are others too, and
        what goes beyond its range is cut off, which harms far more than rounding. A clip that is alone has its own.
     3. All layers are made int8 together. While the clips lose more than is allowed, the most harmful layer goes back.
        That is the one whose pictures are furthest from those of fp32: what one layer loses against sharp clips is a few
@@ -63,7 +63,7 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Harm:
+class Sensitivity:
     """What a model with int8 layers does to the clips, against the fp32 model."""
 
     psnr: float
@@ -90,13 +90,13 @@ class Calibration:
     clips: Sequence[str]
     frames: int
     """Of all clips."""
-    alone: Mapping[str, Harm]
+    alone: Mapping[str, Sensitivity]
     """Every candidate in graph order: what it does if nothing else is int8."""
     int8: tuple[str, ...]
     """The layers that are int8 in the bundle, in graph order."""
     never: tuple[str, ...]
     """The other layers with weights."""
-    together: Harm
+    together: Sensitivity
     allowed: float
     """Largest loss, dB."""
     has_sharp: bool
@@ -117,8 +117,8 @@ class Calibration:
         """All of it in words and columns."""
         kind = "" if self.has_sharp else " (estimated, without sharp clips)"
         lines = [f"{'layer':20} {'alone: PSNR to fp32':>20} {'loss':>10}"]
-        for name, harm in self.alone.items():
-            lines.append(f"{name:20} {decibels(harm.psnr):>20} {harm.loss:+7.3f} dB  {'int8' * (name in self.int8)}")
+        for name, alone in self.alone.items():
+            lines.append(f"{name:20} {decibels(alone.psnr):>20} {alone.loss:+7.3f} dB  {'int8' * (name in self.int8)}")
         fp32, int8 = self.times["fp32"], self.times["int8"]
         return "\n".join(
             [
@@ -137,8 +137,8 @@ class Calibration:
     def as_json(self) -> dict[str, Any]:
         """Everything, for `json.dumps`; a PSNR of null is that of equal pictures."""
 
-        def plain(harm: Harm) -> dict[str, float | None]:
-            return {name: value if math.isfinite(value) else None for name, value in asdict(harm).items()}
+        def plain(each: Sensitivity) -> dict[str, float | None]:
+            return {name: value if math.isfinite(value) else None for name, value in asdict(each).items()}
 
         return {**asdict(self), "alone": {k: plain(v) for k, v in self.alone.items()}, "together": plain(self.together)}
 
@@ -198,19 +198,19 @@ def calibrate(
         made = temporary / "bundle"
         made.mkdir()
         search = _Search(bundle, interface, models, clips, made, len(names), progress)
-        alone = {name: search.harm([name], f"{name} alone") for name in names}
+        alone = {name: search.sensitivity([name], f"{name} alone") for name in names}
         chosen = sorted(names, key=lambda name: alone[name].psnr)  # the most harmful first
-        together = search.harm(chosen, "all layers")
+        together = search.sensitivity(chosen, "all layers")
         while together.loss > allowed:
             say(f"{len(chosen)} layers lose {together.loss:.3f} dB: {chosen[0]} goes back to fp32")
             del chosen[0]
             if not chosen:
-                best = min(harm.loss for harm in alone.values())
+                best = min(each.loss for each in alone.values())
                 raise InvalidInputError(
                     f"no layer can be int8 with a loss of {allowed:g} dB: the most harmless alone loses {best:.3f} dB;"
                     " nothing is written; allow more with --max-psnr-drop, or keep fp32 or fp16"
                 )
-            together = search.harm(chosen, f"{len(chosen)} layers")
+            together = search.sensitivity(chosen, f"{len(chosen)} layers")
         progress("timing", 1.0)
         times = _times(bundle, search.write(chosen), clips[0].frames)
         publish(made, directory, overwrite)
@@ -275,7 +275,7 @@ class _Search:
             write_through(self._directory / f"{graph}.onnx", to_bytes(model, interface, graph))
         return open_bundle(self._directory)
 
-    def harm(self, chosen: Sequence[str], text: str) -> Harm:
+    def sensitivity(self, chosen: Sequence[str], text: str) -> Sensitivity:
         """Restores all clips with these layers in int8, each with the ranges of the others."""
         self._advance(text)
         pairs = zip(self._clips, self._limits_of_others, strict=True)
@@ -289,7 +289,7 @@ class _Search:
                     losses.append(_no_better(other, clip.sharp[index]) - _no_better(mine, clip.sharp[index]))
         error = away / pixels / 255**2
         loss = float(np.mean(losses)) if losses else 10 * math.log10(1 + error * 10 ** (ASSUMED_PSNR / 10))
-        return Harm(-10 * math.log10(error) if error else math.inf, loss)
+        return Sensitivity(-10 * math.log10(error) if error else math.inf, loss)
 
 
 def _limits(

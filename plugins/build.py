@@ -127,10 +127,10 @@ def find_nvcc(given: Path | None = None) -> Path:
         if path is None:
             raise MissingFileError(f"--nvcc {given}: is no program; give the path of nvcc")
         return Path(path).absolute()
-    places = [shutil.which("nvcc")]
+    candidates = [shutil.which("nvcc")]
     for home in (os.environ.get("CUDA_HOME"), str(CUDA)):
-        places.append(shutil.which(Path(home) / "bin" / "nvcc") if home else None)
-    found = next(filter(None, places), None)
+        candidates.append(shutil.which(Path(home) / "bin" / "nvcc") if home else None)
+    found = next(filter(None, candidates), None)
     if found is None:
         raise MissingFileError(
             f"nvcc is not on PATH, in CUDA_HOME or in {CUDA}: install the CUDA toolkit, or say where it is with --nvcc"
@@ -140,8 +140,8 @@ def find_nvcc(given: Path | None = None) -> Path:
 
 def find_cmake() -> Path:
     """cmake, from PATH or beside this Python. Raises MissingFileError if there is none."""
-    places = os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)])
-    found = shutil.which("cmake", path=places)
+    folders = os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)])
+    found = shutil.which("cmake", path=folders)
     if found is None:
         raise MissingFileError("cmake is not on PATH: install it, for example with pip install cmake")
     return Path(found).absolute()
@@ -238,7 +238,7 @@ def _run(command: Sequence[str | Path], build: Path, problem: str) -> str:
         raise InvalidInputError(f"{problem}: {words[0]} does not run ({error.strerror})") from None
     with process:
         try:
-            said, _ = process.communicate()
+            output, _ = process.communicate()
         except BaseException:
             # make and the compilers would go on without us.
             with contextlib.suppress(ProcessLookupError):
@@ -246,14 +246,14 @@ def _run(command: Sequence[str | Path], build: Path, problem: str) -> str:
             raise
     if process.returncode != 0:
         with tempfile.NamedTemporaryFile("w", prefix="mtu-build-plugin-", suffix=".log", delete=False) as log:
-            log.write(f"$ {' '.join(words)}\n{said}")
-        raise InvalidInputError(f"{problem}: {_first_error(said)}; everything it said is in {log.name}")
-    return said
+            log.write(f"$ {' '.join(words)}\n{output}")
+        raise InvalidInputError(f"{problem}: {_first_error(output)}; everything it said is in {log.name}")
+    return output
 
 
-def _first_error(said: str) -> str:
+def _first_error(output: str) -> str:
     """What a tool gives as the reason, on one line: the first error of a compiler, or else of CMake."""
-    lines = [" ".join(line.split()) for line in said.splitlines() if line.strip()]
+    lines = [" ".join(line.split()) for line in output.splitlines() if line.strip()]
     for line in lines:
         if re.search(r"error *:|#error|\bfatal\b|undefined reference", line):
             return _shortened(line)

@@ -344,8 +344,8 @@ class VideoReader(Reader):
         yield from self._events
         if self._deinterlacer is not None:
             count = self._deinterlacer.count
-            said = f"{count} pictures were interlaced and made progressive" if count else "nothing was interlaced"
-            self.remarks.append(said)
+            remark = f"{count} pictures were interlaced and made progressive" if count else "nothing was interlaced"
+            self.remarks.append(remark)
         self.remarks += self._normalise.remarks() + self._clock.remarks("pictures")
         self.damage = self._what_was_lost()
 
