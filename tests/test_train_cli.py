@@ -253,3 +253,13 @@ def test_a_folder_that_holds_a_run(tiny: None, capsys: pytest.CaptureFixture[str
 def test_no_gpu(tiny: None, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     ended = cli.run(capsys, "mtu-train", "-o", tmp_path / "run", *SMALL, "--device=cuda")
     refused(ended, "1 CUDA devices are needed and 0 found: use --device cpu")
+
+
+def test_a_folder_without_a_name(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an unset variable: that would be the folder one is in."""
+    monkeypatch.chdir(tmp_path)
+    ended = cli.run(capsys, "mtu-train", "-o", "")
+    assert ended.code == 2 and "has no name: -o '' is given (an unset variable?)" in ended.err
+    assert list(tmp_path.iterdir()) == []

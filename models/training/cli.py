@@ -9,6 +9,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
+from mtu.models.errors import InvalidInputError
 from mtu.models.interface import PRESETS
 from mtu.models.training.options import SYNTHETIC, ImageLoss, Options, Precision, Schedule, data_folder
 from mtu.runtime.console import new_app, run_app, say
@@ -25,7 +26,7 @@ app = new_app()
 def main_command(
     context: typer.Context,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="RUN", help="Folder of the run.", rich_help_panel=OUTPUT)
+        str, typer.Option("--output", "-o", metavar="RUN", help="Folder of the run.", rich_help_panel=OUTPUT)
     ],
     data: Annotated[
         str, typer.Option(help=f"{SYNTHETIC}, photos:DIR, dvd:DIR, gopro:DIR or reds:DIR.", rich_help_panel=LOSS)
@@ -93,6 +94,8 @@ def main_command(
 
     Ctrl-C saves and ends; --resume goes on. Watch it with: tensorboard --logdir RUN
     """
+    if not output:
+        raise InvalidInputError("the folder of the run has no name: -o '' is given (an unset variable?)")
     values = context.params
     names = [field.name for field in dataclasses.fields(Options)]
     given = {n: values[n] for n in names if getattr(context.get_parameter_source(n), "name", "") != "DEFAULT"}
@@ -104,7 +107,7 @@ def main_command(
     from mtu.models.training.run_folder import WEIGHTS
 
     outcome = train(
-        output,
+        Path(output),
         given,
         Machine(device, devices, nodes, workers),
         resume=resume,
@@ -114,7 +117,7 @@ def main_command(
     if outcome.signal is not None:
         raise typer.Exit(128 + outcome.signal)
     if outcome.speaks:
-        print(f"{output / WEIGHTS}: {outcome.best:+.2f} dB on the validation clips after {outcome.step} steps")
+        print(f"{Path(output) / WEIGHTS}: {outcome.best:+.2f} dB on the validation clips after {outcome.step} steps")
 
 
 def main() -> NoReturn:
