@@ -32,16 +32,21 @@ def states_after(backend, frames):
             yield result, {name: value.numpy() for name, value in session._states.items()}
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_parity_with_torch_over_eight_frames(preset, tmp_path):
-    bundle = export_bundle(random_checkpoint(PRESETS[preset]), tmp_path / preset)
+# The published ten units, each as deep as those of mtu2, would take as long as everything else in this file.
+@pytest.mark.parametrize(
+    "config",
+    [PRESETS["mtu1"], PRESETS["mtu2"], PRESETS["mtu4"], NetworkConfig(10, 4, 1)],
+    ids=["mtu1", "mtu2", "mtu4", "ten units"],
+)
+def test_parity_with_torch_over_eight_frames(config, tmp_path):
+    bundle = export_bundle(random_checkpoint(config), tmp_path / "b")
     ours, truth = open_backend("onnxruntime", bundle, "cpu"), open_backend("torch", bundle, "cpu")
     frames = moving_frames(10, 32, 48)
     for (a, a_states), (b, b_states) in zip(states_after(ours, frames), states_after(truth, frames), strict=True):
         for name, value in b_states.items():
             assert np.abs(a_states[name] - value).max() <= FP32_TOLERANCE, (name, a.index)
         assert np.abs(a.rgb.astype(int) - b.rgb).max() <= 1
-        assert (a.displacement is None) == (preset == "mtu1")
+        assert (a.displacement is None) == (config.units == 1)
         if a.displacement is not None:
             assert np.array_equal(a.displacement, b.displacement)
     assert a.index == 7
@@ -311,8 +316,11 @@ def test_bundle_paths(tmp_path):
     (tmp_path / "first.onnx").write_bytes(b"")
     with pytest.raises(FileNotFoundError, match=r"lacks step.onnx"):
         open_bundle(tmp_path)
-    with pytest.raises(InvalidInputError, match="is a file"):
+    with pytest.raises(InvalidInputError, match=r"first\.onnx is empty"):
         open_bundle(tmp_path / "first.onnx")
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(InvalidInputError, match="notes is a file"):
+        open_bundle(tmp_path / "notes")
 
 
 @pytest.mark.parametrize("value", [3e38, np.nan])
