@@ -7,6 +7,7 @@ from pathlib import Path
 
 import av
 import pytest
+from av.stream import Disposition
 
 from mtu.runtime.video import EncodeOptions, parse_muxer_options
 from tests.media import make_video, moving, times
@@ -239,3 +240,35 @@ def test_name_that_is_lost_is_said(tmp_path: Path) -> None:
     said = run(path, tmp_path / "out.ts").said
     assert "mpegts cannot hold of the video stream: its name" in said
     assert "mpegts cannot hold of audio stream 1 (aac, Commentary): its name" in said
+
+
+def marked(path: Path, marks: Disposition) -> Path:
+    """A file whose sound has these marks."""
+    with av.open(str(make_video(path.with_stem("plain"), 3, audio=1))) as source, av.open(str(path), "w") as file:
+        streams = [file.add_stream_from_template(stream, opaque=True) for stream in source.streams]
+        streams[1].disposition = marks
+        for packet in source.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream_index]
+                file.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("target", "marks", "lost"),
+    [
+        ("mkv", Disposition.comment | Disposition.hearing_impaired, ""),
+        ("mkv", Disposition.default, ""),
+        ("mov", Disposition.forced, "its mark forced"),
+        ("mov", Disposition.hearing_impaired | Disposition.forced, "its marks forced, hearing_impaired"),
+        ("flv", Disposition.comment, "its mark comment"),
+        ("ts", Disposition.comment | Disposition.default, "its mark comment"),
+    ],
+)
+def test_what_a_stream_is_marked_as_is_kept_or_said(tmp_path: Path, target: str, marks: Disposition, lost: str) -> None:
+    out = tmp_path / f"out.{target}"
+    found = [note for note in run(marked(tmp_path / "in.mkv", marks), out).writer_notes if "its mark" in note]
+    assert [note.partition("): ")[2] for note in found] == ([lost] if lost else [])
+    if not lost:
+        with av.open(str(out)) as file:
+            assert file.streams.audio[0].disposition & marks == marks

@@ -22,7 +22,7 @@ from av.video.codeccontext import VideoCodecContext
 
 from mtu.runtime.video.reader import Reader, is_inner
 from mtu.runtime.video.subtitles import TEXT, add_text, converted, is_text
-from mtu.runtime.video.tags import QUICKTIME, attachment_of, lost_of_stream, set_tag, stream_metadata
+from mtu.runtime.video.tags import QUICKTIME, attachment_of, lost_marks, lost_of_stream, set_tag, stream_metadata
 from mtu.runtime.video.timing import later_timecode
 from mtu.runtime.video.track import Track
 from mtu.runtime.video.trial import Sample, Trial, first_packets, refusal, tags_back
@@ -126,8 +126,14 @@ class Copier:
             name, track, sample.add(self._output), Trial(self._output, sample.add), converted=False
         )
         back = tags_back(self._output, self._accepted, sample)
-        if back is not None and (lost := lost_of_stream(self._copied[stream.index].target.metadata, back)):
-            self.notes.append(f"{self._output.format.name} cannot hold of {name}: {lost}")
+        if back is not None:
+            tags, disposition = back
+            target = self._copied[stream.index].target
+            lost = [lost_of_stream(target.metadata, tags), lost_marks(target.disposition, disposition)]
+            if any(lost):
+                self.notes.append(
+                    f"{self._output.format.name} cannot hold of {name}: {' and '.join(filter(None, lost))}"
+                )
         self._accepted.append(sample)
         context = stream.codec_context
         reordered = isinstance(context, VideoCodecContext) and context.has_b_frames

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from av.stream import Stream
+from av.stream import Disposition, Stream
 
 QUICKTIME = {"mp4", "mov", "ipod", "3gp", "3g2", "psp", "ismv", "f4v"}
 """FFmpeg's names of the containers that are made of QuickTime's boxes."""
@@ -25,6 +25,19 @@ _OTHER_CODES = (
     " cym=wel cze=ces fre=fra rum=ron slo=slk"
 )
 _MOV_LANGUAGES = dict(pair.split("=") for pair in _OTHER_CODES.split())
+# What a player goes by when it chooses a stream, beside the default one.
+_MARKS = (
+    Disposition.forced,
+    Disposition.hearing_impaired,
+    Disposition.visual_impaired,
+    Disposition.comment,
+    Disposition.dub,
+    Disposition.original,
+    Disposition.lyrics,
+    Disposition.karaoke,
+    Disposition.captions,
+    Disposition.descriptions,
+)
 # How files of pictures begin -> type and ending.
 _PICTURES = {
     rb"\xff\xd8\xff": ("image/jpeg", "jpg"),
@@ -81,6 +94,12 @@ def lost_of_stream(wanted: Mapping[str, str], back: Iterable[tuple[str, str]]) -
     lost = lost_tags({key: value for key, value in wanted.items() if (key, value) != ("language", "und")}, back)
     words = {"title": "its name", "handler_name": "its name", "language": "its language"}
     return " and ".join(dict.fromkeys(words[key] for key in lost if key in words)) or None
+
+
+def lost_marks(wanted: Disposition, back: Disposition) -> str | None:
+    """What a player no longer knows of a stream's use, such as "its mark forced"; None if nothing is lost."""
+    names = [mark.name for mark in _MARKS if mark & wanted & ~back]
+    return f"its mark{'s' if len(names) > 1 else ''} {', '.join(filter(None, names))}" if names else None
 
 
 def set_tag(stream: Stream, container: str, source: Stream | None = None) -> None:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import av
 from av.container import InputContainer, OutputContainer
-from av.stream import Stream
+from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 _T = TypeVar("_T")
@@ -107,11 +107,17 @@ def refusal(output: OutputContainer, accepted: Sequence[Sample], sample: Sample)
     return None if back[len(samples) - 1 :][:1] == [_kind_of(stream)] else "it would not be known there"
 
 
-def tags_back(output: OutputContainer, accepted: Sequence[Sample], sample: Sample) -> list[tuple[str, str]] | None:
-    """The tags of one more stream as a container gives them back; None where they cannot be read."""
+def tags_back(
+    output: OutputContainer, accepted: Sequence[Sample], sample: Sample
+) -> tuple[list[tuple[str, str]], Disposition] | None:
+    """The tags and the disposition of one more stream as a container gives them back; None if they cannot be read."""
+
+    def of_the_last(written: InputContainer) -> tuple[list[tuple[str, str]], Disposition]:
+        stream = written.streams[len(accepted)]
+        return [*stream.metadata.items()], Disposition(stream.disposition)
+
     with suppress(*Refused, IndexError):
-        file, _ = _written(output, [*accepted, sample])
-        return _read_back(output, file, lambda written: [*written.streams[len(accepted)].metadata.items()])
+        return _read_back(output, _written(output, [*accepted, sample])[0], of_the_last)
     return None
 
 
