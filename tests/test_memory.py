@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 from mtu.models.errors import InvalidInputError
 from mtu.models.interface import FRAME_NAMES, PRESETS, Interface
-from mtu.runtime import open_backend, read_frames
+from mtu.runtime import Bundle, open_backend, read_frames
 from mtu.runtime.engine import Engine, Profile, Sizes
 from mtu.runtime.memory import COSTS, Cost, available_memory, needed
 from mtu.runtime.tiles import OVERLAP, TiledSession, Tiling, choose_tiling, fit_memory
@@ -350,3 +351,15 @@ def test_what_torch_says_of_memory_is_told_from_bugs(monkeypatch, small, error, 
         backend.submit(dict.fromkeys(FRAME_NAMES, np.zeros((1, 8, 12, 3), np.uint8)))
     assert ("the memory is too small for frames of 12x8 with torch" in str(found.value)) == is_memory
     backend.close()
+
+
+def test_onnxruntime_leaves_the_words_to_us(single: Bundle, capfd: pytest.CaptureFixture[str]) -> None:
+    """It writes what it raises into its log too, which is stderr."""
+    pytest.importorskip("onnxruntime")
+    frames = {name: np.zeros((1, 16, 16, 3), np.uint8) for name in FRAME_NAMES}
+    frames[FRAME_NAMES[-1]] = np.zeros((1, 32, 32, 3), np.uint8)
+    with contextlib.closing(open_backend("onnxruntime", single, "cpu")) as backend:
+        capfd.readouterr()
+        with pytest.raises(InvalidInputError, match=r"could not run first\.onnx"):
+            backend.submit(frames)
+    assert capfd.readouterr().err == ""
