@@ -25,9 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from mtu.models.errors import InvalidInputError, MtuError
-from mtu.models.interface import FRAME_NAMES
-from mtu.models.release import VERSION
+from mtu.core.errors import InvalidInputError, MtuError
+from mtu.core.interface import FRAME_NAMES
+from mtu.core.release import VERSION
 from mtu.runtime import console
 from mtu.runtime.backends import Backend, open_backend, open_model
 

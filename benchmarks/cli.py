@@ -8,12 +8,12 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from mtu.models.errors import InvalidInputError
-from mtu.models.interface import SIZE_MULTIPLE
+from mtu.core.errors import InvalidInputError
+from mtu.core.interface import SIZE_MULTIPLE
 from mtu.runtime.backends import installed_backends
 from mtu.runtime.bundle import BUNDLED
 from mtu.runtime.console import new_app, run_app, say
-from mtu.runtime.options import DeviceOption, JsonOption, VersionOption
+from mtu.runtime.console.options import DeviceOption, JsonOption, VersionOption
 from mtu.runtime.report import check_report, write_report
 
 PROGRAM = "mtu-bench"

@@ -22,7 +22,7 @@ from mtu.benchmarks.gpu_processes import ROOT, collect, commit, write_results
 from mtu.benchmarks.gpu_report import Record
 from mtu.benchmarks.gpu_results import as_markdown, failures, figures, verdict
 from mtu.benchmarks.gpu_sections import ALL, FIRST_RUN, REFERENCE, SECTIONS, Options, run_section
-from mtu.models.errors import MtuError
+from mtu.core.errors import MtuError
 from mtu.runtime.gpu import find_gpu
 
 PROGRAM = "gpu-check"

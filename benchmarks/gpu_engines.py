@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mtu.benchmarks.gpu_network import MODELS, SIZE, random_window
 from mtu.benchmarks.gpu_precision import CLIP, compare_backends, read_clip
 from mtu.benchmarks.gpu_report import Report
-from mtu.models.interface import FRAME_NAMES, PRESETS
+from mtu.core.interface import FRAME_NAMES, PRESETS
 
 if TYPE_CHECKING:
     from mtu.runtime.backends import Backend

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from mtu.benchmarks.gpu_engines import Plan, build_and_time, can_have_plugin
 from mtu.benchmarks.gpu_report import Report, Skip
-from mtu.models.errors import InvalidInputError
-from mtu.models.files import write_whole
+from mtu.core.errors import InvalidInputError
+from mtu.core.files import write_whole
 from mtu.runtime.tensorrt_library import LIBRARIES, Library, is_importable, load_library, package_of
 
 FRAMES = 24

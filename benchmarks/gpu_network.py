@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtu.benchmarks.gpu_report import Report, Skip
-from mtu.models.interface import FRAME_NAMES, PRESETS, Interface
+from mtu.core.interface import FRAME_NAMES, PRESETS, Interface
 
 if TYPE_CHECKING:
     from mtu.benchmarks.gpu_device import Call, Device

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtu.benchmarks.gpu_report import Report, Skip
-from mtu.models.interface import Interface
+from mtu.core.interface import Interface
 
 CLIP = Path(__file__).resolve().parent.parent / "calib" / "demo" / "blurred.mp4"
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mtu.models.errors import MissingExtraError
+from mtu.core.errors import MissingExtraError
 
 Record = dict[str, Any]
 """One finding as it stands in the JSON: `kind` is check, time, value, fact, skip or error; `name` says of what."""

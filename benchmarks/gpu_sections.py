@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mtu.benchmarks.gpu_report import Record, Report, Skip
-from mtu.models.release import VERSION
+from mtu.core.release import VERSION
 from mtu.runtime.gpu import find_gpu
 from mtu.runtime.tensorrt_library import LIBRARIES, LibraryName, is_importable
 

@@ -10,9 +10,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from mtu.models.errors import InvalidInputError
+from mtu.core.errors import InvalidInputError
+from mtu.core.extras import require
 from mtu.runtime.console import new_app, run_app
-from mtu.runtime.extras import require
 
 PROGRAM = "mtu.benchmarks.training_curves"
 CURVES = {

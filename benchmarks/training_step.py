@@ -13,10 +13,10 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from mtu.models.interface import LOOK_AHEAD, SIZE_MULTIPLE
-from mtu.models.training.options import Options, Precision
+from mtu.core.extras import require
+from mtu.core.interface import LOOK_AHEAD, SIZE_MULTIPLE
 from mtu.runtime.console import new_app, run_app
-from mtu.runtime.extras import require
+from mtu.training.options import Options, Precision
 
 PROGRAM = "mtu.benchmarks.training_step"
 PARTS = {
@@ -43,8 +43,8 @@ def main_command(
     import torch
     from torch.profiler import ProfilerActivity, profile
 
-    from mtu.models.training.data import Batch
-    from mtu.models.training.run import Machine, Run, new_fabric
+    from mtu.training.batches import Batch
+    from mtu.training.run import Machine, Run, new_fabric
 
     options = Options(preset=preset, crop=crop, batch=batch, precision=precision, frames=frames)
     generator = torch.Generator().manual_seed(0)

@@ -1,7 +1,7 @@
 """Measures weights on made clips that no training saw: `python -m mtu.benchmarks.weights [MODEL...]`. Imports torch.
 
-The clips are drawn from the photographs and seeds that training holds out (`mtu.calib.clips`, split "validation"), from
-seeds that have chosen no checkpoint either.
+The clips are drawn from the photographs and seeds that training holds out (`mtu.training.data.clips`, split
+"validation"), from seeds that have chosen no checkpoint either.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import numpy as np
 import typer
 
 from mtu.calib.quality import Quality, mean, measure_clip
-from mtu.models.interface import MAX_DISPLACEMENT
+from mtu.core.extras import require
+from mtu.core.interface import MAX_DISPLACEMENT
 from mtu.runtime.bundle import BUNDLED, open_bundle
 from mtu.runtime.console import new_app, run_app
-from mtu.runtime.extras import require
 
 if TYPE_CHECKING:
-    from mtu.calib.clips import Clip
-    from mtu.models.network import Network
+    from mtu.models.mtu.network import Network
+    from mtu.training.data.clips import Clip
 
 PROGRAM = "mtu.benchmarks.weights"
 FIRST_SEED = 1000
@@ -63,7 +63,7 @@ def main_command(
 ) -> None:
     """Prints for each clip PSNR, SSIM, how well motion is found, and what becomes of frames that are sharp already."""
     require("train", PROGRAM, "torch", "skimage", "onnx")
-    from mtu.calib.clips import make_clip
+    from mtu.training.data.clips import make_clip
 
     seeds = range(FIRST_SEED, FIRST_SEED + clips)
     made = [make_clip(seed, FRAMES, size, size, split="validation") for seed in seeds]
@@ -97,10 +97,10 @@ def measure(network: Network, clip: Clip) -> Row:
     """Restores a clip, blurred and sharp, with motion compensation and, where there is any, without."""
     import torch
 
-    from mtu.models.network import Network
-    from mtu.models.training.losses import UNKNOWN, displacement_targets
-    from mtu.models.training.validation import mean_psnr, restore
+    from mtu.models.mtu.network import Network
     from mtu.plugins.correlation_argmax_warp.reference import displacement_vectors
+    from mtu.training.losses import UNKNOWN, displacement_targets
+    from mtu.training.validation import mean_psnr, restore
 
     class Unmoved(Network):
         """Takes the features of the frame before from where they are."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtu.calib.quality import SMALLEST
-from mtu.models.errors import InvalidInputError
+from mtu.core.errors import InvalidInputError
 from mtu.runtime import Picture
 
 STEPS = 20

@@ -8,13 +8,13 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from mtu.models.errors import InvalidInputError, OutputError
-from mtu.models.interface import GRAPHS
+from mtu.core.errors import InvalidInputError, OutputError
+from mtu.core.extras import require
+from mtu.core.interface import GRAPHS
 from mtu.runtime.bundle import Bundle, open_bundle
 from mtu.runtime.console import new_app, run_app, say
-from mtu.runtime.extras import require
-from mtu.runtime.options import INPUT, OUTPUT, REPORT, JsonOption, OverwriteOption, VersionOption
-from mtu.runtime.progress import frame_counter, stage_bar
+from mtu.runtime.console.options import INPUT, OUTPUT, REPORT, JsonOption, OverwriteOption, VersionOption
+from mtu.runtime.console.progress import frame_counter, stage_bar
 from mtu.runtime.report import check_report, write_report
 
 PROGRAM = "mtu-calibrate"

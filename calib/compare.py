@@ -45,8 +45,8 @@ from mtu.calib.compare_report import (
     Run,
 )
 from mtu.calib.rollout import Array, first_frames, windows
-from mtu.models.errors import InvalidInputError, NonFiniteError
-from mtu.models.interface import DISPLACEMENT_NAME, OUTPUT_NAME, Interface
+from mtu.core.errors import InvalidInputError, NonFiniteError
+from mtu.core.interface import DISPLACEMENT_NAME, OUTPUT_NAME, Interface
 from mtu.plugins.correlation_argmax_warp.reference import displacement_vectors, normalised
 from mtu.runtime import Picture, open_backend, open_model
 from mtu.runtime.backends import Backend
@@ -292,7 +292,7 @@ def _open(side: Side, size: tuple[int, int], say: Callable[[str], None]) -> Back
             f"{side.model} is a checkpoint, which backend {side.backend} cannot run: use torch, or make a bundle of it"
             f" with mtu-export onnx --checkpoint {side.model} -o DIR"
         )
-    from mtu.runtime.extras import require
+    from mtu.core.extras import require
 
     require("export", f"running the checkpoint {side.model}", "torch", "onnx", "safetensors")
     from mtu.models.checkpoint import load_checkpoint

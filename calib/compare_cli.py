@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
-from mtu.models.errors import InvalidInputError
-from mtu.models.interface import GRAPHS
+from mtu.core.errors import InvalidInputError
+from mtu.core.extras import require_for
+from mtu.core.interface import GRAPHS
 from mtu.runtime.console import new_app, run_app, say
-from mtu.runtime.extras import require_for
-from mtu.runtime.options import BACKENDS, DEVICES, INPUT, MODEL, REPORT, JsonOption, VersionOption
-from mtu.runtime.progress import frame_counter
+from mtu.runtime.console.options import BACKENDS, DEVICES, INPUT, MODEL, REPORT, JsonOption, VersionOption
+from mtu.runtime.console.progress import frame_counter
 from mtu.runtime.report import check_report, write_report
 
 if TYPE_CHECKING:

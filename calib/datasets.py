@@ -14,7 +14,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from mtu.models.errors import InvalidInputError, MissingFileError, some
+from mtu.core.errors import InvalidInputError, MissingFileError, some
 from mtu.runtime.video import read_image
 from mtu.runtime.video.images import list_images, natural_key
 from mtu.runtime.video.picture_header import read_header

@@ -21,9 +21,9 @@ from typing import Any
 from mtu.calib.alignment import align
 from mtu.calib.datasets import LAYOUTS, Layout, VideoPair, find_pairs, read_clip, sizes_of
 from mtu.calib.quality import SMALLEST, Quality, mean, measure
-from mtu.models.errors import InvalidInputError, OutputError
-from mtu.models.files import write_whole
-from mtu.models.interface import GRAPHS
+from mtu.core.errors import InvalidInputError, OutputError
+from mtu.core.files import write_whole
+from mtu.core.interface import GRAPHS
 from mtu.runtime import Backend, Engine, Picture, Session, open_backend, open_model
 from mtu.runtime.backends import Model
 from mtu.runtime.bundle import BUNDLED

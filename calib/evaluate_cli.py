@@ -8,9 +8,9 @@ from typing import Annotated, NoReturn
 import typer
 
 from mtu.calib.datasets import Layout
+from mtu.core.extras import require_for
 from mtu.runtime.console import new_app, run_app, say
-from mtu.runtime.extras import require_for
-from mtu.runtime.options import INPUT, OUTPUT, BackendOption, DeviceOption, ModelOption, VersionOption
+from mtu.runtime.console.options import INPUT, OUTPUT, BackendOption, DeviceOption, ModelOption, VersionOption
 
 PROGRAM = "mtu-eval"
 app = new_app()

@@ -35,13 +35,13 @@ from mtu.calib.compare_report import decibels
 from mtu.calib.quality import psnr
 from mtu.calib.ranges import largest_values, load_fp32
 from mtu.calib.rollout import feeds, first_frames
+from mtu.core.errors import InvalidInputError, OutputError
+from mtu.core.files import check_target, publish, temporary_beside, write_through
+from mtu.core.interface import GRAPHS, GraphName, Interface
 from mtu.export.build_thread import Progress, Say
 from mtu.export.graph_file import to_bytes
 from mtu.export.precision import layers
 from mtu.export.quantise import Limits, candidates, quantise
-from mtu.models.errors import InvalidInputError, OutputError
-from mtu.models.files import check_target, publish, temporary_beside, write_through
-from mtu.models.interface import GRAPHS, GraphName, Interface
 from mtu.runtime import Bundle, Picture, Session, open_backend, open_bundle
 
 ASSUMED_PSNR = 31.0

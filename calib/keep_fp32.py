@@ -30,9 +30,9 @@ from onnx import numpy_helper
 
 from mtu.calib.ranges import Range, load_fp32, measure, range_of
 from mtu.calib.rollout import first_frames
+from mtu.core.errors import InvalidInputError
+from mtu.core.interface import GraphName, Interface
 from mtu.export.precision import LARGEST, carried, is_layer, layers, scaling
-from mtu.models.errors import InvalidInputError
-from mtu.models.interface import GraphName, Interface
 from mtu.runtime import Bundle
 
 MARGIN = 4.0

@@ -20,7 +20,7 @@ import os
 from collections.abc import Iterator
 
 from mtu.calib.rollout import Array, feeds, windows
-from mtu.models.errors import InvalidInputError, MtuError
+from mtu.core.errors import InvalidInputError, MtuError
 from mtu.runtime import open_backend, open_model, read_frames
 from mtu.runtime.bundle import BUNDLED
 

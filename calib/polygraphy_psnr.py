@@ -18,8 +18,8 @@ import numpy as np
 
 from mtu.calib.polygraphy_data import errors_said
 from mtu.calib.rollout import Array
-from mtu.models.errors import InvalidInputError
-from mtu.models.interface import DISPLACEMENT_NAME, OUTPUT_NAME
+from mtu.core.errors import InvalidInputError
+from mtu.core.interface import DISPLACEMENT_NAME, OUTPUT_NAME
 
 
 def compare_outputs(found: Mapping[str, Array], reference: Mapping[str, Array]) -> dict[str, bool]:

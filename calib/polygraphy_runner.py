@@ -19,8 +19,8 @@ from polygraphy.backend.base import BaseRunner
 from polygraphy.common import TensorMetadata
 
 from mtu.calib.rollout import Array
-from mtu.models.errors import NonFiniteError
-from mtu.models.interface import FRAME_NAMES, Interface
+from mtu.core.errors import NonFiniteError
+from mtu.core.interface import FRAME_NAMES, Interface
 from mtu.runtime.backends import Backend
 
 

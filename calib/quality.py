@@ -14,10 +14,10 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from mtu.models.errors import InvalidInputError
+from mtu.core.errors import InvalidInputError
+from mtu.core.extras import require
 from mtu.runtime import Picture, read_frames
 from mtu.runtime.console import new_app, run_app
-from mtu.runtime.extras import require
 
 PROGRAM = "mtu.calib.quality"
 app = new_app()

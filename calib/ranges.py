@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from mtu.calib.rollout import feeds
+from mtu.core.errors import InvalidInputError, NonFiniteError
+from mtu.core.interface import GraphName, Interface
 from mtu.export.engine_graph import load_graphs
 from mtu.export.precision import LARGEST, fp32_tensors
-from mtu.models.errors import InvalidInputError, NonFiniteError
-from mtu.models.interface import GraphName, Interface
 from mtu.runtime import Bundle, Picture, open_backend
 
 VANISHING = 0.9

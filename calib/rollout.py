@@ -12,8 +12,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from mtu.models.errors import InvalidInputError, NonFiniteError
-from mtu.models.interface import FRAME_NAMES, LOOK_AHEAD, WINDOW, GraphName
+from mtu.core.errors import InvalidInputError, NonFiniteError
+from mtu.core.interface import FRAME_NAMES, LOOK_AHEAD, WINDOW, GraphName
 from mtu.runtime import Picture
 from mtu.runtime.backends import Backend
 from mtu.runtime.session import pad_to_multiple

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mtu.models.interface import GraphName
+from mtu.core.interface import GraphName
 
 if TYPE_CHECKING:
     from mtu.export.engine_graph import BuiltGraph, Messages

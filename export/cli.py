@@ -7,12 +7,12 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from mtu.models.errors import InvalidInputError
-from mtu.models.interface import PRESETS, preset_config, preset_name
+from mtu.core.errors import InvalidInputError
+from mtu.core.extras import require_for
+from mtu.core.interface import PRESETS, preset_config, preset_name
 from mtu.runtime.bundle import BUNDLED, open_bundle
 from mtu.runtime.console import new_app, run_app, say
-from mtu.runtime.extras import require_for
-from mtu.runtime.options import INPUT, OUTPUT, KeepFp32Option, OverwriteOption, VersionOption
+from mtu.runtime.console.options import INPUT, OUTPUT, KeepFp32Option, OverwriteOption, VersionOption
 
 PROGRAM = "mtu-export"
 app = new_app()

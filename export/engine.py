@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mtu.core.errors import InvalidInputError, MissingExtraError
+from mtu.core.extras import require
+from mtu.core.files import check_target, publish, temporary_beside, write_through
+from mtu.core.interface import GRAPHS, SIZE_MULTIPLE, GraphName, Interface
+from mtu.core.release import VERSION
 from mtu.export.build_thread import Progress, Say, new_monitor, run_in_thread
 from mtu.export.timing_cache import check_timing_cache, read_timing_cache, write_timing_cache
-from mtu.models.errors import InvalidInputError, MissingExtraError
-from mtu.models.files import check_target, publish, temporary_beside, write_through
-from mtu.models.interface import GRAPHS, SIZE_MULTIPLE, GraphName, Interface
-from mtu.models.release import VERSION
 from mtu.plugins.correlation_argmax_warp.rules import KERNEL_REVISION
 from mtu.runtime.bundle import Bundle
 from mtu.runtime.engine import (
@@ -30,7 +31,6 @@ from mtu.runtime.engine import (
     file_digest,
     open_engine,
 )
-from mtu.runtime.extras import require
 from mtu.runtime.gpu import Gpu, find_gpu
 from mtu.runtime.plugin import register_plugin
 from mtu.runtime.tensorrt_library import (

@@ -7,12 +7,12 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from mtu.models.errors import InvalidInputError
+from mtu.core.errors import InvalidInputError
 from mtu.runtime.bundle import open_bundle
 from mtu.runtime.console import new_app, run_app, say
+from mtu.runtime.console.options import OUTPUT, KeepFp32Option, OverwriteOption, PluginLibraryOption, VersionOption
+from mtu.runtime.console.progress import stage_bar
 from mtu.runtime.engine import HardwareCompatibility, Profile, Sizes
-from mtu.runtime.options import OUTPUT, KeepFp32Option, OverwriteOption, PluginLibraryOption, VersionOption
-from mtu.runtime.progress import stage_bar
 
 PROGRAM = "mtu-build-engine"
 app = new_app()

@@ -25,9 +25,9 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import helper, inliner, shape_inference
 
+from mtu.core.errors import InvalidInputError
+from mtu.core.interface import GRAPHS, OP_DOMAIN, OP_NAME, GraphName, Interface
 from mtu.export.engine import BuildOptions
-from mtu.models.errors import InvalidInputError
-from mtu.models.interface import GRAPHS, OP_DOMAIN, OP_NAME, GraphName, Interface
 from mtu.runtime.bundle import Bundle
 from mtu.runtime.engine import Sizes
 from mtu.runtime.tensorrt_library import Library, one_line

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import onnx
 
-from mtu.models.interface import GraphName, Interface
-from mtu.models.release import VERSION
+from mtu.core.interface import GraphName, Interface
+from mtu.core.release import VERSION
 
 
 def to_bytes(model: onnx.ModelProto, interface: Interface, graph: GraphName) -> bytes:

@@ -20,8 +20,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
-from mtu.models.errors import InvalidInputError, MissingFileError, some
-from mtu.models.interface import OP_DOMAIN, OUTPUT_NAME
+from mtu.core.errors import InvalidInputError, MissingFileError, some
+from mtu.core.interface import OP_DOMAIN, OUTPUT_NAME
 
 LARGEST = 65504.0
 """The largest value that fp16 can hold."""

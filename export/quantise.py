@@ -33,7 +33,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from mtu.models.interface import OP_DOMAIN
+from mtu.core.interface import OP_DOMAIN
 
 SMALLEST_SCALE = 2.0**-24
 """The smallest number above 0 in fp16, which the scales become where the graph does; 0 is no scale."""

@@ -9,8 +9,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from mtu.models.errors import InvalidInputError, OutputError
-from mtu.models.files import write_whole
+from mtu.core.errors import InvalidInputError, OutputError
+from mtu.core.files import write_whole
 
 _MAGIC = b"mtu timing cache 1\n"
 

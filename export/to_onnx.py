@@ -18,14 +18,14 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
+from mtu.core.errors import InvalidInputError
+from mtu.core.files import check_target, publish, temporary_beside, write_through
+from mtu.core.interface import GRAPHS, OP_DOMAIN, SIZE_MULTIPLE, GraphName, Interface
 from mtu.export.graph_file import to_bytes
 from mtu.export.precision import check_layers, read_layers, to_fp16
 from mtu.export.verify import verify
 from mtu.models.checkpoint import Checkpoint, random_checkpoint
-from mtu.models.errors import InvalidInputError
-from mtu.models.files import check_target, publish, temporary_beside, write_through
-from mtu.models.interface import GRAPHS, OP_DOMAIN, SIZE_MULTIPLE, GraphName, Interface
-from mtu.models.network import Network
+from mtu.models.mtu.network import Network
 from mtu.plugins.correlation_argmax_warp.onnx_function import function_proto
 from mtu.runtime.bundle import Bundle, open_bundle
 

@@ -9,9 +9,9 @@ import onnx
 import torch
 from onnx import shape_inference
 
-from mtu.models.errors import InvalidInputError
-from mtu.models.interface import FRAME_NAMES, GRAPHS, Interface
-from mtu.models.network import Network
+from mtu.core.errors import InvalidInputError
+from mtu.core.interface import FRAME_NAMES, GRAPHS, Interface
+from mtu.models.mtu.network import Network
 from mtu.runtime.backends import Pending, open_backend
 from mtu.runtime.backends.torch_backend import TorchBackend
 from mtu.runtime.bundle import Bundle

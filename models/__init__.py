@@ -1,5 +1,1 @@
-"""The multi-task-unit network: its interface description, its torch modules, its checkpoints.
-
-`errors` and `interface` are plain Python and are what every other area builds on; `network`, `checkpoint` and
-`training` import torch.
-"""
+"""The networks, a family each, and the checkpoints they are read from. Importing this package imports nothing heavy."""

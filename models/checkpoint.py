@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mtu.models.errors import InvalidInputError, MissingFileError
-from mtu.models.interface import NetworkConfig
-from mtu.models.kinds import kind_of, meant
-from mtu.models.network import Network
+from mtu.core.errors import InvalidInputError, MissingFileError
+from mtu.core.interface import NetworkConfig
+from mtu.core.kinds import kind_of, meant
+from mtu.models.mtu.network import Network
 
 TRAINING_ONLY = re.compile(r"deblur_layer\.\d+\.(weight|bias)$")
 LISTED = 12

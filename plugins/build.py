@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mtu.models.errors import InvalidInputError, MissingFileError, OutputError
+from mtu.core.errors import InvalidInputError, MissingFileError, OutputError
 
 SOURCE = Path(__file__).parent / "correlation_argmax_warp" / "tensorrt"
 """Where the CMakeLists.txt is."""

@@ -9,7 +9,7 @@ import typer
 
 from mtu.plugins.build import build_plugin
 from mtu.runtime.console import new_app, run_app, say
-from mtu.runtime.options import OUTPUT, OverwriteOption, VersionOption
+from mtu.runtime.console.options import OUTPUT, OverwriteOption, VersionOption
 
 PROGRAM = "mtu-build-plugin"
 app = new_app()

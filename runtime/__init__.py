@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mtu.models.errors import (
+from mtu.core.errors import (
     InvalidInputError,
     MissingExtraError,
     MissingFileError,

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from mtu.models.errors import InvalidInputError, MissingFileError
-from mtu.models.interface import GRAPHS, GraphName
-from mtu.models.kinds import meant
+from mtu.core.errors import InvalidInputError, MissingFileError
+from mtu.core.interface import GRAPHS, GraphName
+from mtu.core.kinds import meant
 
 BUNDLED = "mtu2"
 """The name of the model inside the package, which is used where none is named."""

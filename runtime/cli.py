@@ -9,9 +9,8 @@ from typing import NoReturn
 
 import typer
 
-from mtu.models.errors import InvalidInputError
-from mtu.runtime import options
-from mtu.runtime.console import DAMAGED_INPUT, new_app, run_app, say
+from mtu.core.errors import InvalidInputError
+from mtu.runtime.console import DAMAGED_INPUT, new_app, options, run_app, say
 from mtu.runtime.report import check_report, write_report
 from mtu.runtime.session import SCENE_THRESHOLD
 from mtu.runtime.tiles import parse_tile
@@ -52,8 +51,8 @@ def run(
     version: options.VersionOption = False,
 ) -> None:
     """Deblurs a video: one frame in, one frame out, everything else of the file kept."""
+    from mtu.runtime.console.progress import Progress
     from mtu.runtime.job import Job, run_job
-    from mtu.runtime.progress import Progress
     from mtu.runtime.video import EncodeOptions, ReadOptions, Segment, parse_muxer_options, parse_rate
 
     if not source or not output:

@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mtu.models.errors import MtuError
+from mtu.core.errors import MtuError
+from mtu.core.extras import NEEDS, missing
 from mtu.runtime.backends import FACTORIES, GPU_ONLY, Model, packages_missing
 from mtu.runtime.bundle import open_bundle
 from mtu.runtime.engine import Engine, Host, check_files, refusals
-from mtu.runtime.extras import NEEDS, missing
 from mtu.runtime.gpu import Gpu, driver_library, find_gpu
 from mtu.runtime.tensorrt_library import LIBRARIES, LibraryName, is_importable, load_library, package_of
 

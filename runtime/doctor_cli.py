@@ -14,8 +14,8 @@ from rich.text import Text
 
 from mtu.runtime.backends import open_model
 from mtu.runtime.console import USER_ERROR, new_app, run_app
+from mtu.runtime.console.options import JsonOption, PluginLibraryOption, VersionOption
 from mtu.runtime.doctor import Ability, Finding, Verdict, examine_abilities, examine_host, examine_model
-from mtu.runtime.options import JsonOption, PluginLibraryOption, VersionOption
 from mtu.runtime.report import check_report, write_report
 
 PROGRAM = "mtu-doctor"

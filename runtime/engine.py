@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from mtu.models.errors import InvalidInputError, MissingFileError
-from mtu.models.interface import GRAPHS, OP_NAME, OP_VERSION, SIZE_MULTIPLE, GraphName, Interface, NetworkConfig
+from mtu.core.errors import InvalidInputError, MissingFileError
+from mtu.core.interface import GRAPHS, OP_NAME, OP_VERSION, SIZE_MULTIPLE, GraphName, Interface, NetworkConfig
 from mtu.plugins.correlation_argmax_warp.rules import KERNEL_REVISION
 from mtu.runtime.tensorrt_library import EXTRAS, LIBRARIES, LibraryName, version_numbers
 

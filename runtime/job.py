@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mtu.models.errors import InvalidInputError, OutputError
+from mtu.core.errors import InvalidInputError, OutputError
 from mtu.runtime.backends import Backend, open_backend, open_model
 from mtu.runtime.compare import Comparison, compared_size, compose
 from mtu.runtime.motion_picture import motion_picture

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from mtu.models.interface import Interface
+from mtu.core.interface import Interface
 from mtu.runtime.backends import Backend
 
 MIB = 2**20

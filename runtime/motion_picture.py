@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mtu.models.interface import SIZE_MULTIPLE
+from mtu.core.interface import SIZE_MULTIPLE
 from mtu.plugins.correlation_argmax_warp.reference import displacement_vectors
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mtu.models.errors import InvalidInputError, MissingFileError
-from mtu.models.interface import OP_DOMAIN, OP_NAME, OP_VERSION
+from mtu.core.errors import InvalidInputError, MissingFileError
+from mtu.core.interface import OP_DOMAIN, OP_NAME, OP_VERSION
 from mtu.runtime.tensorrt_library import Library
 
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mtu.models.errors import OutputError
-from mtu.models.files import write_whole
+from mtu.core.errors import OutputError
+from mtu.core.files import write_whole
 
 REPORTS = (".json", ".html", ".txt")
 """What a report may replace in a directory that is an input or an output."""

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mtu.models.errors import InvalidInputError, NonFiniteError
-from mtu.models.interface import DISPLACEMENT_NAME, FRAME_NAMES, LOOK_AHEAD, OUTPUT_NAME, SIZE_MULTIPLE, WINDOW
+from mtu.core.errors import InvalidInputError, NonFiniteError
+from mtu.core.interface import DISPLACEMENT_NAME, FRAME_NAMES, LOOK_AHEAD, OUTPUT_NAME, SIZE_MULTIPLE, WINDOW
 from mtu.runtime.backends import Backend, Pending
 
 Picture = NDArray[np.uint8]

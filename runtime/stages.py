@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from mtu.models.errors import InvalidInputError
+from mtu.core.errors import InvalidInputError
 
 QUEUED = 8
 """Items waiting between two stages."""

@@ -22,8 +22,8 @@ from typing import Literal
 
 import numpy as np
 
-from mtu.models.errors import InvalidInputError
-from mtu.models.interface import SIZE_MULTIPLE
+from mtu.core.errors import InvalidInputError
+from mtu.core.interface import SIZE_MULTIPLE
 from mtu.runtime.backends import Backend, Model
 from mtu.runtime.engine import Engine, Sizes
 from mtu.runtime.memory import MOST, available_memory, needed, size_in_words

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.test_lean import SCRIPTS
+from tests.runtime.test_lean import SCRIPTS
 
 
 @dataclass

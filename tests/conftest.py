@@ -65,9 +65,9 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def small(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle of a tiny network of two units with random weights."""
     pytest.importorskip("torch")
+    from mtu.core.interface import NetworkConfig
     from mtu.export.to_onnx import export_bundle
     from mtu.models.checkpoint import random_checkpoint
-    from mtu.models.interface import NetworkConfig
 
     return export_bundle(random_checkpoint(NetworkConfig(2, 4, 1)), tmp_path_factory.mktemp("small") / "bundle")
 
@@ -76,9 +76,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def single(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle of one unit with random weights: no motion, and six layers that can be int8."""
     pytest.importorskip("torch")
+    from mtu.core.interface import NetworkConfig
     from mtu.export.to_onnx import export_bundle
     from mtu.models.checkpoint import random_checkpoint
-    from mtu.models.interface import NetworkConfig
 
     return export_bundle(random_checkpoint(NetworkConfig(1, 4, 0)), tmp_path_factory.mktemp("single") / "bundle")
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from mtu.models.interface import GRAPHS
+from mtu.core.interface import GRAPHS
 from mtu.plugins.correlation_argmax_warp import cuda_op
 from mtu.runtime import backends, tensorrt_library
 from mtu.runtime import gpu as gpu_module

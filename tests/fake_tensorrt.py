@@ -13,7 +13,7 @@ from typing import Any
 
 import onnx
 
-from mtu.models.interface import OP_DOMAIN, OP_NAME
+from mtu.core.interface import OP_DOMAIN, OP_NAME
 from mtu.runtime.tensorrt_library import Library, MessageLog, version_numbers
 
 

@@ -16,7 +16,7 @@ pytest.importorskip("torch")
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from mtu.models.errors import InvalidInputError
+from mtu.core.errors import InvalidInputError
 from mtu.runtime import Session, open_backend, open_bundle
 from mtu.runtime.engine import Profile, Sizes
 from tests import fake_cuda

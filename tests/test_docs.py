@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.media import make_video, moving
-from tests.test_lean import SCRIPTS, run
+from tests.runtime.test_lean import SCRIPTS, run
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "plugins").rglob("*.md")])
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from mtu.models.release import VERSION
+from mtu.core.release import VERSION
 from tests.conftest import ROOT
-from tests.test_lean import PROJECT, SCRIPTS
+from tests.runtime.test_lean import PROJECT, SCRIPTS
 
 SETUPTOOLS = PROJECT["tool"]["setuptools"]
 

@@ -17,10 +17,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from mtu.calib.clips import Clip
-from mtu.models.interface import NetworkConfig
-from mtu.models.training import data, pulse, run
-from mtu.models.training.data import Batch
+from mtu.core.interface import NetworkConfig
+from mtu.training import data, pulse, run
+from mtu.training.batches import Batch
+from mtu.training.data.clips import Clip
 
 TINY = {"mtu1": NetworkConfig(1, 4, 1), "mtu2": NetworkConfig(2, 4, 1)}
 SMALL = {"VALIDATION_CLIPS": 1, "VALIDATION_FRAMES": 3, "VALIDATION_SIZE": 16, "MARGIN": 8}
@@ -74,7 +74,7 @@ if __name__ in ("__main__", "__mp_main__"):
     make_tiny(pytest.MonkeyPatch())
 
 if __name__ == "__main__":
-    from mtu.models.training.cli import main
+    from mtu.training.cli import main
 
     if "MTU_WATCH" in os.environ:
         watch(pytest.MonkeyPatch(), Path(os.environ["MTU_WATCH"]))

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from mtu.models.errors import InvalidInputError, MissingExtraError
-from mtu.models.files import write_whole
-from mtu.models.interface import OP_NAME
+from mtu.core.errors import InvalidInputError, MissingExtraError
+from mtu.core.files import write_whole
+from mtu.core.interface import OP_NAME
 
 # As in cuda/kernel.cu and cuda/launch.cu.
 WARPS = 6

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from mtu.models.interface import OP_DOMAIN, OP_NAME, OP_VERSION
+from mtu.core.interface import OP_DOMAIN, OP_NAME, OP_VERSION
 from mtu.plugins.correlation_argmax_warp.rules import check_attributes
 
 OPSET = 18

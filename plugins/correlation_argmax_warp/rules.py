@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mtu.models.errors import InvalidInputError
-from mtu.models.interface import OP_NAME
+from mtu.core.errors import InvalidInputError
+from mtu.core.interface import OP_NAME
 
 KERNEL_REVISION = 1
 """kKernelRevision of cuda/launch.h: an engine built with another one cannot run."""

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtu.models.interface import OP_DOMAIN, OP_NAME, OP_VERSION
+from mtu.core.interface import OP_DOMAIN, OP_NAME, OP_VERSION
 from mtu.plugins.correlation_argmax_warp.rules import check_attributes, check_shapes
 
 BLOCK = 20

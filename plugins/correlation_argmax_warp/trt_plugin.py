@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from mtu.models.errors import InvalidInputError
-from mtu.models.interface import MAX_DISPLACEMENT, OP_DOMAIN, OP_NAME, OP_VERSION, POOL_SIZE, SIZE_MULTIPLE
+from mtu.core.errors import InvalidInputError
+from mtu.core.interface import MAX_DISPLACEMENT, OP_DOMAIN, OP_NAME, OP_VERSION, POOL_SIZE, SIZE_MULTIPLE
 from mtu.plugins.correlation_argmax_warp.cuda_op import ElementType, Layout, Problem, launcher, workspace_bytes
 from mtu.plugins.correlation_argmax_warp.rules import KERNEL_REVISION, check_attributes, check_shapes
 from mtu.runtime.gpu import current_device

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mtu.models.errors import InvalidInputError, MissingExtraError, NonFiniteError
-from mtu.models.interface import SIZE_MULTIPLE, Interface
+from mtu.core.errors import InvalidInputError, MissingExtraError, NonFiniteError
+from mtu.core.interface import SIZE_MULTIPLE, Interface
 from mtu.runtime.bundle import Bundle, open_bundle
 from mtu.runtime.engine import Engine, is_engine, open_engine
 from mtu.runtime.gpu import find_gpu

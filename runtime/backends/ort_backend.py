@@ -20,8 +20,8 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime
 
-from mtu.models.errors import InvalidInputError, MissingExtraError
-from mtu.models.interface import FRAME_NAMES, GRAPHS, Dim, GraphName, Interface
+from mtu.core.errors import InvalidInputError, MissingExtraError
+from mtu.core.interface import FRAME_NAMES, GRAPHS, Dim, GraphName, Interface
 from mtu.runtime.backends import Finished, Gate, Request, non_finite, out_of_memory
 from mtu.runtime.bundle import Bundle
 from mtu.runtime.gpu import find_gpu

@@ -29,8 +29,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mtu.models.errors import InvalidInputError, NonFiniteError
-from mtu.models.interface import FRAME_NAMES, GRAPHS, Interface
+from mtu.core.errors import InvalidInputError, NonFiniteError
+from mtu.core.interface import FRAME_NAMES, GRAPHS, Interface
+from mtu.export.engine_cache import cached_engine
 from mtu.runtime.backends import Gate, Request
 from mtu.runtime.backends.cuda_device import Device, copy, download, new_stream, open_device, upload
 from mtu.runtime.backends.non_finite import NonFiniteCheck
@@ -40,7 +41,6 @@ from mtu.runtime.backends.tensorrt_frames import FRAMES_OF_A_STREAM, Frame
 from mtu.runtime.backends.tensorrt_graphs import GraphCache
 from mtu.runtime.backends.tensorrt_setup import Setup
 from mtu.runtime.engine import Engine, Host, check_files, refusals
-from mtu.runtime.engine_cache import cached_engine
 from mtu.runtime.gpu import find_gpu
 from mtu.runtime.plugin import register_plugin
 from mtu.runtime.tensorrt_library import Library, load_library

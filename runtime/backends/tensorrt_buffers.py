@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mtu.models.interface import Interface, TensorSpec
+from mtu.core.interface import Interface, TensorSpec
 from mtu.runtime.backends.cuda_device import Device, clear, new_event
 from mtu.runtime.backends.non_finite import PIECE
 

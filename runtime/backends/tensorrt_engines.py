@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mtu.models.errors import InvalidInputError
-from mtu.models.interface import GRAPHS, GraphName
+from mtu.core.errors import InvalidInputError
+from mtu.core.interface import GRAPHS, GraphName
 from mtu.runtime.backends.cuda_device import Device
 from mtu.runtime.backends.rtx_cache import RuntimeCache
 from mtu.runtime.engine import Engine

@@ -14,7 +14,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from mtu.models.interface import GRAPHS, GraphName, Interface
+from mtu.core.interface import GRAPHS, GraphName, Interface
 from mtu.runtime.backends.cuda_device import CaptureError, Device, clear
 from mtu.runtime.backends.non_finite import NonFiniteCheck
 from mtu.runtime.backends.tensorrt_buffers import Buffers, Pool, size_of

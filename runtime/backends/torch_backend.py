@@ -1,6 +1,6 @@
 """PyTorch eager, for comparison and debugging. Imports torch and onnx (extra [export]).
 
-It runs the network of `mtu.models.network` with the weights that the bundle's ONNX holds, so that a comparison with
+It runs the network of `mtu.models.mtu.network` with the weights that the bundle's ONNX holds, so that a comparison with
 another backend compares executors and nothing else.
 """
 
@@ -17,9 +17,8 @@ import torch
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, numpy_helper
 
-from mtu.models.checkpoint import Checkpoint
-from mtu.models.errors import InvalidInputError
-from mtu.models.interface import (
+from mtu.core.errors import InvalidInputError
+from mtu.core.interface import (
     DISPLACEMENT_NAME,
     FRAME_NAMES,
     MAX_DISPLACEMENT,
@@ -27,7 +26,8 @@ from mtu.models.interface import (
     POOL_SIZE,
     Interface,
 )
-from mtu.models.network import Network
+from mtu.models.checkpoint import Checkpoint
+from mtu.models.mtu.network import Network
 from mtu.runtime.backends import Finished, Gate, Request, non_finite, out_of_memory
 from mtu.runtime.bundle import Bundle
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from mtu.models.errors import InvalidInputError
+from mtu.core.errors import InvalidInputError
 from mtu.runtime.video.colour import Pixels, ToRGB, colour_of
 from mtu.runtime.video.images import decode_data
 from mtu.runtime.video.picture_header import Header

@@ -1,7 +1,7 @@
 """Colour of pictures: what a source is tagged with, what is used, and the conversions YUV <-> 8-bit RGB.
 
 Imports PyAV and numpy, opens no files. Both conversions go through swscale with the matrix and the range spelt out and
-its most accurate flags; flat patches agree with the ITU formulas within 2 levels (see tests/test_video_colour.py).
+its most accurate flags; flat patches agree with the ITU formulas within 2 levels (see test_video_colour.py).
 
 Rule for untagged pictures: BT.601 up to 576 lines, BT.709 above; limited range, but full for gray and yuvj formats.
 Chroma siting: swscale follows the siting that decoders tag (left for H.264, HEVC, VP9, MPEG-4), and takes untagged

@@ -14,7 +14,7 @@ from av.codec import Codec
 from av.container import OutputContainer
 from av.video.format import VideoFormat
 
-from mtu.models.errors import InvalidInputError
+from mtu.core.errors import InvalidInputError
 from mtu.runtime.video.colour import is_rgb
 
 DEFAULT_CODEC = "libx264"

@@ -19,7 +19,7 @@ from av.container import OutputContainer
 from av.video.codeccontext import VideoCodecContext
 from av.video.format import VideoFormat
 
-from mtu.models.errors import InvalidInputError
+from mtu.core.errors import InvalidInputError
 from mtu.runtime.video.colour import FULL, RGB, UNSPECIFIED, is_rgb
 from mtu.runtime.video.encoder_choice import choose_codec, choose_format, did_you_mean, holds
 from mtu.runtime.video.fields import Fields, marks_fields

@@ -12,7 +12,7 @@ import av
 import numpy as np
 from av.video.codeccontext import VideoCodecContext
 
-from mtu.models.errors import InvalidInputError
+from mtu.core.errors import InvalidInputError
 from mtu.runtime.video.colour import Pixels, ToRGB, colour_of, quarter_turn, upright
 from mtu.runtime.video.picture_header import known_header, open_picture
 from mtu.runtime.video.properties import display_matrix

@@ -15,7 +15,7 @@ import av
 from av.container import OutputContainer
 from av.stream import Stream
 
-from mtu.models.errors import InvalidInputError
+from mtu.core.errors import InvalidInputError
 from mtu.runtime.video.encoder_choice import did_you_mean
 from mtu.runtime.video.quicktime import index_is_first
 from mtu.runtime.video.reader import Reader

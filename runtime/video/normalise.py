@@ -11,7 +11,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-from mtu.models.errors import InvalidInputError
+from mtu.core.errors import InvalidInputError
 from mtu.runtime.video.colour import Pixels, PrimariesChange, ToRGB, colour_of, primaries_change
 
 _SIZE, _ASPECT, _COLOURS = "the size changes", "the pixel aspect changes", "the colours change"

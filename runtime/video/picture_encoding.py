@@ -12,7 +12,7 @@ import numpy as np
 from av.codec.context import Flags
 from av.video.codeccontext import VideoCodecContext
 
-from mtu.models.errors import InvalidInputError, OutputError
+from mtu.core.errors import InvalidInputError, OutputError
 from mtu.runtime.video.colour import FULL, FromRGB, Pixels, picture_of
 from mtu.runtime.video.writer import EncodeOptions, PictureKind
 

@@ -18,7 +18,7 @@ from typing import BinaryIO
 import av
 from av.container import InputContainer
 
-from mtu.models.errors import InvalidInputError, MissingFileError
+from mtu.core.errors import InvalidInputError, MissingFileError
 
 _ORIENTATION, _SUBFILE, _WIDTH, _HEIGHT, _MP_COUNT = 0x0112, 0x00FE, 0x0100, 0x0101, 0xB001
 _MOST_PAGES = 10_000

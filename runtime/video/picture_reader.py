@@ -11,7 +11,7 @@ from pathlib import Path
 
 import av
 
-from mtu.models.errors import InvalidInputError, MtuError, some
+from mtu.core.errors import InvalidInputError, MtuError, some
 from mtu.runtime.video.colour import Pixels, colour_of
 from mtu.runtime.video.images import decode_image
 from mtu.runtime.video.picture_header import Header, read_header

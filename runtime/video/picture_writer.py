@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from mtu.models.errors import OutputError
+from mtu.core.errors import OutputError
 from mtu.runtime.video.colour import Pixels
 from mtu.runtime.video.picture_encoding import SUFFIXES, PictureEncoding
 from mtu.runtime.video.reader import Frame, Reader

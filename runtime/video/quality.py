@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from mtu.models.errors import InvalidInputError
+from mtu.core.errors import InvalidInputError
 
 
 class _Scale(NamedTuple):

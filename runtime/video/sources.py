@@ -6,8 +6,8 @@ import re
 import sys
 from pathlib import Path
 
-from mtu.models.errors import InvalidInputError, MissingFileError
-from mtu.models.kinds import is_model_directory, kind_of, meant
+from mtu.core.errors import InvalidInputError, MissingFileError
+from mtu.core.kinds import is_model_directory, kind_of, meant
 from mtu.runtime.video.animated_webp import AnimatedWebPReader
 from mtu.runtime.video.images import IMAGE_SUFFIXES, list_images
 from mtu.runtime.video.picture_header import Header, known_header

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from mtu.models.errors import InvalidInputError, OutputError
+from mtu.core.errors import InvalidInputError, OutputError
 from mtu.runtime.video.images import IMAGE_SUFFIXES
 from mtu.runtime.video.picture_encoding import choose_picture_encoding
 from mtu.runtime.video.picture_writer import DirectoryWriter, PictureWriter

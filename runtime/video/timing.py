@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from mtu.models.errors import InvalidInputError
+from mtu.core.errors import InvalidInputError
 
 JUMP = Fraction(1)
 """Timestamps that fall back by more than this many seconds start a new clock (joined files); less is a disorder."""

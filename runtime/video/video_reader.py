@@ -19,7 +19,7 @@ import av
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from mtu.models.errors import InvalidInputError
+from mtu.core.errors import InvalidInputError
 from mtu.runtime.video.colour import quarter_turn
 from mtu.runtime.video.damage import CountedPipe, Damage
 from mtu.runtime.video.fields import Deinterlacer, FieldOrder

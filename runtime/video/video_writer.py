@@ -18,7 +18,7 @@ from av.codec import Codec
 from av.container import OutputContainer
 from av.video.stream import VideoStream
 
-from mtu.models.errors import InvalidInputError
+from mtu.core.errors import InvalidInputError
 from mtu.runtime.video.colour import FromRGB, Pixels, swaps_sides
 from mtu.runtime.video.copying import Copier, timecode_of
 from mtu.runtime.video.encoding import NO_TIMESTAMPS, Encoding, choose_encoding, with_fields
@@ -32,7 +32,7 @@ from mtu.runtime.video.timing import Drift
 from mtu.runtime.video.trial import Refused, Sample, is_fatal, reason_of, rehearse
 from mtu.runtime.video.writer import EncodeOptions, Writer, create_file, finish_file, temporary_name, write_failed
 
-# Containers that keep a display matrix; all eight turns and flips survive them (tests/test_video_pictures.py).
+# Containers that keep a display matrix; all eight turns and flips survive them (test_video_pictures.py).
 _KEEPS_MATRIX = {"mp4", "mov", "3gp", "3g2", "ipod", "ismv", "f4v", "psp", "matroska", "webm"}
 # Codecs that hold the aspect ratio of their pixels; PyAV cannot write Matroska's own.
 _KEEPS_ASPECT = {"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video"}

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import av
 import numpy as np
 
-from mtu.models.errors import OutputError
+from mtu.core.errors import OutputError
 from mtu.runtime.video.colour import Pixels, quarter_turn, upright
 from mtu.runtime.video.reader import Frame, Reader
 

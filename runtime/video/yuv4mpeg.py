@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from mtu.models.errors import InvalidInputError, OutputError
+from mtu.core.errors import InvalidInputError, OutputError
 from mtu.runtime.video.colour import FULL, FromRGB, Pixels, swaps_sides
 from mtu.runtime.video.reader import Frame, Reader
 from mtu.runtime.video.writer import EncodeOptions, Writer, create_file, finish_file, temporary_name, write_failed

@@ -1,0 +1,1 @@
+"""What every other floor stands on: errors, files, caches, the description of a model. Imports nothing heavy."""

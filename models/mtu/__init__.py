@@ -1,0 +1,1 @@
+"""The multi-task-unit network. Importing this package imports nothing heavy."""

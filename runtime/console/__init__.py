@@ -1,0 +1,113 @@
+"""What all command lines share: how a program ends. Imports typer and rich.
+
+Exit codes: 0 all well; 2 a user error, said in one message; 3 done, but a part of the input was unreadable; 130 Ctrl-C;
+143 SIGTERM, 129 a closed terminal. Anything else is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
+
+import typer
+
+from mtu.core.errors import MtuError
+from mtu.runtime.console.terminal import drop_unread_stdout, make_stderr_patient
+from mtu.runtime.console.usage import Command, Group, UsageError, explain
+
+USER_ERROR = 2
+DAMAGED_INPUT = 3
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Terminated(BaseException):
+    """SIGTERM or SIGHUP arrived; a BaseException, so that temporary files are removed and nothing swallows it."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.code = 128 + signum
+
+
+def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated(signum)
+
+
+class _App(typer.Typer):
+    def command(self, name: str | None = None, **settings: Any) -> Callable[[Function], Function]:
+        """As in typer, with the help of `mtu.runtime.console.usage`."""
+        return super().command(name, cls=Command, **settings)
+
+
+def new_app() -> typer.Typer:
+    """A typer program without shell-completion options, with plain tracebacks and the help of `usage`."""
+    return _App(cls=Group, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def say(program: str, text: str) -> None:
+    """One line for the user on stderr."""
+    # Where stderr is closed, print would take stdout, which may be the video.
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):  # a terminal that has gone, or a full disk under a log
+            print(f"{program}: {text}", file=sys.stderr, flush=True)
+
+
+def run_app(app: typer.Typer, program: str) -> NoReturn:
+    """Runs a command line and ends the process with the code that the outcome has."""
+    ends = [signal.SIGTERM]
+    # Under nohup it is ignored, and stays so.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        ends.append(signal.SIGHUP)
+    before = [(number, signal.signal(number, _terminate)) for number in ends]
+    code = 0
+    make_stderr_patient()
+    try:
+        try:
+            code = app(prog_name=program, standalone_mode=False) or 0
+        finally:
+            drop_unread_stdout()
+            if sys.stdout is not None:
+                sys.stdout.flush()  # so that what cannot be written is known in here
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except UsageError as error:
+        say(program, f"error: {explain(error)}")
+        code = USER_ERROR
+    except MtuError as error:
+        say(program, f"error: {error}")
+        code = USER_ERROR
+    except Terminated as end:
+        code = end.code
+        say(program, "terminated")
+    except BrokenPipeError:
+        # The reader of our output has gone; Python must not complain about it once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except OSError as error:
+        if error.filename is not None:
+            # A name that the system refuses: too long, or in a directory that may not be searched.
+            say(program, f"error: {error.filename}: {error.strerror}")
+        elif error.errno == errno.ENOSPC:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # as above
+            say(program, "error: no space left on device; free some, or write elsewhere")
+        else:
+            raise
+        code = USER_ERROR
+    except MemoryError:
+        say(program, "error: out of memory: use smaller frames, or a machine with more memory")
+        code = USER_ERROR
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+    if code == 128 + signal.SIGINT:
+        say(program, "interrupted")
+    if any(thread.name.startswith("mtu-") for thread in threading.enumerate()):
+        # A thread still waits for a pipe; Python cannot end while it holds stdin or stdout.
+        os._exit(code)
+    sys.exit(code)

@@ -1,0 +1,284 @@
+"""engine.json: round trip, refusals, files that are not what was built. Needs no TensorRT."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shlex
+import shutil
+
+import pytest
+
+from mtu.core.errors import InvalidInputError, MissingFileError
+from mtu.core.interface import PRESETS, Interface
+from mtu.plugins.correlation_argmax_warp.rules import KERNEL_REVISION
+from mtu.runtime.engine import (
+    EngineManifest,
+    Host,
+    Profile,
+    Sizes,
+    check_files,
+    is_engine,
+    open_engine,
+    refusals,
+)
+
+CONTENT = {"first": b"first plan" * 100, "step": b"step plan" * 100}
+COMMAND = "mtu-build-engine B -o E --fp16 --size 1280x720 --overwrite"
+
+
+def manifest(**changes):
+    fields = {
+        "interface": Interface(PRESETS["mtu2"], "float16", "ab" * 32),
+        "library": "tensorrt",
+        "library_version": "10.16.1.11",
+        "precision": "fp16",
+        "plugin": True,
+        "plugin_revision": KERNEL_REVISION,
+        "gpu": "NVIDIA GeForce RTX 3090",
+        "compute_capabilities": ("8.6",),
+        "hardware_compatibility": "none",
+        "version_compatible": False,
+        "profile": Profile.fixed(720, 1280),
+        "onnx": {"first": "0" * 64, "step": "1" * 64},
+        "engines": {name: hashlib.sha256(content).hexdigest() for name, content in CONTENT.items()},
+        "device_memory": {"first": 1 << 28, "step": 0},
+        "command": COMMAND,
+        "release": "0.1.0",
+    }
+    return EngineManifest(**{**fields, **changes})
+
+
+RTX = {"library": "tensorrt-rtx", "library_version": "1.7.1.116", "gpu": "", "compute_capabilities": ("8.6", "12.0")}
+HOST = Host("10.16.1.11", "NVIDIA GeForce RTX 3090", "8.6")
+
+
+@pytest.fixture
+def engine(tmp_path):
+    directory = tmp_path / "E"
+    directory.mkdir()
+    for name, content in CONTENT.items():
+        (directory / f"{name}.engine").write_bytes(content)
+    (directory / "engine.json").write_text(manifest().to_json())
+    return open_engine(directory)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        manifest(),
+        manifest(**RTX, version_compatible=True, plugin=False, plugin_revision=0),
+        manifest(profile=Profile(Sizes(4, 8), Sizes(360, 640), Sizes(2160, 3840)), precision="fp32"),
+        manifest(fp32_layers=("HGs.0.enc1.0", "out")),
+    ],
+)
+def test_round_trip(made):
+    assert EngineManifest.from_json(made.to_json(), "x") == made
+
+
+def test_engines_from_before_there_were_kept_layers_have_none():
+    assert EngineManifest.from_json(change(manifest().to_json(), ["fp32_layers"], None), "x") == manifest()
+
+
+def test_an_engine_is_opened_and_its_files_are_checked(engine):
+    assert is_engine(engine.directory) and not is_engine(engine.directory.parent)
+    assert engine.manifest == manifest()
+    assert engine.file("step").read_bytes() == CONTENT["step"]
+    check_files(engine)
+
+
+def change(text, path, value):
+    fields = json.loads(text)
+    inner = fields
+    for key in path[:-1]:
+        inner = inner[key]
+    if value is None:
+        del inner[path[-1]]
+    else:
+        inner[path[-1]] = value
+    return json.dumps(fields)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (["format_version"], "2", "manifest version 2, this release reads 1"),
+        (["format_version"], None, "no engine manifest"),
+        (["library"], "tensorflow", "library is 'tensorflow'"),
+        (["library_version"], "new", "library_version is 'new'"),
+        (["library_version"], 10, "library_version is 10"),
+        (["precision"], "int8", "precision is 'int8'"),
+        (["plugin"], "yes", "plugin is 'yes'"),
+        (["fp32_layers"], [7], "fp32_layers is (7,)"),
+        (["fp32_layers"], 7, "is damaged"),
+        (["plugin_revision"], 0, "plugin_revision is 0"),
+        (["plugin_revision"], True, "plugin_revision is True"),
+        (["compute_capabilities"], [], "compute_capabilities is ()"),
+        (["compute_capabilities"], ["8,6"], "compute_capabilities is ('8,6',)"),
+        (["compute_capabilities"], 8.6, "damaged"),
+        (["hardware_compatibility"], "all", "hardware_compatibility is 'all'"),
+        (["version_compatible"], 1, "version_compatible is 1"),
+        (["profile", "max", "height"], 719, "no multiple of 4"),
+        (["profile", "max", "height"], "720", "whole numbers"),
+        (["profile", "max", "height"], 360, "have to rise"),
+        (["profile", "opt"], None, "damaged"),
+        (["profile", "best"], {"height": 4, "width": 4}, "damaged"),
+        (["engines", "step"], "0" * 63, "engines is"),
+        (["engines", "first"], None, "engines is"),
+        (["onnx", "third"], "0" * 64, "onnx is"),
+        (["device_memory", "step"], -1, "device_memory is"),
+        (["device_memory"], None, "damaged"),
+        (["command"], None, "damaged"),
+        (["extra"], 1, "damaged"),
+        (["interface", "state_dtype"], "int8", "state_dtype 'int8'"),
+        (["interface", "config", "units"], 0, "no such network"),
+        (["interface", "op_version"], 2, "uses version 2 of CorrelationArgmaxWarp, this release has 1"),
+    ],
+)
+def test_a_changed_manifest_is_refused(engine, path, value, words):
+    file = engine.directory / "engine.json"
+    file.write_text(change(file.read_text(), path, value))
+    with pytest.raises(InvalidInputError) as refused:
+        open_engine(engine.directory)
+    assert words in str(refused.value) and "mtu-build-engine" in str(refused.value)
+    assert str(file) in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", "null", "\0", "[" * 100_000])
+def test_text_that_is_no_manifest_is_refused(engine, text):
+    (engine.directory / "engine.json").write_text(text)
+    with pytest.raises(InvalidInputError, match="is no engine manifest: build the engine again with mtu-build-engine"):
+        open_engine(engine.directory)
+
+
+def test_bytes_that_are_no_text_are_refused(engine):
+    (engine.directory / "engine.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InvalidInputError, match="cannot be read"):
+        open_engine(engine.directory)
+
+
+def test_missing_things_are_named(engine, tmp_path):
+    engine.file("step").unlink()
+    with pytest.raises(MissingFileError, match=r"lacks step.engine; build it again: mtu-build-engine B -o E"):
+        open_engine(engine.directory)
+    (engine.directory / "engine.json").unlink()
+    with pytest.raises(MissingFileError, match=r"lacks engine.json; an engine is a directory"):
+        open_engine(engine.directory)
+    with pytest.raises(MissingFileError, match="does not exist; an engine is a directory"):
+        open_engine(tmp_path / "none")
+    with pytest.raises(InvalidInputError, match="is a file; an engine is a directory"):
+        open_engine(engine.file("first"))
+
+
+def truncated(engine):
+    engine.file("step").write_bytes(CONTENT["step"][:-1])
+    return r"step.engine is damaged or of another build"
+
+
+def bit_flipped(engine):
+    content = bytearray(CONTENT["first"])
+    content[len(content) // 2] ^= 1
+    engine.file("first").write_bytes(content)
+    return r"first.engine is damaged or of another build"
+
+
+def emptied(engine):
+    engine.file("first").write_bytes(b"")
+    return r"first.engine is damaged"
+
+
+def exchanged(engine):
+    spare = engine.directory / "spare"
+    engine.file("first").rename(spare)
+    engine.file("step").rename(engine.file("first"))
+    spare.rename(engine.file("step"))
+    return r"first.engine is step.engine under another name"
+
+
+def doubled(engine):
+    shutil.copy(engine.file("first"), engine.file("step"))
+    return r"step.engine is first.engine under another name"
+
+
+@pytest.mark.parametrize("damage", [truncated, bit_flipped, emptied, exchanged, doubled])
+def test_files_that_are_not_what_was_built_are_refused(engine, damage):
+    words = damage(engine)
+    with pytest.raises(InvalidInputError, match=words) as refused:
+        check_files(engine)
+    assert str(refused.value).endswith(f"build it again: {COMMAND}")
+
+
+@pytest.mark.parametrize(
+    ("made", "host", "words"),
+    [
+        (manifest(), HOST, None),
+        (manifest(), Host(None, HOST.gpu, "8.6"), 'which is not installed here: pip install "mtu-trt[gpu]"'),
+        (manifest(**RTX), Host(None, HOST.gpu, "8.6"), 'pip install "mtu-trt[rtx]"'),
+        (manifest(), Host("10.16.2.1", HOST.gpu, "8.6"), "with tensorrt 10.16.1.11, here is 10.16.2.1"),
+        (manifest(), Host("11.4.0.106", HOST.gpu, "8.6"), "with tensorrt 10.16.1.11, here is 11.4.0.106"),
+        (manifest(version_compatible=True), Host("10.17.0.1", HOST.gpu, "8.6"), None),
+        (manifest(version_compatible=True), Host("10.13.0.1", HOST.gpu, "8.6"), "or newer of the same major version"),
+        (manifest(version_compatible=True), Host("11.1.0.1", HOST.gpu, "8.6"), "or newer of the same major version"),
+        (manifest(), Host(HOST.library_version, None, None), "no NVIDIA GPU answers here"),
+        (manifest(), Host(HOST.library_version, "NVIDIA H200", "9.0"), "here is NVIDIA H200 (compute capability 9.0)"),
+        (manifest(), Host(HOST.library_version, "NVIDIA RTX A6000", "8.6"), "one model of GPU only"),
+        (manifest(hardware_compatibility="same-compute-capability"), HOST, None),
+        (manifest(hardware_compatibility="same-compute-capability"), Host("10.16.1.11", "NVIDIA A40", "8.6"), None),
+        (manifest(hardware_compatibility="same-compute-capability"), Host("10.16.1.11", "L4", "8.9"), "here is L4"),
+        (manifest(hardware_compatibility="ampere-plus"), Host("10.16.1.11", "NVIDIA L4", "8.9"), None),
+        (manifest(hardware_compatibility="ampere-plus"), Host("10.16.1.11", "NVIDIA B200", "10.0"), None),
+        (manifest(hardware_compatibility="ampere-plus"), Host("10.16.1.11", "NVIDIA T4", "7.5"), "here is NVIDIA T4"),
+        (manifest(**RTX), Host("1.7.1.116", "NVIDIA GeForce RTX 5090", "12.0"), None),
+        (manifest(**RTX), Host("1.7.1.116", "NVIDIA L4", "8.9"), "--compute-capability 8.6,12.0,8.9"),
+        (
+            manifest(plugin_revision=99),
+            HOST,
+            "holds revision 99 of the plugin CorrelationArgmaxWarp, this release has",
+        ),
+        (manifest(plugin=False, plugin_revision=0), HOST, None),
+    ],
+)
+def test_refusals_say_what_was_built_what_is_here_and_what_to_do(made, host, words):
+    found = refusals(made, host)
+    assert len(found) == (words is not None), found
+    if words is not None:
+        assert words in found[0] and "\n" not in found[0]
+        assert any(fix in found[0] for fix in (COMMAND, "pip install", "use mtu-run with a bundle"))
+
+
+def test_every_reason_is_named():
+    other = Host("8.6.1", "NVIDIA T4", "7.5")
+    assert len(refusals(manifest(plugin_revision=99), other)) == 3
+
+
+@pytest.mark.parametrize("text", ["720", "720,1280", "720X1280", "1280:720", "x", "-4x4", "4x4x4", "4.0x4", "٤x٤", ""])
+def test_a_size_is_written_one_way(text):
+    with pytest.raises(InvalidInputError, match="write WIDTHxHEIGHT, as in 1280x720"):
+        Sizes.parse(text)
+
+
+def test_a_size_that_has_to_be_padded_names_the_padded_one():
+    assert Sizes.parse("1280x720") == Sizes(height=720, width=1280)
+    with pytest.raises(InvalidInputError, match=r"1918x1078 .* build it for 1920x1080"):
+        Sizes(1078, 1918)
+    with pytest.raises(InvalidInputError, match="whole numbers from 4"):
+        Sizes(0, 4)
+
+
+def test_profiles_rise():
+    with pytest.raises(InvalidInputError, match="the widths have to rise from min over opt to max, they are 8, 4, 8"):
+        Profile(Sizes(4, 8), Sizes(4, 4), Sizes(4, 8))
+    profile = Profile(Sizes(4, 8), Sizes(8, 8), Sizes(16, 12))
+    assert profile.holds(4, 12) and not profile.holds(20, 8) and not profile.holds(4, 4)
+    assert str(profile) == "8x4 to 12x16, best at 8x8" and str(Profile.fixed(720, 1280)) == "1280x720"
+
+
+def test_a_command_in_a_refusal_can_be_pasted():
+    text = refusals(manifest(**RTX), Host("1.7.1.116", "NVIDIA L4", "8.9"))[0].split("build it again: ")[1]
+    assert shlex.split(text) == [*shlex.split(COMMAND), "--compute-capability", "8.6,12.0,8.9"]
+
+
+def test_fields_are_described_by_json_alone():
+    fields = json.loads(manifest().to_json())
+    assert set(fields) == {"format_version", *(field.name for field in dataclasses.fields(EngineManifest))}

@@ -1,0 +1,209 @@
+"""mtu-doctor: what is here, what is broken, and why a model would be refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tests import cli, fake_cuda
+
+from mtu.runtime import doctor
+from mtu.runtime.engine import Profile
+from mtu.runtime.gpu import find_gpu
+
+SIZE = Profile.fixed(32, 48)
+
+
+class Answers:
+    """Stands for the processes that try things."""
+
+    says: dict[str, tuple[bool, str]] = {}  # noqa: RUF012
+
+    def __init__(self, name, arguments=()):
+        self._answer = self.says.get(name, (True, "1.0"))
+
+    def outcome(self):
+        return self._answer
+
+
+@pytest.fixture
+def answers(monkeypatch):
+    monkeypatch.setattr(doctor, "Trial", Answers)
+    monkeypatch.setattr(Answers, "says", {"TensorRT": (True, "10.16.1.11")})
+    return Answers.says
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr("mtu.runtime.gpu.driver_library", lambda: None)
+    find_gpu.cache_clear()
+    yield
+    find_gpu.cache_clear()
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    gpu = fake_cuda.Gpu()
+    fake_cuda.install(monkeypatch, gpu)
+    yield gpu
+    fake_cuda.uninstall()
+
+
+def test_everything_is_really_tried(capsys, tmp_path):
+    report = tmp_path / "report.json"
+    ended = cli.run(capsys, "mtu-doctor", "--json", report)
+    assert ended.code == 0 and ended.err == ""
+    works, _, found = ended.out.partition("\n\n")
+    lines = dict(line.split(": ", 1) for line in found.splitlines())
+    for name in ("system", "driver", *doctor.TRIALS, "nvcc"):
+        assert lines[name].startswith(("found: ", "missing: ", "broken: "))
+    assert lines["PyAV"].startswith("found: ") and "FFmpeg" in lines["PyAV"]
+    assert lines["onnxruntime"].startswith("found: ") and "CPU" in lines["onnxruntime"]
+    assert all(" -> " in line for line in lines.values() if line.startswith(("missing", "broken: loading")))
+    written = json.loads(report.read_text())
+    assert [f["name"] for f in written["host"]] == list(lines) and written["backends"] == []
+    assert [line.split(": ")[:2] for line in works.splitlines()] == [
+        [each["name"], "yes" if each["works"] else "no"] for each in written["works"]
+    ]
+    assert works.startswith("run: yes: mtu-run with onnxruntime")
+
+
+def works(ended):
+    """What `mtu-doctor` says first: name -> (yes or no, why)."""
+    return {line.split(": ")[0]: line.split(": ", 2)[1:] for line in ended.out.partition("\n\n")[0].splitlines()}
+
+
+def test_where_nothing_is_installed_nothing_works(capsys, answers, no_gpu, monkeypatch):
+    monkeypatch.setattr("mtu.runtime.backends.is_importable", lambda package: False)
+    monkeypatch.setattr(doctor, "is_importable", lambda module: False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    ended = cli.run(capsys, "mtu-doctor")
+    assert ended.code == 2 and ended.err == ""
+    found = works(ended)
+    assert list(found) == ["run", "export", "train", "measure", "build"]
+    extras = {"run": "cpu", "export": "export", "train": "train", "measure": "compare", "build": "rtx"}
+    for name, (answer, why) in found.items():
+        assert answer == "no" and f'pip install "mtu-trt[{extras[name]}]"' in why
+
+
+@pytest.mark.parametrize(
+    ("broken", "no"),
+    [
+        ("onnxruntime", {"export"}),
+        ("torch", {"export", "train"}),
+        ("onnx", {"export", "build"}),
+        ("TensorRT-RTX", {"build"}),
+        ("PyAV", {"run"}),
+    ],
+)
+def test_what_a_broken_library_costs(capsys, answers, no_gpu, monkeypatch, broken, no):
+    """Where everything else is installed, and no GPU answers."""
+    monkeypatch.setattr("mtu.runtime.backends.is_importable", lambda package: True)
+    monkeypatch.setattr(doctor, "is_importable", lambda module: True)
+    monkeypatch.setattr("mtu.core.extras.missing", lambda *needed: [])
+    monkeypatch.setattr(doctor, "missing", lambda *needed: [])
+    answers[broken] = (False, "it is broken")
+    ended = cli.run(capsys, "mtu-doctor")
+    found = works(ended)
+    assert {name for name, (answer, _) in found.items() if answer == "no"} == no
+    assert ended.code == (2 if "run" in no else 0)
+    if broken == "onnxruntime":
+        assert found["run"][1] == "mtu-run with torch, torch-compile"
+        assert found["export"][1].startswith("onnxruntime does not work (it is broken): pip install")
+
+
+def test_tensorrt_builds_where_a_gpu_is(capsys, answers, gpu, monkeypatch):
+    monkeypatch.setattr(doctor, "is_importable", lambda module: module in ("onnx", "tensorrt"))
+    assert works(cli.run(capsys, "mtu-doctor"))["build"] == ["yes", "mtu-build-engine with tensorrt"]
+
+
+def test_a_library_that_ends_its_process_is_found_out(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "onnx.py").write_text("import os; os.abort()")
+    assert doctor.Trial("onnx").outcome() == (False, "loading it ends the process (signal 6)")
+    (tmp_path / "onnx.py").write_text("print('noise'); import ctypes; ctypes.CDLL('libnothing.so')")
+    works, text = doctor.Trial("onnx").outcome()
+    assert not works and text.startswith("OSError: libnothing.so")
+    (tmp_path / "onnx.py").write_text("print('noise'); __version__ = '7'")
+    assert doctor.Trial("onnx").outcome() == (True, "7")
+
+
+def test_a_cpp_plugin_that_is_not_there(tmp_path):
+    pytest.importorskip("tensorrt_rtx")
+    works, text = doctor.Trial("plugin", ["tensorrt-rtx", str(tmp_path / "none.so")]).outcome()
+    assert not works and "none.so does not exist: build it with mtu-build-plugin" in text
+
+
+def test_an_engine_that_can_run(capsys, answers, gpu, small, tmp_path):
+    engine = fake_cuda.write_engine(small, tmp_path / "e", SIZE)
+    ended = cli.run(capsys, "mtu-doctor", engine.directory)
+    assert ended.code == 0
+    assert "GPU 0: found: Fake GPU, compute capability 9.0, 1.0 GiB" in ended.out
+    assert ended.out.endswith("tensorrt: can run it\n")
+    assert "custom fp32, frames 48x32, tensorrt 10.16.1.11, compute capability 9.0" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"gpu": "NVIDIA A10", "compute_capabilities": ("8.6",)}, "the engine was built for NVIDIA A10"),
+        ({"library_version": "10.3.0"}, "the engine was built with tensorrt 10.3.0, here is 10.16.1.11"),
+        ({"plugin_revision": 7}, "revision 7 of the plugin"),
+    ],
+)
+def test_why_an_engine_is_refused(capsys, answers, gpu, small, tmp_path, changes, reason):
+    engine = fake_cuda.write_engine(small, tmp_path / "e", SIZE, **changes)
+    ended = cli.run(capsys, "mtu-doctor", engine.directory)
+    assert ended.code == 2 and ended.err == ""
+    assert "tensorrt: cannot run it\n" in ended.out and reason in ended.out
+    assert "mtu-build-engine BUNDLE" in ended.out
+
+
+def test_a_damaged_engine(capsys, answers, gpu, small, tmp_path):
+    engine = fake_cuda.write_engine(small, tmp_path / "e", SIZE)
+    engine.file("step").write_bytes(b"FAKE")
+    ended = cli.run(capsys, "mtu-doctor", engine.directory)
+    assert ended.code == 2 and "step.engine is damaged or of another build" in ended.out
+
+
+def test_all_reasons_at_once(capsys, answers, no_gpu, small, tmp_path, monkeypatch):
+    engine = fake_cuda.write_engine(small, tmp_path / "e", SIZE)
+    answers["TensorRT"] = (False, "it is broken")
+    monkeypatch.setattr("mtu.runtime.backends.is_importable", lambda package: package != "pycuda")
+    monkeypatch.setattr(doctor, "is_importable", lambda module: True)
+    ended = cli.run(capsys, "mtu-doctor", engine.directory, "--json", tmp_path / "report.json")
+    assert ended.code == 2
+    (verdict,) = json.loads((tmp_path / "report.json").read_text())["backends"]
+    first, second, third, *others = verdict["reasons"]
+    assert first.startswith("the engine was built with tensorrt 10.16.1.11, which is not installed here")
+    assert "no NVIDIA GPU answers here" in second
+    assert "'pycuda'" in third and others == ["TensorRT does not work (it is broken): " + doctor.TRIALS["TensorRT"][2]]
+
+
+def test_a_bundle(capsys, no_gpu, small):
+    ended = cli.run(capsys, "mtu-doctor", small.directory)
+    assert ended.code == 0
+    assert f"bundle {small.directory}: custom (2 units, 4 channels, 1 block), fp32, weights" in ended.out
+    assert "onnxruntime: can run it" in ended.out
+    said = ended.out.split("tensorrt: cannot run it\n")[1]
+    assert "no NVIDIA GPU answers" in said
+
+
+def test_a_broken_bundle(capsys, tmp_path, small):
+    (tmp_path / "first.onnx").write_bytes(b"no")
+    (tmp_path / "step.onnx").write_bytes(small.graph("step").read_bytes())
+    ended = cli.run(capsys, "mtu-doctor", tmp_path)
+    assert ended.code == 2
+    assert "first.onnx cannot be loaded by onnxruntime" in ended.out and "can run it" not in ended.out.replace(
+        "cannot run it", ""
+    )
+
+
+def test_bad_arguments(capsys, tmp_path):
+    for arguments, words in (
+        (["nowhere"], "model nowhere does not exist"),
+        ([tmp_path], "lacks first.onnx and step.onnx"),
+        (["--json", tmp_path], "is a directory"),
+    ):
+        ended = cli.run(capsys, "mtu-doctor", *arguments)
+        assert ended.code == 2 and words in ended.err and ended.err.count("\n") == 1

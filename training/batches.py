@@ -1,0 +1,270 @@
+"""Batches of cropped sequences for training, each a pure function of the run's seed and its number. Imports torch.
+
+Made clips come from `mtu.training.data.clips` with their true motion, of its own pictures or of a user's photographs;
+data sets from `mtu.calib.datasets` with the motion that `mtu.training.data.flow` estimates between their sharp frames.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import signal
+import sys
+import threading
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mtu.calib.datasets import VideoPair, find_pairs, read_clip, sizes_of
+from mtu.core.errors import InvalidInputError, MtuError
+from mtu.core.interface import LOOK_AHEAD, SIZE_MULTIPLE
+from mtu.runtime.video.picture_header import read_header
+from mtu.training.data.clips import Clip, make_clip
+from mtu.training.data.photographs import find_photographs
+from mtu.training.data.textures import Photographs
+from mtu.training.losses import displacement_targets
+from mtu.training.options import Options, Say, data_folder
+
+SHARDS = 16
+"""Batch n uses the made clips of shard n modulo this: as many loader processes can work without making a clip twice."""
+
+KEPT = 24
+"""Newest made clips of a shard that its batches draw from."""
+
+USES = 8
+"""Crops drawn, on average, from a made clip before a new one is made; making it takes longer than reading it."""
+
+DATA_OPTION = "--data {layout}:{root}"
+"""How a data set is asked for, for messages."""
+
+SHARP = 0.03
+"""Share of the sequences whose input is the sharp frames themselves: they should come out as they are."""
+
+MARGIN = 64
+"""Pixels by which a made clip is larger than a crop."""
+
+VALIDATION_CLIPS, VALIDATION_FRAMES, VALIDATION_SIZE = 12, 11, 160
+
+LEFT = (signal.SIGINT, signal.SIGTERM)
+"""Signals that loader processes leave alone: a terminal sends Ctrl-C to all, but the run has yet to save."""
+
+Draw = Callable[[np.random.Generator, int], Clip]
+"""(random numbers, number of the batch) -> a clip at least as large as a crop, with two more frames at each end."""
+
+
+class Batch(NamedTuple):
+    """A batch of sequences of T frames."""
+
+    blurred: Tensor
+    """uint8 [T + 4, B, 3, H, W]: two more frames on either side."""
+    sharp: Tensor
+    """uint8 [T, B, 3, H, W]."""
+    target: Tensor
+    """int16 [T, B, H/4, W/4], see `displacement_targets`."""
+
+
+@dataclass(frozen=True)
+class Batches(Dataset[Batch | MtuError]):
+    """The batches of a run by their number."""
+
+    options: Options
+    draw: Draw
+
+    def __getitem__(self, number: int) -> Batch | MtuError:
+        # An error that a loader process raises gets a traceback into its message, one that it returns does not.
+        try:
+            return self.batch(number)
+        except MtuError as error:
+            return error
+
+    def batch(self, number: int) -> Batch:
+        """One of them. Raises what `draw` raises."""
+        rng = np.random.default_rng((self.options.seed, number))
+        parts = [cut(self.draw(rng, number), self.options.crop, rng) for _ in range(self.options.batch)]
+        blurred, sharp, motion = (np.stack(planes, 1) for planes in zip(*parts, strict=True))
+        return Batch(
+            torch.from_numpy(blurred).movedim(-1, 2).contiguous(),
+            torch.from_numpy(sharp).movedim(-1, 2).contiguous(),
+            displacement_targets(torch.from_numpy(motion)),
+        )
+
+
+def cut(
+    clip: Clip, crop: int, rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float16]]:
+    """A random crop of a clip of T + 4 frames, turned, mirrored and with its colours permuted at random.
+
+    Returns blurred [T + 4, crop, crop, 3], sharp [T, crop, crop, 3] and motion [T, crop, crop, 2]. In half of the cases
+    the two outer frames on either side are the first and the last of the T, as at the ends of a video; in `SHARP` of
+    them blurred is sharp.
+    """
+    height, width = clip.sharp.shape[1:3]
+    top, left = int(rng.integers(height - crop + 1)), int(rng.integers(width - crop + 1))
+    turns, upside_down, mirrored, colours = (
+        int(rng.integers(4)),
+        rng.random() < 0.5,
+        rng.random() < 0.5,
+        rng.permutation(3),
+    )
+    ends, sharp_already = rng.random() < 0.5, rng.random() < SHARP
+
+    def turned(part: NDArray[np.generic]) -> NDArray[np.generic]:
+        part = np.rot90(part[:, top : top + crop, left : left + crop], turns, (1, 2))
+        return part[:, :: -1 if upside_down else 1, :: -1 if mirrored else 1]
+
+    inner = slice(LOOK_AHEAD, len(clip.sharp) - LOOK_AHEAD)
+    blurred = turned(clip.sharp if sharp_already else clip.blurred)[..., colours].copy()
+    sharp = turned(clip.sharp[inner])[..., colours]
+    dy, dx = np.moveaxis(turned(clip.motion[inner]), -1, 0)
+    for _ in range(turns):
+        dy, dx = -dx, dy
+    motion = np.stack((-dy if upside_down else dy, -dx if mirrored else dx), -1)
+    if ends:
+        blurred[:LOOK_AHEAD] = blurred[LOOK_AHEAD]
+        blurred[-LOOK_AHEAD:] = blurred[-LOOK_AHEAD - 1]
+    return blurred, sharp, motion  # type: ignore[return-value]
+
+
+@functools.lru_cache(SHARDS * KEPT)
+def kept_clip(seed: int, frames: int, side: int, photographs: Photographs | None) -> Clip:
+    """A made clip; made when first drawn."""
+    return make_clip(seed, frames, side, side, photographs=photographs)
+
+
+@dataclass(frozen=True)
+class MadeClips:
+    """Draws from made clips without end."""
+
+    options: Options
+    photographs: Photographs | None = None
+    """None: those that come with the clip maker."""
+
+    def __call__(self, rng: np.random.Generator, batch: int) -> Clip:
+        """See `Draw`."""
+        options, turn = self.options, batch // SHARDS
+        newest = 2 + turn * options.batch // USES
+        which = int(rng.integers(max(0, newest - KEPT), newest)) * SHARDS + batch % SHARDS
+        # Runs of different seeds have no clip in common within 10 million clips.
+        seed, frames, side = options.seed * 10_000_000 + which, options.frames + 2 * LOOK_AHEAD, options.crop + MARGIN
+        return kept_clip(seed, frames, side, self.photographs)
+
+
+@dataclass(frozen=True)
+class RecordedClips:
+    """Draws from the videos of a data set, each frame with the same chance."""
+
+    options: Options
+    pairs: tuple[VideoPair, ...]
+
+    def __call__(self, rng: np.random.Generator, batch: int) -> Clip:
+        """See `Draw`. Raises InvalidInputError for frames that cannot be read."""
+        from mtu.training.data.flow import motion_between
+
+        options, count = self.options, self.options.frames + 2 * LOOK_AHEAD
+        starts = np.array([len(pair.sharp) - count + 1 for pair in self.pairs])
+        pair = self.pairs[int(rng.choice(len(starts), p=starts / starts.sum()))]
+        start, size = int(rng.integers(len(pair.sharp) - count + 1)), options.crop
+        header = read_header(pair.sharp[start])
+        height, width = header.height, header.width
+        top, left = int(rng.integers(height - size + 1)), int(rng.integers(width - size + 1))
+        blurred, sharp = read_clip(pair, start, count, crop=(top, left, size, size))
+        motion = motion_between(sharp) if options.motion_weight else np.full((*sharp.shape[:3], 2), np.nan, np.float16)
+        return Clip(blurred, sharp, motion)
+
+
+def training_clips(options: Options, say: Say = lambda text: None) -> Draw:
+    """What a run draws from; photographs that cannot be used are named to `say`.
+
+    Raises InvalidInputError or MissingFileError for a folder that cannot be used.
+    """
+    recorded = data_folder(options.data)
+    if recorded is None:
+        return MadeClips(options)
+    layout, folder = recorded
+    if layout == "photos":
+        return MadeClips(options, find_photographs(folder, "train", say))
+    pairs = find_pairs(layout, folder, "train", shortest=options.frames + 2 * LOOK_AHEAD, option=DATA_OPTION)
+    for pair, (height, width) in zip(pairs, sizes_of(pairs), strict=True):
+        if min(height, width) < options.crop:
+            raise InvalidInputError(f"{pair.sharp[0]} is {width}x{height}: smaller than --crop {options.crop}")
+    return RecordedClips(options, tuple(pairs))
+
+
+def validation_clips(options: Options, say: Say = lambda text: None) -> list[Clip]:
+    """The clips that a run is judged by: made ones of the validation split, or videos of the data set's test split."""
+    recorded = data_folder(options.data)
+    if recorded is None:
+        return _made_for_validation(None)
+    layout, folder = recorded
+    if layout == "photos":
+        return _made_for_validation(find_photographs(folder, "validation", say))
+    pairs = find_pairs(layout, folder, "test", shortest=VALIDATION_FRAMES, option=DATA_OPTION)
+    chosen = (
+        [pairs[n * len(pairs) // VALIDATION_CLIPS] for n in range(VALIDATION_CLIPS)]
+        if len(pairs) > VALIDATION_CLIPS
+        else pairs
+    )
+    clips = []
+    for pair in chosen:
+        header = read_header(pair.sharp[0])
+        height, width = header.height, header.width
+        h, w = (min(size // SIZE_MULTIPLE * SIZE_MULTIPLE, 2 * VALIDATION_SIZE) for size in (height, width))
+        blurred, sharp = read_clip(pair, 0, VALIDATION_FRAMES, crop=((height - h) // 2, (width - w) // 2, h, w))
+        clips.append(Clip(blurred, sharp, np.full((*sharp.shape[:3], 2), np.nan, np.float16)))
+    return clips
+
+
+def _made_for_validation(photographs: Photographs | None) -> list[Clip]:
+    size = VALIDATION_FRAMES, VALIDATION_SIZE, VALIDATION_SIZE
+    return [make_clip(seed, *size, split="validation", photographs=photographs) for seed in range(VALIDATION_CLIPS)]
+
+
+def batches(options: Options, draw: Draw, first: int, stride: int, workers: int) -> Generator[Batch, None, None]:
+    """The batches number first, first + stride, ..., without end, made ahead by `workers` processes, if any.
+
+    The processes are started at once and end when the generator is closed. It raises what `draw` raises.
+    """
+    loader = DataLoader(
+        Batches(options, draw),
+        batch_size=None,
+        sampler=range(first, sys.maxsize, stride),
+        num_workers=workers,
+        multiprocessing_context="spawn" if workers else None,
+        pin_memory=torch.cuda.is_available(),
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_leave_signals,
+    )
+    if not workers or threading.current_thread() is not threading.main_thread():
+        return _whole(iter(loader))
+    # A process ignores from its first moment what the one that starts it ignores.
+    before = {int(number): signal.signal(number, signal.SIG_IGN) for number in LEFT}
+    try:
+        return _whole(iter(loader))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _whole(loaded: Iterator[Batch | MtuError]) -> Generator[Batch, None, None]:
+    try:
+        for batch in loaded:
+            if isinstance(batch, MtuError):
+                raise batch
+            yield batch
+    finally:
+        # Not left to the collector: Python waits at its end for processes that ignore SIGTERM, if need be for ever.
+        # One that aborts while it ends, as torch's now and then do, makes torch raise; it was to end anyway.
+        with contextlib.suppress(RuntimeError):
+            getattr(loaded, "_shutdown_workers", lambda: None)()
+
+
+def _leave_signals(worker: int) -> None:
+    # Once more, for torch has a handler of its own.
+    for number in LEFT:
+        signal.signal(number, signal.SIG_IGN)

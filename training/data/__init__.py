@@ -1,0 +1,1 @@
+"""Clips with a known truth, made or found: what training and its validation see. Importing it imports nothing."""

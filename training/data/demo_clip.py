@@ -1,0 +1,131 @@
+"""Makes the demo clip: `python -m mtu.training.data.demo_clip --out calib/demo` writes blurred.mp4 and sharp.mp4.
+
+Two prints, a cat and a rocket, are moved about over a table filmed by hand. All three photographs (scikit-image's
+coffee, chelsea and rocket, in the public domain or CC0) are held out of training. Imports PyAV, torch and scikit-image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from mtu.core.errors import MissingExtraError, OutputError
+from mtu.runtime.console import new_app, run_app
+from mtu.training.data.clips import DENSITY, Path4, Scene, object_layer, render
+from mtu.training.data.textures import Array, photograph, sample_photographs
+
+WIDTH, HEIGHT, FRAMES, RATE = 384, 216, 48, 24
+PHOTOGRAPHS = ("coffee.png", "chelsea.png", "rocket.jpg")
+CRF = "9"
+app = new_app()
+
+
+def demo_scene() -> Scene:
+    """The scene of the demo, WIDTH x HEIGHT pixels. Raises MissingExtraError without scikit-image or torch."""
+    found = {path.name: path for path in sample_photographs("validation").paths}
+    table, cat, rocket = (photograph(found[name]).astype(np.float32) / np.float32(255) for name in PHOTOGRAPHS)
+    # Hand-shake, a slow swing of the camera and a little turning; pixels, radians, log zoom and periods in frames.
+    camera = _path(
+        (8, 4, 0.01, 0.05),
+        x=((36, 46, 2.2), (9, 9.5, 0.3), (3, 5.3, 1.0)),
+        y=((18, 38, 0.4), (8, 12.5, 1.9), (3, 6.1, 0.2)),
+        angle=((0.035, 31, 0.0), (0.012, 10.5, 1.2)),
+        zoom=((0.05, 50, 0.7),),
+    )
+    layers = [object_layer(_enlarge(table, 0.82), None, _path((0, 0, 0, 0)))]
+    first = _path((-85, 28, -0.15, 0), x=((70, 44, -0.4), (6, 13, 0)), y=((16, 29, 1),), angle=((0.16, 34, 0.5),))
+    second = _path((105, -20, 0.2, 0), x=((24, 36, 2.5),), y=((52, 40, 3.6), (5, 14, 0)), angle=((0.2, 47, 2),))
+    for picture, path in ((rocket[:380, 60:600], second), (cat[:, 20:440], first)):
+        card, mask = _print(_enlarge(picture, 150 / picture.shape[1]))
+        layers.append(object_layer(card, mask, path))
+    return Scene(tuple(layers), camera, shutter=0.75, samples=31, noise=0.8)
+
+
+def write_video(path: Path, frames: NDArray[np.uint8]) -> None:
+    """Writes uint8 RGB frames [T, H, W, 3] as H.264, yuv420p, BT.709, TV range. Raises OutputError if that fails."""
+    import av
+    from av.video.reformatter import ColorRange, Colorspace
+
+    try:
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("libx264", RATE, options={"crf": CRF, "preset": "slow", "threads": "1"})
+            stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+            context = stream.codec_context
+            context.color_primaries = context.color_trc = context.colorspace = 1
+            context.color_range = ColorRange.MPEG
+            for picture in frames:
+                rgb = av.VideoFrame.from_ndarray(picture, "rgb24")
+                frame = rgb.reformat(
+                    format="yuv420p",
+                    src_color_range=ColorRange.JPEG,
+                    dst_color_range=ColorRange.MPEG,
+                    dst_colorspace=Colorspace.ITU709,
+                )
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+    except (OSError, av.FFmpegError) as error:
+        raise OutputError(f"cannot write {path}: {error}") from None
+
+
+def _path(
+    start: tuple[float, float, float, float],
+    x: Sequence[tuple[float, float, float]] = (),
+    y: Sequence[tuple[float, float, float]] = (),
+    angle: Sequence[tuple[float, float, float]] = (),
+    zoom: Sequence[tuple[float, float, float]] = (),
+) -> Path4:
+    """A path without drift; each wave is an amplitude, a period in frames and a phase."""
+    waves = np.zeros((4, 3, 3), np.float32)
+    waves[:, :, 1] = 1
+    for row, given in enumerate((x, y, angle, zoom)):
+        for column, wave in enumerate(given):
+            waves[row, column] = wave
+    amplitude, period, phase = waves.transpose(2, 0, 1)
+    zero = np.zeros(4, np.float32)
+    return Path4(np.asarray(start, np.float32), zero, amplitude, (2 * np.pi / period).astype(np.float32), phase)
+
+
+def _enlarge(picture: Array, scale: float) -> Array:
+    """The picture [h, w, 3] at `scale` frame pixels a pixel, as a texture."""
+    try:
+        import torch
+    except ImportError:
+        raise MissingExtraError("torch", "train", "making the demo clip") from None
+    size = [round(n * scale * DENSITY) for n in picture.shape[:2]]
+    planes = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))[None]
+    larger = torch.nn.functional.interpolate(planes, size, mode="bicubic", antialias=True).clamp(0, 1)
+    texture: Array = larger[0].permute(1, 2, 0).contiguous().numpy()
+    return texture
+
+
+def _print(picture: Array) -> tuple[Array, Array]:
+    """The picture as a print with a white border, and its outline; clear at the edge."""
+    border, clear = round(5 * DENSITY), round(2 * DENSITY)
+    card = np.pad(picture, ((border,) * 2, (border,) * 2, (0, 0)), constant_values=np.float32(0.93))
+    card = np.pad(card, ((clear,) * 2, (clear,) * 2, (0, 0)))
+    mask = np.zeros(card.shape[:2], np.float32)
+    mask[clear:-clear, clear:-clear] = 1
+    return card, mask
+
+
+@app.command()
+def make(out: Annotated[Path, typer.Option(help="Folder for blurred.mp4 and sharp.mp4.")]) -> None:
+    """Makes the demo clip."""
+    clip = render(demo_scene(), FRAMES, HEIGHT, WIDTH, np.random.default_rng(0))
+    out.mkdir(parents=True, exist_ok=True)
+    write_video(out / "blurred.mp4", clip.blurred)
+    write_video(out / "sharp.mp4", clip.sharp)
+
+
+def main() -> NoReturn:
+    """Entry point."""
+    run_app(app, "mtu.training.data.demo_clip")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Finds the photographs in a user's folder for made clips. Reads only; imports numpy and av."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from mtu.core.errors import InvalidInputError, MissingFileError, MtuError
+from mtu.runtime.video import read_image
+from mtu.runtime.video.images import IMAGE_SUFFIXES, is_named_as_picture, natural_key
+from mtu.training.data.textures import Photographs, Split
+
+SHARE = 0.8
+"""Of the textures that are parts of photographs, where a user gives some."""
+
+SMALLEST = 256
+"""Pictures with a shorter side in pixels are left out: little of them would be left of the same sharpness."""
+
+HELD_OUT = 10
+"""One in so many photographs is for validation, where the folder is not divided."""
+
+
+def find_photographs(root: Path, split: Split, say: Callable[[str], None] = lambda text: None) -> Photographs:
+    """The photographs of a split in `root` and the folders in it, in natural order of their paths.
+
+    A folder with `train/` and `validation/` is divided already; of any other, every tenth is for validation, the first
+    one among them. Hidden files are ignored. Every file is read once; those that cannot be read or are too small are
+    left out and named to `say`. Raises MissingFileError without the folder, InvalidInputError without photographs.
+    """
+    if not root.is_dir():
+        reason = "is a file" if root.exists() else "does not exist"
+        raise MissingFileError(f"{root} {reason}: give the folder with the photographs")
+    divided = (root / "train").is_dir() and (root / "validation").is_dir()
+    paths = _pictures(root / split if divided else root, say)
+    if not divided:
+        validation = paths[::HELD_OUT]
+        paths = validation if split == "validation" else [path for path in paths if path not in set(validation)]
+    paths = [path for path in paths if _is_usable(path, say)]
+    if not paths:
+        raise InvalidInputError(
+            f"{root} has no photographs for {split}: give a folder with at least two pictures of {SMALLEST} pixels or"
+            f" more ({' '.join(sorted(IMAGE_SUFFIXES))}), or with the folders train/ and validation/"
+        )
+    return Photographs(tuple(paths), SHARE)
+
+
+def _pictures(root: Path, say: Callable[[str], None]) -> list[Path]:
+    def unreadable(error: OSError) -> None:
+        say(f"left out: {error.filename} cannot be read: {error.strerror}")
+
+    found = [
+        Path(folder) / name
+        for folder, _, names in os.walk(root, onerror=unreadable)
+        for name in names
+        if is_named_as_picture(Path(folder) / name)
+    ]
+    return sorted(found, key=lambda path: (natural_key(str(path)), path))
+
+
+def _is_usable(path: Path, say: Callable[[str], None]) -> bool:
+    # Its header would say the size, but not the damage behind it, at which a training would end.
+    try:
+        height, width = read_image(path).shape[:2]
+    except MtuError as error:
+        say(f"left out: {error}")
+        return False
+    if min(height, width) < SMALLEST:
+        say(f"left out: {path} is {width}x{height}, smaller than {SMALLEST} pixels")
+        return False
+    return True

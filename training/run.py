@@ -1,0 +1,398 @@
+"""A training run: the loop over batches, its checkpoint, validation and log. Imports torch and Lightning Fabric.
+
+Writes into the run's folder alone: `last.ckpt` (everything --resume needs), `weights.safetensors` (the averaged
+weights of the best validation, for `mtu-export onnx --checkpoint`) and `logs/` (TensorBoard).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import logging
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Literal
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from mtu.calib.datasets import LAYOUTS
+from mtu.core.errors import InvalidInputError, MissingExtraError, MtuError, OutputError
+from mtu.core.files import write_whole
+from mtu.core.interface import LOOK_AHEAD, WINDOW, NetworkConfig, preset_config, preset_name
+from mtu.models.checkpoint import load_checkpoint
+from mtu.models.mtu.network import Network
+from mtu.training.batches import Batch, batches, training_clips, validation_clips
+from mtu.training.data.clips import Clip
+from mtu.training.losses import frame_losses
+from mtu.training.options import Options, Say, data_folder, resumed
+from mtu.training.pulse import Pulse
+from mtu.training.run_folder import CHECKPOINT, FORMAT, LOGS, WEIGHTS, read_checkpoint, run_folder
+from mtu.training.validation import validate
+from mtu.training.weights import centre, initialise, is_centred
+
+if TYPE_CHECKING:
+    import numpy as np
+    from lightning_fabric import Fabric
+    from numpy.typing import NDArray
+    from torch.utils.tensorboard import SummaryWriter
+
+CLIP_NORM = 1.0
+"""Largest norm of a gradient, as in the authors' released configuration."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a run computes. It changes nothing in what a run is but rounding and how many batches a step sees."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = 1
+    """Processes on each machine: one for each GPU, or as many as asked for on CPUs."""
+    nodes: int = 1
+    """Machines."""
+    workers: int = 0
+    """Processes for each device that make or read batches ahead; 0: none."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    step: int
+    best: float
+    """Mean gain in dB of the best validation."""
+    signal: int | None
+    """The signal that ended it before its last step."""
+    speaks: bool
+    """Whether this is the first process of the run, which alone tells the user of it."""
+
+
+def train(
+    folder: Path,
+    given: dict[str, Any],
+    machine: Machine,
+    *,
+    resume: bool = False,
+    start_from: Path | None = None,
+    say: Say = lambda text: None,
+) -> Outcome:
+    """Trains until the last step or the first SIGINT or SIGTERM, which saves and ends.
+
+    `given` are fields of `Options`; with `resume` those that are to change. `start_from` is a checkpoint of the same
+    network whose weights the run begins with. Raises MtuError: InvalidInputError for options, data or checkpoints that
+    cannot be used, OutputError if the folder cannot be written, MtuError itself for a loss that is not finite.
+    """
+    if resume and start_from:
+        raise InvalidInputError("--resume goes on with the weights of the run: leave --start-from out")
+    saved = read_checkpoint(folder) if resume else None
+    options = resumed(Options(**saved["options"]), given) if saved else Options(**given)
+    if not resume and (folder / CHECKPOINT).exists():
+        raise OutputError(f"{folder} holds a run already: add --resume to go on with it, or choose another name")
+    start = load_start(start_from, options) if start_from else None
+    with run_folder(folder), Pulse(say) as pulse:
+        pulse.doing = lambda: "reading or making the clips for validation"
+        # All that can be wrong with the data is found before there are other processes.
+        draw, clips = training_clips(options, pulse.say), validation_clips(options, pulse.say)
+        fabric = new_fabric(machine, folder)
+        fabric.launch()
+        if not fabric.is_global_zero:
+            pulse.quiet()
+        run = Run(folder, options, fabric, say=pulse.say if fabric.is_global_zero else lambda text: None)
+        pulse.doing = run.words
+        if saved:
+            run.restore(saved)
+        elif start:
+            run.begin_with(start)
+        if (recorded := data_folder(options.data)) and recorded[0] in LAYOUTS and options.motion_weight:
+            run.say(
+                "the motion loss takes optical flow between the sharp frames (OpenCV DIS), an estimate, for the truth"
+            )
+        first = run.batch + fabric.global_rank
+        with contextlib.closing(batches(options, draw, first, fabric.world_size, machine.workers)) as loader:
+            return run.go(loader, clips)
+
+
+def new_fabric(machine: Machine, folder: Path) -> Fabric:
+    """Lightning Fabric with a run's devices and TensorBoard log. Raises InvalidInputError."""
+    try:
+        import tensorboard  # noqa: F401
+        from lightning_fabric import Fabric
+        from lightning_fabric.loggers.tensorboard import TensorBoardLogger
+    except ImportError as error:
+        raise MissingExtraError(error.name or "lightning-fabric", "train", "training") from None
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # else it tells the user of its own workings
+    found = torch.cuda.device_count()
+    device = machine.device if machine.device != "auto" else "cuda" if found else "cpu"
+    if device == "cuda" and found < machine.devices:
+        raise InvalidInputError(
+            f"{machine.devices} CUDA devices are needed and {found} found: use --device cpu, or fewer"
+        )
+    return Fabric(
+        accelerator=device,
+        devices=machine.devices,
+        num_nodes=machine.nodes,
+        strategy="ddp" if machine.devices * machine.nodes > 1 else "auto",
+        loggers=TensorBoardLogger(folder, name=LOGS, version=""),
+    )
+
+
+def load_start(path: Path, options: Options) -> dict[str, Tensor]:
+    """Weights to begin with. Raises as `load_checkpoint` does, and InvalidInputError for those of another network."""
+    found, wanted = load_checkpoint(path), preset_config(options.preset)
+
+    def said(config: NetworkConfig) -> str:
+        return f"{preset_name(config)} ({config.words})"
+
+    if found.config != wanted:
+        raise InvalidInputError(f"{path} is of {said(found.config)}, and --preset asks for {said(wanted)}")
+    if options.centre and not is_centred(found.network()):
+        raise InvalidInputError(f"the kernels of {path} are not centred, and centring would ruin them: add --no-centre")
+    return dict(found.weights)
+
+
+class Run:
+    """A run: the network, its optimiser, the averaged weights, and how far it has come."""
+
+    def __init__(self, folder: Path, options: Options, fabric: Fabric, *, say: Say) -> None:
+        """A new run with first weights of its seed. Nothing is written yet."""
+        self.folder, self.options, self.fabric, self.say = folder, options, fabric, say
+        self.step = self.batch = 0
+        self.best = -math.inf
+        self._signal = 0
+        self.doing = "starting"
+        self.plain = Network(preset_config(options.preset), auxiliary=True)
+        initialise(self.plain, torch.Generator().manual_seed(options.seed))
+        self.plain.motion_layer.requires_grad_(self.plain.config.units > 1)  # one unit does not use it
+        self.plain.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._average = torch.optim.swa_utils.AveragedModel(self.plain, multi_avg_fn=self._follow)
+        trained = [parameter for parameter in self.plain.parameters() if parameter.requires_grad]
+        self.network, self.optimiser = fabric.setup(self.plain, torch.optim.Adam(trained, options.rate, fused=True))
+        self.network.mark_forward_method("train_step")
+
+    def words(self) -> str:
+        """What the run is doing."""
+        return f"step {self.step} of {self.options.max_steps}: {self.doing}"
+
+    @property
+    def average(self) -> Network:
+        """The moving average of the weights: what is validated and kept."""
+        network = self._average.module
+        assert isinstance(network, Network)
+        return network
+
+    @torch.no_grad()
+    def _follow(self, means: Sequence[Tensor], values: Sequence[Tensor], count: object) -> None:
+        # At first the mean of a short past: the first weights are soon forgotten.
+        decay = min(self.options.average, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(list(means), list(values), 1 - decay)
+
+    def begin_with(self, weights: dict[str, Tensor]) -> None:
+        """Takes other first weights, all but those of the auxiliary layers."""
+        for network in (self.plain, self.average):
+            network.load_state_dict(weights, strict=False)
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Goes on where a checkpoint of the same preset was saved."""
+        self.plain.load_state_dict(saved["network"])
+        self.average.load_state_dict(saved["average"])
+        self._average.n_averaged.fill_(1)  # 0 would make it copy the weights
+        self.optimiser.load_state_dict(saved["optimiser"])
+        self.step, self.batch, self.best = saved["step"], saved["batch"], saved["best"]
+
+    def go(self, loader: Iterator[Batch], clips: Sequence[Clip]) -> Outcome:
+        """Trains to the last step or to a signal. `clips` are for validation, which the first process does."""
+        say, options = self.say, self.options
+        place = f"{self.fabric.world_size} x {self.fabric.device.type}"
+        say(f"{options.preset} on {place}, {options.precision}, from step {self.step} to {options.max_steps}")
+        if self.step == 0:
+            # First of all something to go on from, whenever the run is ended.
+            self.save()
+            self.keep(clips)
+        self.doing = "training"
+        started, first, trained = time.monotonic(), self.step, 0.0
+        with self._signals():
+            number = 0
+            while self.step < options.max_steps and not (number := self._stop_asked()):
+                waiting = time.monotonic()
+                batch = next(loader)
+                waited, before = time.monotonic() - waiting, self.step
+                self.train_batch(batch)
+                seconds = time.monotonic() - waiting
+                trained += seconds
+                self._log(
+                    {"speed/step_seconds": seconds / (self.step - before), "speed/waiting_share": waited / seconds}
+                )
+                if (
+                    self.step // options.validate_every > before // options.validate_every
+                    or self.step >= options.max_steps
+                ):
+                    self.keep(clips)
+                    done, left = self.step - first, options.max_steps - self.step
+                    to_go = (time.monotonic() - started) / done * left / 60
+                    say(f"{trained / done:.3f} s a step" + (f", {to_go:.0f} minutes to go" if left else ""))
+            if number:
+                self.save()
+                say(f"stopped at step {self.step} and saved: --resume goes on")
+        return Outcome(self.step, self.best, number or None, self.fabric.is_global_zero)
+
+    def train_batch(self, batch: Batch) -> None:
+        """Trains on the frames of a batch in order. Raises MtuError, naming the step, if a loss is not finite."""
+        self.plain.train()
+        blurred, sharp, target = (part.to(self.fabric.device, non_blocking=True) for part in batch)
+        frames = [floats(frame) for frame in blurred]
+        states: tuple[Tensor, ...] | None = None
+        total = torch.zeros((), device=self.fabric.device)
+        losses: list[Tensor] = []
+        first, count = self.step, min(len(sharp), self.options.max_steps - self.step)
+        for t in range(count):
+            window = [frames[t + LOOK_AHEAD + offset] for offset in WINDOW]
+            # Fabric's own mixed precision would round the pictures too.
+            with torch.autocast(self.fabric.device.type, torch.bfloat16, enabled=self.options.precision == "bf16"):
+                out, new_states, inner = self.network.train_step(window, states)
+            motion_prev = states[1] if states is not None and len(states) > 1 else None
+            truth, matches, progress = floats(sharp[t]), target[t].long(), self.step / self.options.max_steps
+            loss = frame_losses(out, inner, truth, frames[t + LOOK_AHEAD], motion_prev, matches, self.options, progress)
+            losses.append(torch.stack(loss).detach())
+            states, total = (new_states[0].clamp(0, 1), *new_states[1:]), total + loss[0] + loss[1]
+            if (t + 1) % self.options.unroll == 0 or t + 1 == count:
+                self._optimise(total / (t % self.options.unroll + 1))
+                states, total = tuple(state.detach() for state in states), torch.zeros_like(total)
+            self.step += 1
+        self.batch += self.fabric.world_size
+        means = self._over_processes(torch.stack(losses), "mean").cpu()
+        finite = means.isfinite().all(1)
+        if not finite.all():
+            at = first + int(finite.int().argmin())
+            raise MtuError(
+                f"the loss is {float(means[at - first].sum())} at step {at}: {self.folder / CHECKPOINT} is from before;"
+                " go on from there with --resume and a lower --rate"
+            )
+        image, motion = means.mean(0).tolist()
+        self._log(
+            {
+                "loss/image": image,
+                "loss/motion": motion,
+                "loss/total": image + motion,
+                "rate": self.options.rate_at(self.step),
+            }
+        )
+
+    def _optimise(self, loss: Tensor) -> None:
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.options.rate_at(self.step)
+        self.optimiser.zero_grad()
+        self.fabric.backward(loss)
+        self.fabric.clip_gradients(self.network, self.optimiser, max_norm=CLIP_NORM, error_if_nonfinite=False)
+        self.optimiser.step()
+        if self.options.centre:
+            centre(self.plain)
+        self._average.update_parameters(self.plain)
+
+    def keep(self, clips: Sequence[Clip]) -> None:
+        """Validates the averaged weights, keeps them if they are the best yet, and saves. Raises as `save` does."""
+        self._refuse_broken_weights()
+        if self.fabric.is_global_zero:
+            self.doing = "validating"
+            found = validate(self.average, clips)
+            self.doing = "training"
+            self._log(
+                {
+                    "validation/gain_db": found.gain,
+                    "validation/worst_gain_db": min(found.gains),
+                    "validation/sharp_kept_db": min(found.kept),
+                },
+                found.picture,
+            )
+            self.say(
+                f"step {self.step}: gain {found.gain:+.3f} dB (worst clip {min(found.gains):+.2f}), sharp frames kept"
+                f" to {min(found.kept):.1f} dB" + (", the best yet" if found.gain > self.best else "")
+            )
+            if found.gain > self.best:
+                self.best = found.gain
+                weights = {name: value.contiguous() for name, value in self.average.state_dict().items()}
+                about = {"preset": self.options.preset, "step": str(self.step), "data": self.options.data}
+                self._write(WEIGHTS, safetensors.torch.save(weights, about))
+        self.save()
+
+    def save(self) -> None:
+        """Writes the checkpoint in one step.
+
+        Raises OutputError if it cannot be written and MtuError for weights that are not finite; the old one is still
+        whole.
+        """
+        self._refuse_broken_weights()
+        if self.fabric.is_global_zero:
+            content = io.BytesIO()
+            saved = {"format": FORMAT, "options": dataclasses.asdict(self.options), "network": self.plain.state_dict()}
+            saved |= {"average": self.average.state_dict(), "optimiser": self.optimiser.state_dict()}
+            torch.save(saved | {"step": self.step, "batch": self.batch, "best": self.best}, content)
+            self._write(CHECKPOINT, content.getvalue())
+        self.fabric.barrier()
+
+    def _refuse_broken_weights(self) -> None:
+        if not all(parameter.isfinite().all() for parameter in self.plain.parameters()):
+            raise MtuError(f"the weights are not finite at step {self.step}: {self.folder / CHECKPOINT} is from before")
+
+    def _write(self, name: str, content: bytes) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_whole(self.folder / name, content)
+        except OSError as error:
+            raise OutputError(
+                f"cannot write {self.folder / name}: {error.strerror}; what was there is as it was"
+            ) from None
+
+    def _over_processes(self, value: Tensor, operation: str) -> Tensor:
+        reduced = self.fabric.all_reduce(value, reduce_op=operation)
+        assert isinstance(reduced, Tensor)
+        return reduced
+
+    def _log(self, values: dict[str, float], picture: NDArray[np.uint8] | None = None) -> None:
+        if not self.fabric.is_global_zero:
+            return
+        try:
+            writer: SummaryWriter = self.fabric.logger.experiment  # type: ignore[attr-defined]
+            for name, value in values.items():
+                writer.add_scalar(name, value, self.step)
+            if picture is not None:
+                writer.add_image("validation/blurred_restored_sharp", picture, self.step, dataformats="HWC")
+        except OSError as error:
+            raise OutputError(f"cannot write {self.folder / LOGS}: {error.strerror}") from None
+
+    def _stop_asked(self) -> int:
+        """The signal that came to any of the processes, the same in all of them, or 0."""
+        asked = torch.tensor(float(self._signal), device=self.fabric.device)
+        return int(self._over_processes(asked, "max"))
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM ask for an end after this batch; a second one ends at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            self._signal = number
+            signal.signal(number, before[number])
+
+        try:
+            for number in before:
+                signal.signal(number, ask)
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def floats(picture: Tensor) -> Tensor:
+    """uint8 [B, 3, H, W] as fp32 in [0, 1], channels last."""
+    return (picture.float() / 255).contiguous(memory_format=torch.channels_last)
