@@ -12,7 +12,7 @@ import numpy as np
 from mtu.calib.compare_report import QUANTILES, CompareReport, FrameResult, Run, decibels
 from mtu.runtime import Picture
 from mtu.runtime.motion_picture import motion_picture
-from mtu.runtime.video.picture_encoding import encode_png
+from mtu.runtime.video.pictures.encoding import encode_png
 
 COLOURS = {"step": "#1f6fb4", "rollout": "#c8501e"}
 WIDTH, HEIGHT, MARGIN, LEFT = 860, 200, 46, 86

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtu.core.errors import InvalidInputError, MissingFileError, some
-from mtu.runtime.video import read_image
-from mtu.runtime.video.images import list_images, natural_key
-from mtu.runtime.video.picture_header import read_header
+from mtu.runtime.video import read_picture
+from mtu.runtime.video.pictures.files import list_pictures, natural_key
+from mtu.runtime.video.pictures.header import read_header
 
 Layout = Literal["dvd", "gopro", "reds"]
 Split = Literal["train", "test"]
@@ -139,7 +139,7 @@ def read_clip(
     size: tuple[int, int] | None = None
     parts = []
     for path in (*pair.blurred[start : start + frames], *pair.sharp[start : start + frames]):
-        picture = read_image(path)
+        picture = read_picture(path)
         height, width = picture.shape[:2]
         size = size or (height, width)
         if size != (height, width):
@@ -209,7 +209,7 @@ def _subfolders(folder: Path) -> list[Path]:
 
 def _frames(folder: Path) -> dict[str, Path]:
     """The pictures of a folder by name without ending, in natural order; none if it is not there."""
-    paths = list_images(folder) if folder.is_dir() else []
+    paths = list_pictures(folder) if folder.is_dir() else []
     frames = {path.stem: path for path in paths}
     if len(frames) < len(paths):
         twice = [path.name for path in paths if frames[path.stem] != path]

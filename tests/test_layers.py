@@ -9,21 +9,22 @@ import mtu.runtime.video
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "runtime" / "video"
-LISTED = re.findall(r"^    (\w+)  +\S", mtu.runtime.video.__doc__ or "", re.MULTILINE)
+LISTED = re.findall(r"^    ([\w/]+)  +\S", mtu.runtime.video.__doc__ or "", re.MULTILINE)
 
 
 def imported(name: str) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse((FOLDER / f"{name}.py").read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mtu.runtime.video"):
-            module = (node.module or "").removeprefix("mtu.runtime.video").strip(".")
-            found |= {module} if module else {alias.name for alias in node.names}
+            module = (node.module or "").removeprefix("mtu.runtime.video").strip(".").replace(".", "/")
+            inside = {f"{module}/{alias.name}".strip("/") for alias in node.names}
+            found |= inside if module in ("", "pictures", "containers") else {module}
     return found
 
 
 def test_every_file_is_in_the_map_once():
-    files = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
-    assert sorted(LISTED) == files
+    files = (path.relative_to(FOLDER) for path in FOLDER.rglob("*.py") if path.stem != "__init__")
+    assert sorted(LISTED) == sorted(file.with_suffix("").as_posix() for file in files)
 
 
 def test_imports_go_down_only():

@@ -5,51 +5,51 @@ both and writes a video, yuv4mpeg, or pictures. The files, lowest first; each im
 (tests/test_layers.py):
 
 Pictures, times and names
-    colour            the colours of pictures, YUV <-> RGB, quarter turns
-    filters           FFmpeg's filters on single pictures
-    fields            interlacing: which field comes first, marking it, deinterlacing
-    timing            segments, rates, timestamps that rise, timecodes
-    tags              names, languages and other words that containers keep of streams
+    containers/signatures     how files begin
+    containers/table          what each container can hold, and what its demuxer tells
+    colour                    the colours of pictures, YUV <-> RGB, quarter turns
+    filters                   FFmpeg's filters on single pictures
+    fields                    interlacing: which field comes first, marking it, deinterlacing
+    timing                    segments, rates, timestamps that rise, timecodes
+    tags                      names, languages and other words that containers keep of streams
 
 What PyAV does not show of files
-    matroska          elements: crop, and where a file is broken
-    quicktime         boxes of MP4 and MOV: place of the index, and where a file is broken
-    mpegts            packets: where some are missing
-    properties        orientation, crop, stereo 3D, HDR, alpha of a picture and its stream
-    picture_header    size, pages and animation of a picture file, without decoding it
-    images            decoding a picture file; listing those of a directory
+    containers/matroska       elements: crop, and where a file is broken
+    containers/quicktime      boxes of MP4 and MOV: place of the index, and where a file is broken
+    containers/mpegts         packets: where some are missing
+    properties                orientation, crop, stereo 3D, HDR, alpha of a picture and its stream
+    pictures/header           size, pages and animation of a picture file, without decoding it
+    pictures/files            decoding a picture file; listing those of a directory
 
 Reading
-    reader            the interface of all sources, and what the user asks of them
-    damage            what could not be read, in words
-    normalise         pictures that change inside a stream, as RGB of one size and colour
-    subtitles         text converted for a container; what is showing where a segment begins
-    video_reader      a container, or yuv4mpeg from stdin
-    picture_reader    pictures of a directory, or a single one
-    animated_webp     animated WebP, which FFmpeg does not decode
-    sources           which of these readers a source gets: `open_reader`
+    reader                    the interface of all sources, and what the user asks of them
+    damage                    what could not be read, in words
+    normalise                 pictures that change inside a stream, as RGB of one size and colour
+    subtitles                 text converted for a container; what is showing where a segment begins
+    video_reader              a container, or yuv4mpeg from stdin
+    pictures/reader           pictures of a directory, or a single one
+    pictures/animated_webp    animated WebP, which FFmpeg does not decode
+    sources                   which of these readers a source gets: `open_reader`
 
 Writing
-    writer            the interface of all targets, what the user asks of them, temporary files
-    encoder_choice    encoder and pixel format
-    quality           options of the encoder
-    encoding          all settings of the encoder, tried
-    palette           pictures of 256 colours for GIF
-    muxer_options     options of the container
-    trial             what a container refuses, found out in memory
-    track             packets of one copied stream: times, ends, hidden parts
-    copying           all streams that are not processed
-    video_writer      a container
-    yuv4mpeg          yuv4mpeg to stdout or a file
-    picture_encoding  PNG, JPEG and TIFF
-    picture_writer    a directory of pictures, or a single one
-    targets           which of these writers a target gets: `open_writer`
+    writer                    the interface of all targets, what the user asks of them, temporary files
+    encoders                  encoder, pixel format, options of the encoder
+    encoding                  all settings of the encoder, tried
+    containers/muxer_options  options of the container
+    trial                     what a container refuses, found out in memory
+    track                     packets of one copied stream: times, ends, hidden parts
+    copying                   all streams that are not processed
+    video_writer              a container
+    yuv4mpeg                  yuv4mpeg to stdout or a file
+    pictures/encoding         PNG, JPEG and TIFF
+    pictures/writer           a directory of pictures, or a single one
+    targets                   which of these writers a target gets: `open_writer`
 """
 
 from mtu.runtime.video.colour import Colour
-from mtu.runtime.video.images import read_image
-from mtu.runtime.video.muxer_options import parse_muxer_options
-from mtu.runtime.video.picture_encoding import write_png
+from mtu.runtime.video.containers.muxer_options import parse_muxer_options
+from mtu.runtime.video.pictures.encoding import write_png
+from mtu.runtime.video.pictures.files import read_picture
 from mtu.runtime.video.reader import Frame, Reader, ReadOptions
 from mtu.runtime.video.sources import open_reader
 from mtu.runtime.video.targets import open_writer
@@ -68,6 +68,6 @@ __all__ = [
     "open_writer",
     "parse_muxer_options",
     "parse_rate",
-    "read_image",
+    "read_picture",
     "write_png",
 ]

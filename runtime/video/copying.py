@@ -20,22 +20,16 @@ from av.stream import Stream
 from av.subtitles.stream import SubtitleStream
 from av.video.codeccontext import VideoCodecContext
 
+from mtu.runtime.video.containers.table import container_of
 from mtu.runtime.video.reader import Reader, is_inner
-from mtu.runtime.video.subtitles import TEXT, add_text, converted, is_text
-from mtu.runtime.video.tags import QUICKTIME, attachment_of, lost_marks, lost_of_stream, set_tag, stream_metadata
+from mtu.runtime.video.subtitles import add_text, converted, is_text
+from mtu.runtime.video.tags import attachment_of, lost_marks, lost_of_stream, set_tag, stream_metadata
 from mtu.runtime.video.timing import later_timecode
 from mtu.runtime.video.track import Track
 from mtu.runtime.video.trial import Sample, Trial, first_packets, refusal, tags_back
 
-# Containers that keep a cover as a cover, not as one more video.
-_COVERS = {"mp4", "ipod", "matroska"}
-# Containers that hide what lies before time 0; they take no subtitle without an end, either.
-_EDIT_LISTS = QUICKTIME - {"ismv"}
-_CHAPTERS = {"mp4", "mov", "ipod", "3gp", "3g2", "psp", "f4v", "matroska", "webm", "nut", "asf"}
 # The only subtitles of a transport stream that a player understands; its muxer takes any.
 _DVB = {"dvbsub", "dvb_subtitle", "dvb_teletext", "libzvbi_teletextdec", "pgssub", "hdmv_pgs_subtitle"}
-
-
 # FFmpeg's muxer ends the process at these, unless they come from the same container.
 _FLV_OWN = ("pcm_", "adpcm_", "nellymoser", "speex")
 
@@ -67,7 +61,7 @@ class Copier:
         `mux` writes a packet.
         """
         self.notes: list[str] = []
-        self._output, self._mux = output, mux
+        self._output, self._mux, self._row = output, mux, container_of(output.format.name)
         self._accepted = [pictures]
         self._copied: dict[int, _Copied] = {}
         source = reader.container
@@ -77,7 +71,7 @@ class Copier:
         for stream in others:
             self._take(stream, reader)
         chapters = _chapters(reader)
-        if chapters and output.format.name in _CHAPTERS:
+        if chapters and self._row.chapters:
             output.set_chapters(chapters)
         elif chapters:
             self.notes.append(f"{output.format.name} cannot hold chapters: dropped; .mkv would keep them")
@@ -99,7 +93,7 @@ class Copier:
         elif text is not None:
             self._copy_from(stream, text, reader, name)
             self._copied[stream.index].converted = True
-            self.notes.append(f"{container} cannot hold {name}: converted to {TEXT[container]}, without styles")
+            self.notes.append(f"{container} cannot hold {name}: converted to {self._row.text}, without styles")
         else:
             keeper = _keeper(stream, self._first.get(stream.index), cover is not None)
             better = f"; {keeper} would keep it" if keeper else ""
@@ -107,20 +101,19 @@ class Copier:
 
     def _as_text(self, stream: Stream) -> Sample | None:
         """A stream of text subtitles as the container holds it, None if it is none or holds none."""
-        codec = TEXT.get(self._output.format.name)
+        codec = self._row.text
         if codec is None or not isinstance(stream, SubtitleStream) or not is_text(stream):
             return None
         sample = Sample(lambda output: add_text(output, stream, codec))
         return sample if refusal(self._output, self._accepted, sample) is None else None
 
     def _copy_from(self, stream: Stream, sample: Sample, reader: Reader, name: str) -> None:
-        edit_lists = self._output.format.name in _EDIT_LISTS
         track = Track(
             "cover" if stream.index in reader.covers else stream.type,
             stream.time_base or Fraction(1, 1000),
             reader.origin,
-            edit_lists=edit_lists,
-            needs_ends=edit_lists,
+            edit_lists=self._row.edit_lists,
+            needs_ends=self._row.edit_lists,
         )
         self._copied[stream.index] = _Copied(
             name, track, sample.add(self._output), Trial(self._output, sample.add), converted=False
@@ -223,7 +216,7 @@ def _refusal(
     """How a container takes one more stream, or why it does not: tried in memory with a packet, if there is one."""
     container = output.format.name
     codec = stream.codec_context
-    if cover and container not in _COVERS:
+    if cover and not container_of(container).covers:
         return "it has no place for covers"
     if codec is None and stream.type != "attachment" and (stream.type != "data" or stream.name is None):
         return "its codec is unknown"

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import av
 
-from mtu.runtime.video import matroska, mpegts, quicktime
+from mtu.runtime.video.containers import matroska, mpegts, quicktime
 
 Fault = tuple[int, str]
 """A place in bytes, and what is wrong there."""

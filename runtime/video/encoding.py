@@ -21,9 +21,9 @@ from av.video.format import VideoFormat
 
 from mtu.core.errors import InvalidInputError
 from mtu.runtime.video.colour import FULL, RGB, UNSPECIFIED, is_rgb
-from mtu.runtime.video.encoder_choice import choose_codec, choose_format, did_you_mean, holds
+from mtu.runtime.video.containers.table import container_of
+from mtu.runtime.video.encoders import DEFAULTS, choose_codec, choose_format, choose_options, did_you_mean, holds
 from mtu.runtime.video.fields import Fields, marks_fields
-from mtu.runtime.video.quality import DEFAULTS, choose_options
 from mtu.runtime.video.reader import Reader
 from mtu.runtime.video.writer import EncodeOptions
 
@@ -33,10 +33,6 @@ _FORMATS = {"gif": "pal8", "libwebp": "bgra", "libwebp_anim": "bgra"}
 _FIELD_ORDERS = {"tff": 2, "bff": 3}
 NO_TIMESTAMPS = 0x80
 """FFmpeg's flag of formats without timestamps (AVFMT_NOTIMESTAMPS)."""
-# Containers without timestamps that do not have the flag; most store a rate.
-_RATE_ONLY = {"avi", "dv", "filmstrip", "ogg", "ogv", "rm", "roq", "swf"}
-# Containers that hold one time for each picture, of its place in the file: pictures must be shown in that order.
-_IN_ORDER = {"asf", "asf_stream", "avi"}
 # A rate that an encoder knows stands for one that is lower by so much: for a variable one, or 30 with missing pictures.
 _NEAR = Fraction(5, 100)
 _GIF_TICK = Fraction(1, 100)
@@ -114,7 +110,7 @@ def choose_encoding(
     formats = [form.name for form in Codec(codec, "w").video_formats or []]
     pix_fmt = _choose_pix_fmt(container, codec, formats, reader.pix_fmt, wanted.pix_fmt)
     options, qscale = choose_options(codec, wanted.options, wanted.crf)
-    if container.format.name in _IN_ORDER:
+    if container_of(container.format.name).in_order:
         options.setdefault("bf", "0")
     matrix, color_range = reader.colour.encoded(height)
     centred = reader.colour.centred
@@ -225,7 +221,7 @@ def _known_rate(container: OutputContainer, encoding: Encoding, rate: Fraction, 
 
 def holds_times(container: OutputContainer) -> bool:
     """Whether each picture has a time of its own in a container, not just a place in the order."""
-    return container.format.name not in _RATE_ONLY and not container.format.flags & NO_TIMESTAMPS
+    return not container_of(container.format.name).rate_only and not container.format.flags & NO_TIMESTAMPS
 
 
 def _rates(encoding: Encoding) -> list[Fraction]:

@@ -7,6 +7,9 @@ from typing import Any
 
 import av
 from av.filter import Graph
+from av.filter.context import FilterContext
+
+from mtu.runtime.video.colour import Pixels
 
 
 class Filter:
@@ -33,13 +36,18 @@ class Filter:
                 format=picture.format,
                 time_base=picture.time_base or Fraction(1),
             )
-            work = self._graph.add(self._name, self._arguments)
             self._sinks = [self._graph.add("buffersink", name=f"out{index}") for index in range(self._outputs)]
-            self._source.link_to(work)
+            work = self._build(self._graph, self._source)
             for index, sink in enumerate(self._sinks):
                 work.link_to(sink, index)
             self._graph.configure()
         self._source.push(picture)
+
+    def _build(self, graph: Graph, source: FilterContext) -> FilterContext:
+        """What lies between the source and the sinks."""
+        work = graph.add(self._name, self._arguments)
+        source.link_to(work)
+        return work
 
     def pull(self) -> tuple[int, av.VideoFrame] | None:
         """The next picture and the number of its output, None where the filter has to get more first."""
@@ -51,3 +59,34 @@ class Filter:
             assert isinstance(picture, av.VideoFrame)
             return index, picture
         return None
+
+
+class FromRGBToPalette(Filter):
+    """Converts RGB to pictures of the format pal8, dithered, each with its own palette. Not for two threads at once.
+
+    A palette for the whole video would need all of it in memory, and is no nearer to the pictures: 33.9 dB on the demo
+    clip, where a palette each has 34.5 dB and the fixed colours of rgb8 have 21.3 dB.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("paletteuse", "new=1")
+        self._count = 0
+
+    def _build(self, graph: Graph, source: FilterContext) -> FilterContext:
+        split, use = graph.add("split"), graph.add(self._name, self._arguments)
+        generate = graph.add("palettegen", "stats_mode=single:reserve_transparent=0")
+        source.link_to(split)
+        split.link_to(use, 0, 0)
+        split.link_to(generate, 1, 0)
+        generate.link_to(use, 0, 1)
+        return use
+
+    def __call__(self, rgb: Pixels) -> av.VideoFrame:
+        """A new picture; `rgb` may be reused as soon as this returns."""
+        picture = av.VideoFrame.from_ndarray(rgb, "rgb24")
+        picture.pts, picture.time_base = self._count, Fraction(1, 25)
+        self._count += 1
+        self.push(picture)
+        found = self.pull()
+        assert found is not None
+        return found[1]

@@ -13,7 +13,7 @@ from typing import Any
 import av
 from av.video.stream import VideoStream
 
-from mtu.runtime.video import matroska
+from mtu.runtime.video.containers import matroska
 from mtu.runtime.video.filters import Filter
 
 # Side data of pictures that PyAV cannot hand to an encoder or a container.
@@ -35,7 +35,6 @@ _STEREO = {
     6: ("row_interleaved_lr", "row_interleaved_rl"),
     7: ("col_interleaved_lr", "col_interleaved_rl"),
 }
-_IN_WEBM = {"left_right", "right_left", "top_bottom", "bottom_top"}
 
 
 def side_data(picture: av.VideoFrame) -> dict[str, bytes]:
@@ -109,11 +108,6 @@ def stereo_mode(picture: av.VideoFrame, stream: VideoStream) -> str | None:
         kind, flags = struct.unpack("2i", data[:8])
         mode = _STEREO[kind][flags & 1] if kind in _STEREO else None
     return None if mode == "mono" else mode
-
-
-def keeps_stereo(container: str, mode: str) -> bool:
-    """Whether a container can say so of a stream that is encoded here."""
-    return container == "matroska" or (container == "webm" and mode in _IN_WEBM)
 
 
 def property_notes(picture: av.VideoFrame, stream: VideoStream) -> list[str]:

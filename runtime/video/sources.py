@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 
 from mtu.core.errors import InvalidInputError, MissingFileError
 from mtu.core.kinds import is_model_directory, kind_of, meant
-from mtu.runtime.video.animated_webp import AnimatedWebPReader
-from mtu.runtime.video.images import IMAGE_SUFFIXES, list_images
-from mtu.runtime.video.picture_header import Header, known_header
-from mtu.runtime.video.picture_reader import PictureReader
+from mtu.runtime.video.containers.signatures import signature_of
+from mtu.runtime.video.pictures.animated_webp import AnimatedWebPReader
+from mtu.runtime.video.pictures.files import PICTURE_SUFFIXES, list_pictures
+from mtu.runtime.video.pictures.header import Header, known_header
+from mtu.runtime.video.pictures.reader import PictureReader
 from mtu.runtime.video.reader import Reader, ReadOptions
 from mtu.runtime.video.video_reader import VideoReader
 
 _ANIMATIONS = {".gif", ".apng"}
-_BEGINNINGS = {
-    b"....ftyp": "MP4 or MOV",
-    b"....moov": "MOV",
-    b"\x1a\x45\xdf\xa3": "Matroska or WebM",
-    b"RIFF....AVI ": "AVI",
-    b"RIFF....WEBP": "WebP",
-    b"\x89PNG": "PNG",
-    b"\xff\xd8\xff": "JPEG",
-    b"GIF8": "GIF",
-    b"FLV": "FLV",
-    b"OggS": "Ogg",
-    b"\x00\x00\x01\xba": "MPEG",
-    b"\x00\x00\x00\x01": "an H.264 or HEVC stream",
-    b"DKIF": "IVF",
-    b"G": "MPEG-TS",
-}
-"""How other formats begin, as regular expressions."""
 
 
 def open_reader(source: str | Path, options: ReadOptions | None = None) -> Reader:
@@ -55,20 +38,20 @@ def open_reader(source: str | Path, options: ReadOptions | None = None) -> Reade
     if kind_of(path) in ("checkpoint", "graph", "engine"):
         raise InvalidInputError(f"{name} {meant(path)}")
     suffix = path.suffix.lower()
-    if suffix in IMAGE_SUFFIXES | _ANIMATIONS:
+    if suffix in PICTURE_SUFFIXES | _ANIMATIONS:
         header = known_header(path)
         if header is not None and header.animated:
             return _open_animation(name, header, options)
-    return PictureReader(name, [path], options) if suffix in IMAGE_SUFFIXES else VideoReader(name, options)
+    return PictureReader(name, [path], options) if suffix in PICTURE_SUFFIXES else VideoReader(name, options)
 
 
 def _pictures(directory: Path) -> list[Path]:
     """Its pictures. Raises InvalidInputError if it has none."""
-    paths = list_images(directory)
+    paths = list_pictures(directory)
     if not paths and is_model_directory(directory):
         raise InvalidInputError(f"{directory} {meant(directory)}")
     if not paths:
-        kinds = " ".join(sorted(IMAGE_SUFFIXES))
+        kinds = " ".join(sorted(PICTURE_SUFFIXES))
         raise InvalidInputError(f"{directory} holds no pictures: none of its files ends in one of {kinds}")
     return paths
 
@@ -94,8 +77,8 @@ def _refuse_other_input() -> None:
         raise InvalidInputError(f"stdin is empty: pipe in yuv4mpeg, and see what the program before it said: {pipe}")
     if start.startswith(b"YUV4MPEG2"[: len(start)]):
         return
-    looks = next((name for begin, name in _BEGINNINGS.items() if re.match(begin, start, re.DOTALL)), None)
-    looks = f", it looks like {looks}" if looks else ""
+    found = signature_of(start)
+    looks = f", it looks like {found.name}" if found else ""
     raise InvalidInputError(
         f"stdin is not yuv4mpeg{looks}: give the name of the file, or pipe it through ffmpeg: {pipe}"
     )

@@ -12,13 +12,10 @@ from typing import Any
 
 import av
 from av.container import InputContainer, OutputContainer
-from av.subtitles.codeccontext import SubtitleCodecContext
 from av.subtitles.stream import SubtitleStream
 
 from mtu.runtime.video.tags import stream_metadata
 
-TEXT = {"mp4": "mov_text", "mov": "mov_text", "ipod": "mov_text", "matroska": "subrip", "webm": "webvtt"}
-"""The text subtitles of a container, to which others are converted."""
 REACH = 60
 """Seconds before the segment that are searched; subtitles are rarely shown for longer."""
 
@@ -26,12 +23,11 @@ REACH = 60
 def is_text(stream: SubtitleStream) -> bool:
     """Whether subtitles are text that can be converted."""
     context = stream.codec_context
-    # PyAV before 15 cannot give an encoder the header it needs.
-    return context is not None and context.codec.text_sub and hasattr(SubtitleCodecContext, "subtitle_header")
+    return context is not None and context.codec.text_sub
 
 
 def add_text(output: OutputContainer, stream: SubtitleStream, codec: str) -> SubtitleStream:
-    """Add a stream of converted subtitles to a container; `codec` is one of `TEXT`."""
+    """Add a stream of converted subtitles to a container; `codec` is its `Container.text`."""
     context = stream.codec_context
     context.open(strict=False)
     added: Any = output.add_stream(codec)

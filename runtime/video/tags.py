@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 
 from av.stream import Disposition, Stream
 
-QUICKTIME = {"mp4", "mov", "ipod", "3gp", "3g2", "psp", "ismv", "f4v"}
-"""FFmpeg's names of the containers that are made of QuickTime's boxes."""
+from mtu.runtime.video.containers.signatures import signature_of
+from mtu.runtime.video.containers.table import container_of
+
 # Written by the muxer itself, or true of the source only.
 _STALE = {"encoder", "duration", "major_brand", "minor_version", "compatible_brands", "vendor_id"}
 # True of pictures that are copied; the writer says anew how encoded ones hold two views, and they have no alpha.
@@ -38,15 +39,6 @@ _MARKS = (
     Disposition.captions,
     Disposition.descriptions,
 )
-# How files of pictures begin -> type and ending.
-_PICTURES = {
-    rb"\xff\xd8\xff": ("image/jpeg", "jpg"),
-    rb"\x89PNG": ("image/png", "png"),
-    rb"GIF8": ("image/gif", "gif"),
-    rb"BM": ("image/bmp", "bmp"),
-    rb"II\*\0|MM\0\*": ("image/tiff", "tif"),
-    rb"RIFF....WEBP": ("image/webp", "webp"),
-}
 
 
 def kept_metadata(metadata: Mapping[str, str], *, encoded: bool = False) -> dict[str, str]:
@@ -62,7 +54,7 @@ def kept_metadata(metadata: Mapping[str, str], *, encoded: bool = False) -> dict
 def stream_metadata(metadata: Mapping[str, str], container: str, *, encoded: bool = False) -> dict[str, str]:
     """Metadata of a stream, with its name where `container` has names of tracks.
 
-    MP4 and MOV have two places, `name` (written as `title`) and the handler's name; all others have `title`. What
+    MP4 and MOV have two, `name` (written as `title`) and the handler's name; all others have `title`. What
     software writes as the handler's name is none.
     """
     kept = kept_metadata(metadata, encoded=encoded)
@@ -76,7 +68,7 @@ def stream_metadata(metadata: Mapping[str, str], container: str, *, encoded: boo
     name = named.get("title") or named.get("name") or handler
     if name:
         kept["title"] = name
-    if container in QUICKTIME and (handler or name):
+    if container_of(container).quicktime and (handler or name):
         kept["handler_name"] = handler or name
     if container == "mov" and "language" in kept:
         kept["language"] = _MOV_LANGUAGES.get(kept["language"], kept["language"])
@@ -108,7 +100,7 @@ def set_tag(stream: Stream, container: str, source: Stream | None = None) -> Non
     A copied stream that is tagged `hev1` has parameter sets between its pictures, and keeps that tag.
     """
     context = stream.codec_context
-    if container not in QUICKTIME or context is None or context.codec.canonical_name != "hevc":
+    if not container_of(container).quicktime or context is None or context.codec.canonical_name != "hevc":
         return
     kept = source is not None and source.codec_context.codec_tag == "hev1"
     context.codec_tag = "hev1" if kept else "hvc1"
@@ -117,6 +109,9 @@ def set_tag(stream: Stream, container: str, source: Stream | None = None) -> Non
 def attachment_of(stream: Stream, data: bytes) -> tuple[str, str]:
     """File name and type of an attached picture, as Matroska writes them; `data` counts more than the tag."""
     tags = {key.lower(): value for key, value in stream.metadata.items()}
-    tagged = (tags.get("mimetype", "application/octet-stream"), "bin")
-    kind, ending = next((known for start, known in _PICTURES.items() if re.match(start, data, re.S)), tagged)
-    return tags.get("filename") or f"cover.{ending}", kind
+    found = signature_of(data[:16])
+    if found is None or not found.kind:
+        mime, suffix = tags.get("mimetype", "application/octet-stream"), "bin"
+    else:
+        mime, suffix = f"image/{found.kind}", found.suffix
+    return tags.get("filename") or f"cover.{suffix}", mime

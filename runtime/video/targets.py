@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 from mtu.core.errors import InvalidInputError, OutputError
-from mtu.runtime.video.images import IMAGE_SUFFIXES
-from mtu.runtime.video.picture_encoding import choose_picture_encoding
-from mtu.runtime.video.picture_writer import DirectoryWriter, PictureWriter
+from mtu.runtime.video.pictures.encoding import choose_picture_encoding
+from mtu.runtime.video.pictures.files import PICTURE_SUFFIXES
+from mtu.runtime.video.pictures.writer import DirectoryWriter, PictureWriter
 from mtu.runtime.video.reader import Reader
 from mtu.runtime.video.video_writer import VideoWriter
 from mtu.runtime.video.writer import EncodeOptions, Writer
@@ -44,7 +44,7 @@ def open_writer(
     if path.exists() and not overwrite:
         raise OutputError(f"{name} exists: choose another name, or replace it with --overwrite")
     still = reader.stems is not None and reader.frame_count == 1
-    if path.suffix.lower() in IMAGE_SUFFIXES and (still or path.suffix.lower() != ".webp"):
+    if path.suffix.lower() in PICTURE_SUFFIXES and (still or path.suffix.lower() != ".webp"):
         encoding = choose_picture_encoding(options, path)
         if not still:
             raise InvalidInputError(

@@ -21,6 +21,7 @@ from av.video.stream import VideoStream
 
 from mtu.core.errors import InvalidInputError
 from mtu.runtime.video.colour import quarter_turn
+from mtu.runtime.video.containers.table import demuxer_of
 from mtu.runtime.video.damage import CountedPipe, Damage
 from mtu.runtime.video.fields import Deinterlacer, FieldOrder
 from mtu.runtime.video.normalise import Normaliser
@@ -29,10 +30,6 @@ from mtu.runtime.video.reader import Frame, Reader, ReadOptions, is_inner
 from mtu.runtime.video.subtitles import showing_at
 from mtu.runtime.video.timing import Clock, Segment
 
-# Formats whose clocks begin anywhere; in the others an offset is meant.
-_FREE_CLOCKS = {"mpegts", "mpeg"}
-# Formats whose duration counts from time 0, not from where their clock begins.
-_LASTS_FROM_ZERO = {"matroska,webm", "nut"}
 _Y4M = "yuv4mpegpipe"
 # Demuxers that take text or anything at all for a video.
 _NOT_VIDEO = {"tty", "bin", "xbin", "adf", "idf"}
@@ -98,17 +95,14 @@ class VideoReader(Reader):
         self.stream = stream = self._choose(videos)
         self._index = stream.index
         stream.thread_type = "AUTO"
-        # Matroska's pixel aspect holds for the whole track; elsewhere the codec's, unless the container has another.
+        self._row = demuxer_of(container.format.name)
         whole, own = stream.sample_aspect_ratio or None, stream.codec_context.sample_aspect_ratio or None
-        self._follows_aspect = container.format.name != "matroska,webm" and whole == own
+        self._follows_aspect = not self._row.aspect_of_track and whole == own
         self.time_base = stream.time_base or Fraction(1, 1000)
         self.average_rate = stream.average_rate or stream.guessed_rate or None
         self._clock = Clock(self.time_base, self.average_rate)
         self._raw = self._decode_all(stream)
         self._ahead: deque[av.VideoFrame | av.Packet[Any]] = deque()
-        # AVI has no timestamps, and those that FFmpeg makes up for B-frames are wrong: there the place in the file,
-        # which is the packet's dts, is the time, and the n-th picture out belongs to the n-th packet in.
-        self._packets_are_timed = container.format.name == "avi"
         self._packet_times: deque[int] = deque()
         self._packets = 0
 
@@ -183,7 +177,7 @@ class VideoReader(Reader):
                 yield packet
 
     def _decode(self, stream: VideoStream, packet: av.Packet[Any] | None) -> list[av.VideoFrame]:
-        if self._packets_are_timed and packet is not None and packet.dts is not None:
+        if self._row.packets_are_timed and packet is not None and packet.dts is not None:
             self._packet_times.append(packet.dts)
         try:
             pictures = stream.decode(packet)
@@ -194,7 +188,7 @@ class VideoReader(Reader):
             return []
         for picture in pictures:
             self._damage.decoded()
-            if self._packets_are_timed:
+            if self._row.packets_are_timed:
                 picture.pts = self._packet_times.popleft() if self._packet_times else None
         return pictures
 
@@ -280,7 +274,7 @@ class VideoReader(Reader):
     def _begin(self) -> Fraction:
         """The time from which the container's duration counts."""
         assert self.container is not None
-        if self.container.format.name in _LASTS_FROM_ZERO:
+        if self._row.lasts_from_zero:
             return Fraction(0)
         return Fraction(self.container.start_time or 0, av.time_base)
 
@@ -294,7 +288,7 @@ class VideoReader(Reader):
         if self.segment is not None:
             self.origin = self.start
             return
-        if self.container.format.name in _FREE_CLOCKS and self.container.start_time is not None:
+        if self._row.free_clock and self.container.start_time is not None:
             self.origin = Fraction(self.container.start_time, av.time_base)
         if self.start < self.origin or self.start < 0:
             self.origin = self.start
@@ -358,7 +352,7 @@ class VideoReader(Reader):
     def _what_was_lost(self) -> str | None:
         assert self.container is not None and self.stream is not None
         lost = self._damage.lost()
-        if self._packets_are_timed and self.segment is None and self._packets < self.stream.frames:
+        if self._row.packets_are_timed and self.segment is None and self._packets < self.stream.frames:
             lost.append(f"{self.stream.frames - self._packets} of {self.stream.frames} pictures are missing")
         elif not self._past_end and self.container.duration and self.source != "-":
             end = self._begin() + Fraction(self.container.duration, av.time_base)

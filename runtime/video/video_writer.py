@@ -20,20 +20,18 @@ from av.video.stream import VideoStream
 
 from mtu.core.errors import InvalidInputError
 from mtu.runtime.video.colour import FromRGB, Pixels, swaps_sides
+from mtu.runtime.video.containers.muxer_options import add_options, kept_options
+from mtu.runtime.video.containers.table import container_of
 from mtu.runtime.video.copying import Copier, timecode_of
 from mtu.runtime.video.encoding import NO_TIMESTAMPS, Encoding, choose_encoding, with_fields
 from mtu.runtime.video.fields import FieldMarker
-from mtu.runtime.video.muxer_options import ANIMATIONS, add_options, kept_options
-from mtu.runtime.video.palette import FromRGBToPalette
-from mtu.runtime.video.properties import keeps_stereo
+from mtu.runtime.video.filters import FromRGBToPalette
 from mtu.runtime.video.reader import USUAL_RATE, Frame, Reader
-from mtu.runtime.video.tags import QUICKTIME, kept_metadata, lost_of_stream, lost_tags, set_tag, stream_metadata
+from mtu.runtime.video.tags import kept_metadata, lost_of_stream, lost_tags, set_tag, stream_metadata
 from mtu.runtime.video.timing import Drift
 from mtu.runtime.video.trial import Refused, Sample, is_fatal, reason_of, rehearse
 from mtu.runtime.video.writer import EncodeOptions, Writer, create_file, finish_file, temporary_name, write_failed
 
-# Containers that keep a display matrix; all eight turns and flips survive them (test_video_pictures.py).
-_KEEPS_MATRIX = {"mp4", "mov", "3gp", "3g2", "ipod", "ismv", "f4v", "psp", "matroska", "webm"}
 # Codecs that hold the aspect ratio of their pixels; PyAV cannot write Matroska's own.
 _KEEPS_ASPECT = {"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video"}
 
@@ -91,7 +89,8 @@ class VideoWriter(Writer):
 
     def _prepare(self, reader: Reader, width: int, height: int, options: EncodeOptions, copy_streams: bool) -> None:
         container = self._container
-        if self._turn and container.format.name in _KEEPS_MATRIX and hasattr(VideoStream, "set_display_matrix"):
+        self._row = container_of(container.format.name)
+        if self._turn and self._row.matrix and hasattr(VideoStream, "set_display_matrix"):
             self._turn = None
         elif self._turn:
             self.notes.append(f"{container.format.name} holds no orientation: the pictures are turned upright")
@@ -106,8 +105,7 @@ class VideoWriter(Writer):
             encoding, notes = with_fields(encoding, reader.fields)
             self.notes += notes
         self._fields, self._mark = (reader.fields, encoding.fields), FieldMarker()
-        matroska = container.format.name in ("matroska", "webm")
-        lost = matroska and Codec(encoding.codec, "w").canonical_name not in _KEEPS_ASPECT
+        lost = self._row.matroska and Codec(encoding.codec, "w").canonical_name not in _KEEPS_ASPECT
         if lost and encoding.sample_aspect_ratio not in (None, 1):
             self.notes.append(f"the aspect ratio of {encoding.codec} is lost in {container.format.name}: use .mp4")
         if reader.stems is not None and reader.average_rate == USUAL_RATE:
@@ -119,7 +117,7 @@ class VideoWriter(Writer):
             if encoding.pix_fmt == "pal8"
             else FromRGB(encoding.pix_fmt, encoding.matrix, encoding.range, centred=encoding.centred)
         )
-        if reader.loops not in (None, 1) and self._name not in ANIMATIONS:
+        if reader.loops not in (None, 1) and self._row.loops is None:
             times = f"{reader.loops} times" if reader.loops else "for ever"
             self.notes.append(f"{self._name} does not say how often it is played: the source is, {times}")
 
@@ -153,7 +151,7 @@ class VideoWriter(Writer):
 
     def _say_what_is_lost(self, reader: Reader, tags: list[tuple[str, str]]) -> None:
         """Compare what was to be written with the tags that the container gave back."""
-        if reader.stereo_mode is not None and not keeps_stereo(self._name, reader.stereo_mode):
+        if reader.stereo_mode is not None and not self._row.keeps_stereo(reader.stereo_mode):
             self.notes.append(
                 f"{self._name} is not told of the stereo 3D ({reader.stereo_mode}) of the pictures; .mkv is"
             )
@@ -161,7 +159,7 @@ class VideoWriter(Writer):
         if timecode is not None and "timecode" not in {key.lower() for key, _ in tags}:
             self.notes.append(f"{self._name} cannot hold the timecode {timecode} of this video: dropped")
         if tags_lost := [tag for tag in lost_tags(self._container.metadata, tags) if tag != "timecode"]:
-            keep = "; --mux use_metadata_tags would, where few programs look" if self._name in QUICKTIME else ""
+            keep = "; --mux use_metadata_tags would, where few programs look" if self._row.quicktime else ""
             self.notes.append(f"{self._name} cannot hold these tags: {', '.join(tags_lost)}{keep}")
         names = {key: value for key, value in self._stream.metadata.items() if key != "language"}
         if name_lost := lost_of_stream(names, tags):
@@ -178,7 +176,7 @@ class VideoWriter(Writer):
         if reader.stream is not None:
             stream.metadata.update(stream_metadata(reader.stream.metadata, output.format.name, encoded=True))
             stream.disposition = reader.stream.disposition
-        if reader.stereo_mode is not None and keeps_stereo(output.format.name, reader.stereo_mode):
+        if reader.stereo_mode is not None and self._row.keeps_stereo(reader.stereo_mode):
             stream.metadata["stereo_mode"] = reader.stereo_mode
         timecode = timecode_of(reader)
         if timecode is not None:

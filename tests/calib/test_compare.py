@@ -53,7 +53,7 @@ from mtu.runtime import open_backend, open_bundle, restore
 from mtu.runtime.backends import Finished
 from mtu.runtime.engine import Profile, Sizes
 from mtu.runtime.report import check_report, write_report
-from mtu.runtime.video import read_image, write_png
+from mtu.runtime.video import read_picture, write_png
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 HEIGHT, WIDTH, COUNT = 30, 50, 6
@@ -529,7 +529,7 @@ def test_the_command_writes_what_it_measured(capsys, tmp_path, small, half, clip
     (tmp_path / "a.png").write_bytes(shown.pictures["A"][0])
     a, b = open_backend("onnxruntime", small), open_backend("onnxruntime", half)
     step, _ = compare(a, b, frames()[:4])
-    assert np.array_equal(read_image(tmp_path / "a.png"), step.pictures.a)
+    assert np.array_equal(read_picture(tmp_path / "a.png"), step.pictures.a)
     assert {path.name for path in tmp_path.iterdir()} == {"r.json", "r.html", "a.png"}
 
 
@@ -677,7 +677,7 @@ def test_curves_of_reports(tmp_path, small, clip, capsys):
     sides = [small.directory, small.directory, "--input", clip, "--frames", 3]
     assert cli.run(capsys, "mtu-compare", *sides, "--json", tmp_path / "r.json").code == 0
     main_command([tmp_path / "r.json"], tmp_path / "curves.png")
-    assert read_image(tmp_path / "curves.png").shape == (360, 1100, 3)
+    assert read_picture(tmp_path / "curves.png").shape == (360, 1100, 3)
     with pytest.raises(InvalidInputError, match=r"give a name that ends in \.png or \.svg"):
         main_command([tmp_path / "r.json"], tmp_path / "curves.foo")
     (tmp_path / "other.json").write_text('{"modes": {"step": {"frames": [{}]}}}')

@@ -24,7 +24,7 @@ from mtu.calib.evaluate import evaluate
 from mtu.calib.quality import SMALLEST, measure, psnr
 from mtu.core.errors import InvalidInputError, OutputError
 from mtu.runtime import Bundle, deblur
-from mtu.runtime.video import read_image, write_png
+from mtu.runtime.video import read_picture, write_png
 
 pytest.importorskip("skimage")
 pytest.importorskip("onnxruntime")
@@ -113,7 +113,7 @@ def folder_of(root: Path, video: str, kind: str) -> Path:
 
 
 def pictures(folder: Path) -> list[NDArray[np.uint8]]:
-    return [read_image(path) for path in sorted(folder.iterdir())]
+    return [read_picture(path) for path in sorted(folder.iterdir())]
 
 
 def refused(ended: Ended, *words: str) -> None:
@@ -204,7 +204,7 @@ def test_the_blurred_input_is_aligned_as_well(tmp_path: Path, small: Bundle) -> 
 def test_videos_of_other_sizes_have_their_backend(dvd: Path, small: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in ("input", "GT"):
         for path in folder_of(dvd, "IMG_0049", kind).iterdir():
-            write_png(path, np.ascontiguousarray(read_image(path).swapaxes(0, 1)))
+            write_png(path, np.ascontiguousarray(read_picture(path).swapaxes(0, 1)))
     opened: list[Any] = []
     original = module.open_backend
     monkeypatch.setattr(module, "open_backend", lambda *a, **k: opened.append(k["size"]) or original(*a, **k))
@@ -342,7 +342,7 @@ def test_frames_that_cannot_be_measured(dvd: Path, small: Bundle, capsys: pytest
         path.write_bytes(content)
     for kind in ("input", "GT"):
         for path in folder_of(dvd, video, kind).iterdir():
-            write_png(path, read_image(path)[:10])
+            write_png(path, read_picture(path)[:10])
     refused(run(capsys, *command), "00000.png is 36x10: SSIM needs 11x11")
     for kind in ("input", "GT"):
         for path in sorted(folder_of(dvd, video, kind).iterdir())[1:]:

@@ -32,7 +32,7 @@ from mtu.runtime import open_backend, open_bundle
 from mtu.runtime.compare import compose
 from mtu.runtime.console import run_app, say
 from mtu.runtime.console.progress import FpsColumn
-from mtu.runtime.video import open_reader, read_image, write_png
+from mtu.runtime.video import open_reader, read_picture, write_png
 from mtu.runtime.video.colour import upright
 
 TURNS = {
@@ -68,7 +68,7 @@ def test_a_percent_sign_in_a_picture_name_is_no_pattern(tmp_path):
     first, second = moving(2)
     write_png(tmp_path / "p%03d.png", first)
     write_png(tmp_path / "p001.png", second)
-    assert np.array_equal(read_image(tmp_path / "p%03d.png"), first)
+    assert np.array_equal(read_picture(tmp_path / "p%03d.png"), first)
 
 
 def test_an_address_that_does_not_answer(capsys, tmp_path, small):
@@ -274,7 +274,7 @@ def test_a_turned_video_is_compared_side_by_side(capsys, tmp_path, small):
     source = make_video(tmp_path / "in.mp4", 3, display_matrix=TURNS["90"])
     arguments = (source, "-o", tmp_path / "out", "--compare", "side-by-side", "--model", small.directory)
     assert cli.run(capsys, "mtu-run", *arguments).code == 0
-    assert read_image(tmp_path / "out" / "000000.png").shape == (64, 96, 3)
+    assert read_picture(tmp_path / "out" / "000000.png").shape == (64, 96, 3)
 
 
 def test_the_progress_line_is_one_line():

@@ -23,7 +23,7 @@ from mtu.runtime import Bundle, open_backend, read_frames
 from mtu.runtime.engine import Engine, Profile, Sizes
 from mtu.runtime.memory import COSTS, Cost, available_memory, needed
 from mtu.runtime.tiles import OVERLAP, TiledSession, Tiling, choose_tiling, fit_memory
-from mtu.runtime.video import read_image
+from mtu.runtime.video import read_picture
 
 GIB = 2**30
 
@@ -251,9 +251,9 @@ def test_a_run_in_tiles(capsys, tmp_path, small, free):
     session = TiledSession(backend, Tiling((46, 399), (48, 264)))
     frames = list(read_frames(clip))
     expected = [r.rgb for frame in frames for r in session.push(frame)] + [r.rgb for r in session.flush()]
-    written = [read_image(path) for path in sorted((tmp_path / "out").iterdir())]
+    written = [read_picture(path) for path in sorted((tmp_path / "out").iterdir())]
     assert np.array_equal(written, expected)
-    assert [read_image(path).shape for path in (tmp_path / "motion").iterdir()] == [(46, 399, 3)] * 5
+    assert [read_picture(path).shape for path in (tmp_path / "motion").iterdir()] == [(46, 399, 3)] * 5
     whole = needed(backend, (46, 399), (48, 400), 1)
     backend.close()
     free(int(whole / 0.9) - 1)

@@ -23,7 +23,7 @@ from tests.processes import LIMIT, environment, is_full, wait_until
 from mtu.runtime import deblur, open_backend, read_frames, restore
 from mtu.runtime.compare import compose
 from mtu.runtime.motion_picture import motion_picture
-from mtu.runtime.video import read_image, write_png
+from mtu.runtime.video import read_picture, write_png
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_the_pictures_are_those_of_the_library(capsys, tmp_path, small, clip):
     assert ended.out == ""
     assert "7 frames 64x48 in" in ended.err and "onnxruntime cpu" in ended.err
     expected = list(deblur(read_frames(clip), model=small.directory))
-    written = [read_image(path) for path in sorted((tmp_path / "out").iterdir())]
+    written = [read_picture(path) for path in sorted((tmp_path / "out").iterdir())]
     assert len(written) == 7
     assert all(np.array_equal(a, b) for a, b in zip(written, expected, strict=True))
 
@@ -46,7 +46,7 @@ def test_torch_and_onnxruntime_write_the_same(capsys, tmp_path, small, clip):
     for backend in ("onnxruntime", "torch"):
         cli.run(capsys, "mtu-run", clip, "-o", tmp_path / backend, "--model", small.directory, "--backend", backend)
     for a, b in zip(sorted((tmp_path / "onnxruntime").iterdir()), sorted((tmp_path / "torch").iterdir()), strict=True):
-        assert np.abs(read_image(a).astype(int) - read_image(b)).max() <= 1
+        assert np.abs(read_picture(a).astype(int) - read_picture(b)).max() <= 1
 
 
 def test_reruns_are_bit_identical(capsys, tmp_path, small):
@@ -90,7 +90,7 @@ def test_a_released_checkpoint_all_the_way(capsys, tmp_path, units):
             restored, states, _ = network.step(window, states) if states else network.first(window)
             expected = (restored[0].permute(1, 2, 0)[:30, :45] * 255).numpy()
             for backend in backends:
-                assert np.abs(read_image(tmp_path / backend / f"{t}.png") - expected).max() <= 0.5 + 0.02
+                assert np.abs(read_picture(tmp_path / backend / f"{t}.png") - expected).max() <= 0.5 + 0.02
 
 
 def test_variable_frame_rate_odd_size_audio_and_subtitles_are_kept(capsys, tmp_path, small):
@@ -134,9 +134,9 @@ def test_a_scene_cut_starts_afresh(capsys, tmp_path, small):
         assert cli.run(capsys, "mtu-run", *arguments).code == 0
         assert json.loads(report.read_text())["scene_cuts"] == ([4] if name == "cut" else [])
     fresh = list(deblur(bright, model=small.directory, scene_threshold=None))
-    pictures = [read_image(path) for path in sorted((tmp_path / "cut").iterdir())]
+    pictures = [read_picture(path) for path in sorted((tmp_path / "cut").iterdir())]
     assert all(np.array_equal(a, b) for a, b in zip(pictures[4:], fresh, strict=True))
-    assert not np.array_equal(read_image(tmp_path / "whole" / "000004.png"), fresh[0])
+    assert not np.array_equal(read_picture(tmp_path / "whole" / "000004.png"), fresh[0])
 
 
 def test_the_report_says_what_was_done(capsys, tmp_path, small, clip):
@@ -153,7 +153,7 @@ def test_compare(capsys, tmp_path, small, clip, compare, width):
     arguments = (clip, "-o", tmp_path / "out", "--model", small.directory, "--compare", compare)
     assert cli.run(capsys, "mtu-run", *arguments).code == 0
     after = list(deblur(read_frames(clip), model=small.directory))
-    picture = read_image(tmp_path / "out" / "000003.png")
+    picture = read_picture(tmp_path / "out" / "000003.png")
     assert picture.shape == (48, width, 3)
     before = list(read_frames(clip))[3]
     assert np.array_equal(picture[:, :31], before[:, :31])
@@ -169,7 +169,7 @@ def test_compose_of_one_pixel():
 def test_save_motion_colours_the_displacement(capsys, tmp_path, small, clip):
     arguments = (clip, "-o", tmp_path / "out.mkv", "--model", small.directory, "--save-motion", tmp_path / "motion")
     assert cli.run(capsys, "mtu-run", *arguments).code == 0
-    pictures = [read_image(path) for path in sorted((tmp_path / "motion").iterdir())]
+    pictures = [read_picture(path) for path in sorted((tmp_path / "motion").iterdir())]
     backend = open_backend("onnxruntime", small)
     expected = [motion_picture(r.displacement, 10, 48, 64) for r in restore(read_frames(clip), backend)]
     assert all(np.array_equal(a, b) for a, b in zip(pictures, expected, strict=True))
@@ -192,7 +192,7 @@ def test_tiny_sizes_and_short_clips(capsys, tmp_path, small, count, height, widt
         write_png(tmp_path / "in" / f"{index}.png", np.full((height, width, 3), 40 * index, np.uint8))
     ended = cli.run(capsys, "mtu-run", tmp_path / "in", "-o", tmp_path / "out", "--model", small.directory)
     assert ended.code == 0, ended.err
-    assert [read_image(p).shape for p in sorted((tmp_path / "out").iterdir())] == [(height, width, 3)] * count
+    assert [read_picture(p).shape for p in sorted((tmp_path / "out").iterdir())] == [(height, width, 3)] * count
 
 
 def test_segment(capsys, tmp_path, small, clip):

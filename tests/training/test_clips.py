@@ -374,9 +374,9 @@ def test_sample_clips(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     names = {f"{seed}-{kind}.mp4" for seed in (7, 8) for kind in ("blurred", "sharp")} | {"clips.png"}
     assert {path.name for path in out.iterdir()} == names
-    from mtu.runtime.video import read_image
+    from mtu.runtime.video import read_picture
 
-    sheet = read_image(out / "clips.png")
+    sheet = read_picture(out / "clips.png")
     assert sheet.shape == (64, 96, 3)
     assert np.array_equal(sheet[:32, 32:64], clips.make_clip(7, 3, 32, 32, split="validation").sharp[1])
 

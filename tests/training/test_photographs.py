@@ -17,7 +17,7 @@ from tests.tiny_training import make_tiny
 
 from mtu.core.errors import InvalidInputError, MissingFileError
 from mtu.runtime.video import write_png
-from mtu.runtime.video.picture_encoding import PictureEncoding
+from mtu.runtime.video.pictures.encoding import PictureEncoding
 from mtu.training import data
 from mtu.training.data import photographs, textures
 from mtu.training.data.clips import make_clip

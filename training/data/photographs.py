@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mtu.core.errors import InvalidInputError, MissingFileError, MtuError
-from mtu.runtime.video import read_image
-from mtu.runtime.video.images import IMAGE_SUFFIXES, is_named_as_picture, natural_key
+from mtu.runtime.video import read_picture
+from mtu.runtime.video.pictures.files import PICTURE_SUFFIXES, is_named_as_picture, natural_key
 from mtu.training.data.textures import Photographs, Split
 
 SHARE = 0.8
@@ -40,7 +40,7 @@ def find_photographs(root: Path, split: Split, say: Callable[[str], None] = lamb
     if not paths:
         raise InvalidInputError(
             f"{root} has no photographs for {split}: give a folder with at least two pictures of {SMALLEST} pixels or"
-            f" more ({' '.join(sorted(IMAGE_SUFFIXES))}), or with the folders train/ and validation/"
+            f" more ({' '.join(sorted(PICTURE_SUFFIXES))}), or with the folders train/ and validation/"
         )
     return Photographs(tuple(paths), SHARE)
 
@@ -61,7 +61,7 @@ def _pictures(root: Path, say: Callable[[str], None]) -> list[Path]:
 def _is_usable(path: Path, say: Callable[[str], None]) -> bool:
     # Its header would say the size, but not the damage behind it, at which a training would end.
     try:
-        height, width = read_image(path).shape[:2]
+        height, width = read_picture(path).shape[:2]
     except MtuError as error:
         say(f"left out: {error}")
         return False

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtu.core.errors import MissingExtraError
-from mtu.runtime.video import read_image
+from mtu.runtime.video import read_picture
 
 Split = Literal["train", "validation"]
 Array = NDArray[np.float32]
@@ -117,8 +117,8 @@ def random_mask(rng: np.random.Generator, height: int, width: int) -> Array:
 
 @functools.lru_cache(40)
 def photograph(path: Path) -> NDArray[np.uint8]:
-    """A photograph, [h, w, 3], sRGB, its longer side at most `LARGEST`. Raises what `read_image` does."""
-    picture = read_image(path)
+    """A photograph, [h, w, 3], sRGB, its longer side at most `LARGEST`. Raises what `read_picture` does."""
+    picture = read_picture(path)
     h, w = picture.shape[:2]
     if max(h, w) <= LARGEST:
         return picture

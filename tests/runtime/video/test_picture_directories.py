@@ -15,8 +15,8 @@ from tests.media import Pixels, make_video, moving, times
 from tests.video_run import frames_of, run
 
 from mtu.core.errors import InvalidInputError
-from mtu.runtime.video import Frame, ReadOptions, open_reader, parse_rate, read_image, write_png
-from mtu.runtime.video import picture_reader as picture_reader_module
+from mtu.runtime.video import Frame, ReadOptions, open_reader, parse_rate, read_picture, write_png
+from mtu.runtime.video.pictures import reader as picture_reader_module
 
 Image: Any = pytest.importorskip("PIL.Image", reason="writes the kinds of files (Pillow comes with scikit-image)")
 
@@ -44,7 +44,7 @@ def never_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     def decode(*_: object, **__: object) -> None:
         raise AssertionError("a picture was decoded before the headers were checked")
 
-    monkeypatch.setattr(picture_reader_module, "decode_image", decode)
+    monkeypatch.setattr(picture_reader_module, "decode_picture", decode)
 
 
 @pytest.mark.parametrize(
@@ -82,13 +82,13 @@ def test_another_size_is_named_before_anything_is_decoded(tmp_path: Path, ending
 
 def test_each_picture_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, decoded = folder(tmp_path / "in"), []
-    decode = picture_reader_module.decode_image
+    decode = picture_reader_module.decode_picture
 
     def counting(path: Path, **options: Any) -> Any:
         decoded.append(path.name)
         return decode(path, **options)
 
-    monkeypatch.setattr(picture_reader_module, "decode_image", counting)
+    monkeypatch.setattr(picture_reader_module, "decode_picture", counting)
     with open_reader(source) as reader:
         assert len(frames_of(reader)) == 4
     assert decoded == ["0.png", "1.png", "2.png", "3.png"]
@@ -112,7 +112,7 @@ def test_orientations_count_for_the_size(tmp_path: Path, orientation: int, endin
         7: shown[::-1, ::-1].swapaxes(0, 1),
         8: np.rot90(shown),
     }[orientation]
-    assert np.abs(read_image(turned).astype(int) - shown).max() <= (16 if ending == "jpg" else 0)
+    assert np.abs(read_picture(turned).astype(int) - shown).max() <= (16 if ending == "jpg" else 0)
     # The upright one of the same size as shown fits, the other does not.
     save(tmp_path / "in" / "b.png", np.ascontiguousarray(shown))
     with open_reader(tmp_path / "in") as reader:
@@ -130,7 +130,7 @@ def test_an_orientation_behind_the_pixels_counts(tmp_path: Path) -> None:
     size = 12 + int.from_bytes(data[at : at + 4], "big")
     end = data.index(b"IEND") - 4
     path.write_bytes(data[:at] + data[at + size : end] + data[at : at + size] + data[end:])
-    assert np.array_equal(read_image(path), np.rot90(picture, -1))
+    assert np.array_equal(read_picture(path), np.rot90(picture, -1))
     with open_reader(path) as reader:
         assert (reader.width, reader.height) == (48, 64)
 
@@ -166,8 +166,8 @@ def test_broken_data_is_damage(tmp_path: Path, ending: str, how: str, kept: bool
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == left
     for name in left:
         if name != f"{which}.png":
-            want = read_image(source / f"{Path(name).stem}.{ending}")
-            assert np.array_equal(read_image(tmp_path / "out" / name), want)
+            want = read_picture(source / f"{Path(name).stem}.{ending}")
+            assert np.array_equal(read_picture(tmp_path / "out" / name), want)
 
 
 def test_a_picture_left_out_leaves_a_gap_in_the_video(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_a_broken_picture_is_no_calibration_picture(tmp_path: Path) -> None:
     path = save(tmp_path / "a.jpg", moving(1, 240, 320)[0])
     broken(path, "cut")
     with pytest.raises(InvalidInputError, match="not a picture that can be read"):
-        read_image(path)
+        read_picture(path)
 
 
 @pytest.mark.parametrize(
@@ -326,4 +326,4 @@ def test_a_png_with_something_behind_it_is_whole(tmp_path: Path) -> None:
     write_png(tmp_path / "a.png", moving(1)[0])
     with (tmp_path / "a.png").open("ab") as file:
         file.write(b"something else" + struct.pack(">I", 7))
-    assert np.array_equal(read_image(tmp_path / "a.png"), moving(1)[0])
+    assert np.array_equal(read_picture(tmp_path / "a.png"), moving(1)[0])

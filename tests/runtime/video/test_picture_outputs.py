@@ -12,8 +12,8 @@ from tests.media import Pixels, make_video, moving
 from tests.video_run import run
 
 from mtu.core.errors import InvalidInputError, OutputError
-from mtu.runtime.video import EncodeOptions, open_reader, open_writer, read_image, write_png
-from mtu.runtime.video.picture_encoding import PictureEncoding
+from mtu.runtime.video import EncodeOptions, open_reader, open_writer, read_picture, write_png
+from mtu.runtime.video.pictures.encoding import PictureEncoding
 
 
 def chart() -> Pixels:
@@ -44,7 +44,7 @@ def test_a_single_picture_is_written_by_its_ending(tmp_path: Path, ending: str) 
     kind = {"jpg": "mjpeg", "jpeg": "mjpeg", "png": "png"}.get(ending.lower(), "tiff")
     with av.open(str(out)) as source:
         assert source.streams.video[0].codec_context.name == kind
-    assert np.abs(read_image(out).astype(int) - chart()).max() <= (4 if kind == "mjpeg" else 0)
+    assert np.abs(read_picture(out).astype(int) - chart()).max() <= (4 if kind == "mjpeg" else 0)
 
 
 def test_jpeg_is_jfif_of_full_range_and_full_chroma(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_quality_of_jpeg() -> None:
 @pytest.mark.parametrize("compression", ["deflate", "lzw", "packbits", "raw"])
 def test_compressions_of_tiff_are_lossless(tmp_path: Path, compression: str) -> None:
     (tmp_path / "a.tif").write_bytes(PictureEncoding("tiff", {"compression_algo": compression}).encode(moving(1)[0]))
-    assert np.array_equal(read_image(tmp_path / "a.tif"), moving(1)[0])
+    assert np.array_equal(read_picture(tmp_path / "a.tif"), moving(1)[0])
 
 
 @pytest.mark.parametrize(("kind", "suffix"), [("png", "png"), ("jpg", "jpg"), ("tiff", "tif")])
@@ -90,7 +90,7 @@ def test_a_directory_of_any_kind(tmp_path: Path, kind: Any, suffix: str, size: t
     run(source, tmp_path / "out", options=EncodeOptions(picture_format=kind))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"frame {i}.{suffix}" for i in range(3)]
     for index, picture in enumerate(moving(3, *size)):
-        written = read_image(tmp_path / "out" / f"frame {index}.{suffix}")
+        written = read_picture(tmp_path / "out" / f"frame {index}.{suffix}")
         assert np.abs(written.astype(int) - picture).mean() <= (3 if kind == "jpg" else 0)
 
 

@@ -12,7 +12,7 @@ from tests.video_run import frames_of, run
 
 from mtu.core.errors import InvalidInputError
 from mtu.runtime.video import EncodeOptions, open_reader, open_writer, parse_muxer_options, write_png
-from mtu.runtime.video.picture_header import read_header
+from mtu.runtime.video.pictures.header import read_header
 
 OPTION = {"gif": "loop", "apng": "plays", "webp": "loop"}
 CODEC = {"gif": ("gif", "rgb8"), "apng": ("apng", "rgb24"), "webp": ("libwebp_anim", "bgra")}

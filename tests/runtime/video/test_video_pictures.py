@@ -22,9 +22,9 @@ from tests.processes import LIMIT
 from tests.video_run import frames_of, run
 
 from mtu.core.errors import InvalidInputError, MissingFileError, OutputError
-from mtu.runtime.video import EncodeOptions, Frame, open_reader, open_writer, read_image, write_png
+from mtu.runtime.video import EncodeOptions, Frame, open_reader, open_writer, read_picture, write_png
 from mtu.runtime.video.colour import upright
-from mtu.runtime.video.images import natural_key
+from mtu.runtime.video.pictures.files import natural_key
 
 QUARTER = (0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)
 """Shown turned by 90 degrees clockwise."""
@@ -41,9 +41,9 @@ def directory(path: Path, names: list[str], pictures: list[Pixels]) -> Path:
 def test_png_is_exact(tmp_path: Path, size: tuple[int, int]) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     write_png(tmp_path / "a.png", picture)
-    assert np.array_equal(read_image(tmp_path / "a.png"), picture)
+    assert np.array_equal(read_picture(tmp_path / "a.png"), picture)
     write_png(tmp_path / "b.png", picture[:, ::-1])
-    assert np.array_equal(read_image(tmp_path / "b.png"), picture[:, ::-1])
+    assert np.array_equal(read_picture(tmp_path / "b.png"), picture[:, ::-1])
 
 
 def test_a_colour_profile_is_said_and_ends_no_process(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_a_colour_profile_is_said_and_ends_no_process(tmp_path: Path) -> None:
     gc.freeze()  # what other tests imported is not searched each time
     try:
         for _ in range(20):
-            assert np.array_equal(read_image(path), picture)
+            assert np.array_equal(read_picture(path), picture)
             gc.collect()
     finally:
         gc.unfreeze()
@@ -75,7 +75,7 @@ def test_png_refuses_what_is_no_picture(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot write"):
         write_png(tmp_path / "no" / "a.png", np.zeros((4, 4, 3), np.uint8))
     with pytest.raises(MissingFileError):
-        read_image(tmp_path / "no.png")
+        read_picture(tmp_path / "no.png")
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_kinds_of_pictures(tmp_path: Path, ending: str, codec: str, pix_fmt: str
     )
     data = b"".join(bytes(packet) for packet in encoder.encode(frame) + encoder.encode(None))
     (tmp_path / f"a.{ending}").write_bytes(data)
-    assert np.abs(read_image(tmp_path / f"a.{ending}").astype(int) - picture).max() <= tolerance
+    assert np.abs(read_picture(tmp_path / f"a.{ending}").astype(int) - picture).max() <= tolerance
     with open_reader(tmp_path / f"a.{ending}") as reader:
         assert reader.frame_count == 1 and len(frames_of(reader)) == 1
         assert ("alpha" in " ".join(reader.notes)) == (pix_fmt in ("rgba", "bgra"))
@@ -124,7 +124,7 @@ def test_directory_in_natural_order_with_other_files(tmp_path: Path) -> None:
     result = run(source, tmp_path / "out")
     assert result.frames == 12 and not result.said.strip(" |")
     for index, picture in enumerate(pictures):
-        assert np.array_equal(read_image(tmp_path / "out" / f"frame{index}.png"), picture)
+        assert np.array_equal(read_picture(tmp_path / "out" / f"frame{index}.png"), picture)
     assert len(list((tmp_path / "out").iterdir())) == 12
 
 
@@ -157,13 +157,13 @@ def test_video_to_directory(tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mkv", 3, codec="ffv1", pix_fmt="bgr0", audio=True)
     assert "holds pictures only" in run(source, tmp_path / "out").said
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["000000.png", "000001.png", "000002.png"]
-    assert np.array_equal(read_image(tmp_path / "out" / "000001.png"), moving(3)[1])
+    assert np.array_equal(read_picture(tmp_path / "out" / "000001.png"), moving(3)[1])
 
 
 def test_single_picture_to_picture(tmp_path: Path) -> None:
     write_png(tmp_path / "in.png", moving(1)[0])
     run(tmp_path / "in.png", tmp_path / "out.png")
-    assert np.array_equal(read_image(tmp_path / "out.png"), moving(1)[0])
+    assert np.array_equal(read_picture(tmp_path / "out.png"), moving(1)[0])
 
 
 def test_directories_are_never_lost(tmp_path: Path) -> None:
@@ -409,4 +409,4 @@ def test_animated_pictures_are_refused(tmp_path: Path) -> None:
         out.mux(stream.encode(None))
     (tmp_path / "a.apng").rename(tmp_path / "a.png")
     with pytest.raises(InvalidInputError, match="is animated"):
-        read_image(tmp_path / "a.png")
+        read_picture(tmp_path / "a.png")

@@ -16,39 +16,10 @@ from av.container import OutputContainer
 from av.stream import Stream
 
 from mtu.core.errors import InvalidInputError
-from mtu.runtime.video.encoder_choice import did_you_mean
-from mtu.runtime.video.quicktime import index_is_first
+from mtu.runtime.video.containers.quicktime import index_is_first
+from mtu.runtime.video.containers.table import container_of
+from mtu.runtime.video.encoders import did_you_mean
 from mtu.runtime.video.reader import Reader
-from mtu.runtime.video.tags import QUICKTIME
-
-ANIMATIONS = {"gif", "apng", "webp"}
-"""Containers that say how many times they are played."""
-# PyAV cannot list what a muxer takes; these are for "did you mean".
-_ANY = "avoid_negative_ts fflags flush_packets max_delay max_interleave_delta packetsize strict"
-_MOV = (
-    "movflags brand chunk_duration empty_hdlr_name encryption_key encryption_scheme frag_duration frag_interleave"
-    " frag_size fragment_index iods_audio_profile iods_video_profile min_frag_duration moov_size"
-    " mov_gamma movie_timescale use_editlist use_stream_ids_as_track_ids video_track_timescale write_btrt write_prft"
-    " write_tmcd"
-)
-_MATROSKA = (
-    "allow_raw_vfw cluster_size_limit cluster_time_limit cues_to_front dash dash_track_number default_mode"
-    " flipped_raw_rgb live reserve_index_space write_crc32"
-)
-_KNOWN = {
-    **dict.fromkeys(QUICKTIME, _MOV),
-    **dict.fromkeys(("matroska", "webm"), _MATROSKA),
-    "mpegts": "mpegts_flags mpegts_m2ts_mode mpegts_original_network_id mpegts_pmt_start_pid mpegts_service_id"
-    " mpegts_service_type mpegts_start_pid mpegts_transport_stream_id muxrate omit_video_pes_length pat_period"
-    " pcr_period pes_payload_size sdt_period tables_version",
-    "mpeg": "muxrate preload",
-    "avi": "flipped_raw_rgb reserve_index_space write_channel_mask",
-    "gif": "final_delay loop",
-    "apng": "final_delay plays",
-    "webp": "loop",
-    "flv": "flvflags",
-    "ogg": "page_duration pagesize serial_offset",
-}
 
 
 def parse_muxer_options(items: Iterable[str]) -> dict[str, str]:
@@ -66,19 +37,20 @@ def parse_muxer_options(items: Iterable[str]) -> dict[str, str]:
 def kept_options(form: str, reader: Reader) -> dict[str, str]:
     """What `form` (FFmpeg's name of a container) needs to keep what the source has."""
     flags = []
-    if form in QUICKTIME and reader.container is not None:
+    if container_of(form).quicktime and reader.container is not None:
         # Apple's tags are lost unless they are asked for.
         if any(key.startswith("com.") for key in reader.container.metadata):
             flags.append("use_metadata_tags")
         if "mp4" in reader.container.format.name.split(",") and _index_is_first(reader.source):
             flags.append("faststart")
     options = {"movflags": "".join(f"+{flag}" for flag in flags)} if flags else {}
-    if form in ANIMATIONS:
+    option = container_of(form).loops
+    if option is not None:
         # What is no animation yet plays for ever, as those who make one expect.
         plays = reader.loops or 0
         if form == "gif":
             plays = {0: 0, 1: -1}.get(plays, plays - 1)  # its number is that of the repetitions; -1 is none
-        options["plays" if form == "apng" else "loop"] = str(min(plays, 65535))
+        options[option] = str(min(plays, 65535))
     return options
 
 
@@ -93,9 +65,9 @@ def add_options(
     for key, value in wanted.items():
         unknown = _try(form, {key: value}, add)
         if unknown:
-            known = [*_KNOWN.get(form, "").split(), *_ANY.split()]
-            own = f"; its own options: {', '.join(_KNOWN[form].split())}" if form in _KNOWN else ""
-            hint = "; it is one of .mp4 and .mov" if key == "movflags" else did_you_mean(key, known)
+            row = container_of(form)
+            own = f"; its own options: {', '.join(row.options.split())}" if row.options else ""
+            hint = "; it is one of .mp4 and .mov" if key == "movflags" else did_you_mean(key, row.known_options)
             raise InvalidInputError(f"-m {key}: {form} has no such option{hint}{own}")
     options = container.container_options
     for key, value in wanted.items():

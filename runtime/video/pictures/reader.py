@@ -13,8 +13,8 @@ import av
 
 from mtu.core.errors import InvalidInputError, MtuError, some
 from mtu.runtime.video.colour import Pixels, colour_of
-from mtu.runtime.video.images import decode_image
-from mtu.runtime.video.picture_header import Header, read_header
+from mtu.runtime.video.pictures.files import decode_picture
+from mtu.runtime.video.pictures.header import Header, read_header
 from mtu.runtime.video.properties import picture_notes
 from mtu.runtime.video.reader import USUAL_RATE, Frame, Reader, ReadOptions
 
@@ -68,10 +68,10 @@ class PictureReader(Reader):
     def _decode(self, path: Path) -> tuple[av.VideoFrame, Pixels] | None:
         """A picture, as far as it can be had; None if it cannot."""
         try:
-            return decode_image(path)
+            return decode_picture(path)
         except MtuError as error:  # MissingFileError: it was there a moment ago
             try:
-                partly = decode_image(path, damaged=True)
+                partly = decode_picture(path, damaged=True)
             except MtuError:
                 self._left_out.append(str(error))
                 return None

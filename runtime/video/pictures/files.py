@@ -14,7 +14,7 @@ from av.video.codeccontext import VideoCodecContext
 
 from mtu.core.errors import InvalidInputError
 from mtu.runtime.video.colour import Pixels, ToRGB, colour_of, quarter_turn, upright
-from mtu.runtime.video.picture_header import known_header, open_picture
+from mtu.runtime.video.pictures.header import known_header, open_picture
 from mtu.runtime.video.properties import display_matrix
 
 _KINDS = "png jpg jpeg jpe jfif bmp dib tif tiff webp ppm pgm pbm pnm pam tga exr dpx jp2 j2k jxl qoi sgi"
@@ -34,7 +34,7 @@ _TURNS: dict[int, tuple[int, ...]] = {
         8: (0, -1, 1, 0),
     }.items()
 }
-IMAGE_SUFFIXES = frozenset(f".{kind}" for kind in _KINDS.split(" "))
+PICTURE_SUFFIXES = frozenset(f".{kind}" for kind in _KINDS.split(" "))
 """File names with these endings are pictures."""
 
 
@@ -47,18 +47,18 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
 def is_named_as_picture(path: Path) -> bool:
     """Whether a file in a directory is one of its pictures by its name. A link to a file that is not there is one too,
     which whoever reads it will say; pipes and directories are none."""
-    if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
+    if path.suffix.lower() not in PICTURE_SUFFIXES or path.name.startswith("."):
         return False
     return path.is_file() or (path.is_symlink() and not path.exists())
 
 
-def list_images(directory: Path) -> list[Path]:
+def list_pictures(directory: Path) -> list[Path]:
     """The picture files of a directory in natural order; other and hidden files are ignored."""
     found = [path for path in directory.iterdir() if is_named_as_picture(path)]
     return sorted(found, key=lambda path: (natural_key(path.name), path.name))
 
 
-def decode_image(path: Path, *, damaged: bool = False) -> tuple[av.VideoFrame, Pixels]:
+def decode_picture(path: Path, *, damaged: bool = False) -> tuple[av.VideoFrame, Pixels]:
     """The picture of a file as decoded, and as RGB turned upright by its orientation tag.
 
     `damaged` takes what can be had of one whose data is broken. Raises MissingFileError or InvalidInputError.
@@ -100,9 +100,9 @@ def decode_data(kind: str, data: bytes, strict: str = "") -> av.VideoFrame:
     return pictures[0]
 
 
-def read_image(path: str | Path) -> Pixels:
+def read_picture(path: str | Path) -> Pixels:
     """Read a picture: uint8 [H, W, 3], RGB, full range, upright. Alpha is dropped.
 
     Raises MissingFileError or InvalidInputError.
     """
-    return decode_image(Path(path))[1]
+    return decode_picture(Path(path))[1]

@@ -19,6 +19,7 @@ import av
 from av.container import InputContainer
 
 from mtu.core.errors import InvalidInputError, MissingFileError
+from mtu.runtime.video.containers.signatures import signature_of
 
 _ORIENTATION, _SUBFILE, _WIDTH, _HEIGHT, _MP_COUNT = 0x0112, 0x00FE, 0x0100, 0x0101, 0xB001
 _MOST_PAGES = 10_000
@@ -56,8 +57,9 @@ def known_header(path: Path) -> Header | None:
     try:
         with path.open("rb") as file:
             start = file.read(16)
-            kind = _kind(start)
-            header = _READERS[kind](file) if kind else None
+            found = signature_of(start)
+            kind = found.kind if found else ""
+            header = _READERS[kind](file) if kind in _READERS else None
     except OSError as error:
         raise InvalidInputError(f"{path} cannot be read: {error.strerror or error}") from None
     except (struct.error, ValueError, IndexError):
@@ -67,13 +69,6 @@ def known_header(path: Path) -> Header | None:
     if header is not None and min(header.width, header.height) < 1:
         raise InvalidInputError(f"{path} is not a picture that can be read: its header is damaged or cut off")
     return header
-
-
-def _kind(start: bytes) -> str:
-    if start.startswith(b"RIFF") and start[8:12] == b"WEBP":
-        return "webp"
-    magic = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"II*\0": "tiff", b"MM\0*": "tiff", b"GIF8": "gif"}
-    return next((kind for begin, kind in magic.items() if start.startswith(begin)), "")
 
 
 def _take(file: BinaryIO, form: str) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mtu.core.errors import OutputError
 from mtu.runtime.video.colour import Pixels
-from mtu.runtime.video.picture_encoding import SUFFIXES, PictureEncoding
+from mtu.runtime.video.pictures.encoding import SUFFIXES, PictureEncoding
 from mtu.runtime.video.reader import Frame, Reader
 from mtu.runtime.video.writer import Writer, create_file, finish_file, temporary_name, write_failed
 

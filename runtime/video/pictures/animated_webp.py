@@ -15,8 +15,8 @@ import numpy as np
 
 from mtu.core.errors import InvalidInputError
 from mtu.runtime.video.colour import Pixels, ToRGB, colour_of
-from mtu.runtime.video.images import decode_data
-from mtu.runtime.video.picture_header import Header
+from mtu.runtime.video.pictures.files import decode_data
+from mtu.runtime.video.pictures.header import Header
 from mtu.runtime.video.properties import picture_notes
 from mtu.runtime.video.reader import Frame, Reader, ReadOptions
 

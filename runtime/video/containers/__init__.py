@@ -1,0 +1,1 @@
+"""What differs from container to container (see the map in `mtu.runtime.video`)."""
