@@ -16,7 +16,7 @@ export PYTHONDONTWRITEBYTECODE = 1
 demo: $(VENV)/.demo
 	@mkdir -p $(OUT)
 	$(VENV)/bin/mtu-run calib/demo/blurred.mp4 -o $(OUT)/restored.mp4 --crf 8 --overwrite
-	@$(VENV)/bin/python -m mtu.calib.quality $(OUT)/restored.mp4 --blurred calib/demo/blurred.mp4 --sharp calib/demo/sharp.mp4 \
+	@$(VENV)/bin/python -m mtu.calib.quality_cli $(OUT)/restored.mp4 --blurred calib/demo/blurred.mp4 --sharp calib/demo/sharp.mp4 \
 	  --picture $(OUT)/comparison.png
 
 test: $(VENV)/.dev lint

@@ -1,4 +1,4 @@
-"""Where a training step's time goes: `python -m mtu.benchmarks.training_step [--device cuda]`. Imports torch.
+"""Where a training step's time goes. Imports torch.
 
 One frame step as mtu-train takes it, on random pictures, under torch's profiler: the convolutions are what cannot be
 spared, and everything else is held against them.
@@ -9,16 +9,16 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Literal
 
-import typer
+import torch
+from torch.profiler import ProfilerActivity, profile
 
-from mtu.core.extras import require
 from mtu.core.interface import LOOK_AHEAD, SIZE_MULTIPLE
-from mtu.runtime.console import new_app, run_app
-from mtu.training.options import Options, Precision
+from mtu.training.batches import Batch
+from mtu.training.options import Options, Say
+from mtu.training.run import Machine, Run, new_fabric
 
-PROGRAM = "mtu.benchmarks.training_step"
 PARTS = {
     "convolutions": ("conv",),
     "matching and motion loss": ("bmm", "max", "pool", "log_softmax", "nll", "gather", "scatter"),
@@ -26,35 +26,21 @@ PARTS = {
 }
 """Words in the names of torch's operators, by what they are for here. What has none of them is "the rest"."""
 
-app = new_app()
 
+def time_step(options: Options, device: Literal["cpu", "cuda"], *, say: Say) -> tuple[float, dict[str, float]]:
+    """Seconds of a frame step, and by part the time that its operators took, in one unit.
 
-@app.command()
-def main_command(
-    preset: Annotated[str, typer.Option(help="Network.")] = "mtu2",
-    crop: Annotated[int, typer.Option(help="Side of the crops.")] = 256,
-    batch: Annotated[int, typer.Option(help="Crops.")] = 8,
-    precision: Annotated[Precision, typer.Option(help="Of the convolutions.")] = "fp32",
-    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where.")] = "cpu",
-    frames: Annotated[int, typer.Option(min=3, help="Frame steps measured, after as many to warm up.")] = 4,
-) -> None:
-    """Prints the time of a training step and its shares."""
-    require("train", PROGRAM, "torch", "lightning_fabric", "tensorboard")
-    import torch
-    from torch.profiler import ProfilerActivity, profile
-
-    from mtu.training.batches import Batch
-    from mtu.training.run import Machine, Run, new_fabric
-
-    options = Options(preset=preset, crop=crop, batch=batch, precision=precision, frames=frames)
+    A batch of `options.frames` frames is trained on once to warm up, once for the time and once for the parts.
+    """
+    frames, crop = options.frames, options.crop
     generator = torch.Generator().manual_seed(0)
-    pictures = torch.randint(256, (frames + 2 * LOOK_AHEAD, batch, 3, crop, crop), generator=generator).byte()
+    pictures = torch.randint(256, (frames + 2 * LOOK_AHEAD, options.batch, 3, crop, crop), generator=generator).byte()
     side = crop // SIZE_MULTIPLE
-    target = torch.randint(441, (frames, batch, side, side), generator=generator).short()
+    target = torch.randint(441, (frames, options.batch, side, side), generator=generator).short()
     sequence = Batch(pictures, pictures[LOOK_AHEAD:-LOOK_AHEAD], target)
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(Path(folder), options, new_fabric(Machine(device), Path(folder)), say=print)
+        run = Run(Path(folder), options, new_fabric(Machine(device), Path(folder)), say=say)
         run.train_batch(sequence)
         begun = time.perf_counter()
         run.train_batch(sequence)  # ends with the losses on the host
@@ -68,18 +54,4 @@ def main_command(
             continue  # kernels are listed once more by their own names
         part = next((name for name, words in PARTS.items() if any(word in event.key for word in words)), "the rest")
         times[part] += event.self_device_time_total if device == "cuda" else event.self_cpu_time_total
-    total, convolutions = sum(times.values()), times["convolutions"]
-    where = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} CPU threads"
-    print(f"{preset}, {batch} crops of {crop}x{crop}, {precision}, {where}, torch {torch.__version__}")
-    print(f"one step: {plain * 1e3:.1f} ms, {total / convolutions:.2f} times its convolutions")
-    for name, value in times.items():
-        print(f"  {name:30} {value / total:6.1%}")
-
-
-def main() -> NoReturn:
-    """Entry point."""
-    run_app(app, PROGRAM)
-
-
-if __name__ == "__main__":
-    main()
+    return plain, times

@@ -1,8 +1,4 @@
-"""Measures weights on made clips that no training saw: `python -m mtu.benchmarks.weights [MODEL...]`. Imports torch.
-
-The clips are drawn from the photographs and seeds that training holds out (`mtu.training.data.clips`, split
-"validation"), from seeds that have chosen no checkpoint either.
-"""
+"""How well weights restore clips: what motion compensation brings, and what becomes of sharp frames. Imports torch."""
 
 from __future__ import annotations
 
@@ -10,25 +6,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING
 
 import numpy as np
-import typer
 
 from mtu.calib.quality import Quality, mean, measure_clip
-from mtu.core.extras import require
 from mtu.core.interface import MAX_DISPLACEMENT
-from mtu.runtime.bundle import BUNDLED, open_bundle
-from mtu.runtime.console import new_app, run_app
+from mtu.runtime.bundle import open_bundle
 
 if TYPE_CHECKING:
     from mtu.models.mtu.network import Network
     from mtu.training.data.clips import Clip
-
-PROGRAM = "mtu.benchmarks.weights"
-FIRST_SEED = 1000
-FRAMES = 11
-app = new_app()
 
 
 @dataclass(frozen=True)
@@ -48,41 +36,6 @@ class Row:
     def gain(self) -> float:
         """PSNR gained, in dB."""
         return self.after.psnr - self.before.psnr
-
-
-@app.command()
-def main_command(
-    models: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="[MODEL]...", help="Bundles (directories) or checkpoints (files).", show_default=BUNDLED
-        ),
-    ] = None,
-    clips: Annotated[int, typer.Option(min=1, help="Clips to measure.")] = 16,
-    size: Annotated[int, typer.Option(min=32, help="Width and height of a clip in pixels, a multiple of 4.")] = 192,
-) -> None:
-    """Prints for each clip PSNR, SSIM, how well motion is found, and what becomes of frames that are sharp already."""
-    require("train", PROGRAM, "torch", "skimage", "onnx")
-    from mtu.training.data.clips import make_clip
-
-    seeds = range(FIRST_SEED, FIRST_SEED + clips)
-    made = [make_clip(seed, FRAMES, size, size, split="validation") for seed in seeds]
-    for model in models or [open_bundle().directory]:
-        network = load(model)
-        print(f"\n{model.name}, {clips} clips of {FRAMES} frames, {size}x{size}:\n")
-        print("| seed | blurred dB | restored dB | gain dB | blurred SSIM | restored SSIM | gain without motion"
-              " compensation dB | displacements right | sharp input to itself dB |")  # fmt: skip
-        print("|---" * 9 + "|")
-        rows = []
-        for seed, clip in zip(seeds, made, strict=True):
-            rows.append(measure(network, clip))
-            print_row(str(seed), rows[-1:])
-        print_row("mean", rows)
-        gains, kept = [row.gain for row in rows], [row.kept for row in rows]
-        print(
-            f"\ngain {np.mean(gains):+.2f} dB, median {np.median(gains):+.2f}, worst {min(gains):+.2f},"
-            f" {sum(gain < -0.1 for gain in gains)} clips below -0.1; sharp input kept to {min(kept):.1f} dB at worst"
-        )
 
 
 def load(model: Path) -> Network:
@@ -127,22 +80,19 @@ def measure(network: Network, clip: Clip) -> Row:
     return Row(mean(measure_clip(list(clip.blurred), sharp)), after, unmoved, kept, matched)
 
 
-def print_row(name: str, rows: Sequence[Row]) -> None:
+HEADER = """\
+| seed | blurred dB | restored dB | gain dB | blurred SSIM | restored SSIM | gain without motion compensation dB \
+| displacements right | sharp input to itself dB |
+|---|---|---|---|---|---|---|---|---|"""
+"""Of the table whose lines `table_row` writes."""
+
+
+def table_row(name: str, rows: Sequence[Row]) -> str:
     """One line of the table: the mean of `rows`."""
     before, after = mean([row.before for row in rows]), mean([row.after for row in rows])
     unmoved, kept, matched = (float(np.mean([getattr(row, n) for row in rows])) for n in ("unmoved", "kept", "matched"))
     moved = "| - | -" if math.isnan(matched) else f"| {unmoved - before.psnr:+.2f} | {matched:.1%}"
-    print(
+    return (
         f"| {name} | {before.psnr:.2f} | {after.psnr:.2f} | {after.psnr - before.psnr:+.2f} | {before.ssim:.4f}"
-        f" | {after.ssim:.4f} {moved} | {kept:.2f} |",
-        flush=True,
+        f" | {after.ssim:.4f} {moved} | {kept:.2f} |"
     )
-
-
-def main() -> NoReturn:
-    """Entry point."""
-    run_app(app, PROGRAM)
-
-
-if __name__ == "__main__":
-    main()

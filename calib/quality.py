@@ -1,26 +1,15 @@
-"""PSNR and SSIM of a restored video against its sharp original, before and after. Imports numpy, scikit-image, av.
-
-python -m mtu.calib.quality RESTORED --blurred B --sharp S [--picture P]
-"""
+"""PSNR and SSIM of pictures and clips against their sharp originals. Imports numpy; scikit-image where it measures."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, NoReturn
 
 import numpy as np
-import typer
 from numpy.typing import NDArray
 
 from mtu.core.errors import InvalidInputError
-from mtu.core.extras import require
-from mtu.runtime import Picture, read_frames
-from mtu.runtime.console import new_app, run_app
-
-PROGRAM = "mtu.calib.quality"
-app = new_app()
+from mtu.runtime import Picture
 
 SMALLEST = 11
 """Side of the window of SSIM."""
@@ -64,11 +53,6 @@ def mean(qualities: Sequence[Quality]) -> Quality:
     return Quality(float(np.mean([q.psnr for q in qualities])), float(np.mean([q.ssim for q in qualities])))
 
 
-def read_all(path: Path) -> list[Picture]:
-    """All frames of a short video."""
-    return list(read_frames(path))
-
-
 def comparison(panels: dict[str, Picture], zoom: int = 2) -> Picture:
     """The panels side by side, each with its name and the middle of it enlarged below."""
     from PIL import Image, ImageDraw
@@ -86,20 +70,11 @@ def comparison(panels: dict[str, Picture], zoom: int = 2) -> Picture:
     return np.concatenate(columns, axis=1)
 
 
-@app.command()
-def main_command(
-    restored: Annotated[Path, typer.Argument(help="The video that mtu-run wrote.")],
-    blurred: Annotated[Path, typer.Option(help="The video it was made from.")],
-    sharp: Annotated[Path, typer.Option(help="The truth.")],
-    picture: Annotated[
-        Path | None, typer.Option(help="PNG to write: blurred, restored and sharp side by side.")
-    ] = None,
-) -> None:
-    """Prints PSNR and SSIM before and after."""
-    require("compare", PROGRAM, "skimage")
-    from mtu.runtime.video import write_png
+def measure_restored(videos: Mapping[str, Sequence[Picture]]) -> dict[str, list[Quality]]:
+    """The measures of the frames of "blurred" and of "restored" against those of "sharp".
 
-    videos = {"blurred": read_all(blurred), "restored": read_all(restored), "sharp": read_all(sharp)}
+    Raises InvalidInputError for videos of different lengths or sizes.
+    """
     counts = {name: len(frames) for name, frames in videos.items()}
     if len(set(counts.values())) != 1 or not counts["sharp"]:
         raise InvalidInputError(f"the videos have different numbers of frames: {counts}")
@@ -107,23 +82,4 @@ def main_command(
     if len(set(sizes.values())) != 1 or min(sizes["sharp"]) < SMALLEST:
         said = ", ".join(f"{name} {width}x{height}" for name, (height, width) in sizes.items())
         raise InvalidInputError(f"the videos must have one size, at least {SMALLEST}x{SMALLEST}, and are: {said}")
-    each = {name: measure_clip(videos[name], videos["sharp"]) for name in ("blurred", "restored")}
-    before, after = mean(each["blurred"]), mean(each["restored"])
-    print(f"{counts['sharp']} frames      PSNR        SSIM")
-    print(f"blurred      {before.psnr:6.2f} dB   {before.ssim:.4f}")
-    print(f"restored     {after.psnr:6.2f} dB   {after.ssim:.4f}")
-    print(f"gain         {after.psnr - before.psnr:+6.2f} dB  {after.ssim - before.ssim:+.4f}")
-    if picture is not None:
-        gains = [b.psnr - a.psnr for a, b in zip(each["blurred"], each["restored"], strict=True)]
-        best = int(np.argmax(gains))
-        write_png(picture, comparison({name: frames[best] for name, frames in videos.items()}))
-        print(f"comparison picture: {picture} (frame {best}, {gains[best]:+.2f} dB, the one that gained most)")
-
-
-def main() -> NoReturn:
-    """Entry point."""
-    run_app(app, PROGRAM)
-
-
-if __name__ == "__main__":
-    main()
+    return {name: measure_clip(videos[name], videos["sharp"]) for name in ("blurred", "restored")}

@@ -668,18 +668,3 @@ def test_a_missing_extra_is_named_before_anything_is_written(tmp_path):
     )
     assert done.returncode == 2 and 'pip install "mtu-trt[compare]"' in done.stderr, done.stderr
     assert list(tmp_path.iterdir()) == []
-
-
-def test_curves_of_reports(tmp_path, small, clip, capsys):
-    pytest.importorskip("matplotlib")
-    from mtu.benchmarks.accuracy_curves import main_command
-
-    sides = [small.directory, small.directory, "--input", clip, "--frames", 3]
-    assert cli.run(capsys, "mtu-compare", *sides, "--json", tmp_path / "r.json").code == 0
-    main_command([tmp_path / "r.json"], tmp_path / "curves.png")
-    assert read_picture(tmp_path / "curves.png").shape == (360, 1100, 3)
-    with pytest.raises(InvalidInputError, match=r"give a name that ends in \.png or \.svg"):
-        main_command([tmp_path / "r.json"], tmp_path / "curves.foo")
-    (tmp_path / "other.json").write_text('{"modes": {"step": {"frames": [{}]}}}')
-    with pytest.raises(InvalidInputError, match="is no report of mtu-compare --json"):
-        main_command([tmp_path / "other.json"], tmp_path / "curves.png")

@@ -474,11 +474,11 @@ def test_a_number_of_a_device_is_in_plain_digits(small):
 @pytest.mark.parametrize(("height", "width"), [(48, 72), (10, 64)])
 def test_videos_that_cannot_be_compared(tmp_path, clip, height, width):
     pytest.importorskip("skimage")
-    from mtu.calib.quality import main_command
+    from mtu.calib.quality_cli import quality
 
     other = make_video(tmp_path / "other.mkv", moving(4, height, width), codec="ffv1", pix_fmt="bgr0")
     with pytest.raises(InvalidInputError, match=f"one size, at least 11x11, and are: blurred {width}x{height}"):
-        main_command(clip if width == 72 else other, other, clip if width == 72 else other)
+        quality(clip if width == 72 else other, other, clip if width == 72 else other)
 
 
 # mtu-bench

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("skimage")
 
 from mtu.core.errors import InvalidInputError, OutputError  # noqa: E402
-from mtu.training.data import camera, clips, demo_clip, sample_clips, textures  # noqa: E402
+from mtu.training.data import camera, clips, clips_cli, demo_clip, samples, textures  # noqa: E402
 
 TRAIN = textures.sample_photographs("train")
 
@@ -369,8 +369,8 @@ def test_the_demo_takes_only_held_out_photographs() -> None:
 
 def test_sample_clips(tmp_path: Path) -> None:
     out = tmp_path / "new" / "folder"
-    arguments = ["-o", str(out), "--clips=2", "--seed=7", "--size=32", "--frames=3", "--split=validation"]
-    result = CliRunner().invoke(sample_clips.app, arguments)
+    arguments = ["samples", "-o", str(out), "--clips=2", "--seed=7", "--size=32", "--frames=3", "--split=validation"]
+    result = CliRunner().invoke(clips_cli.app, arguments)
     assert result.exit_code == 0, result.output
     names = {f"{seed}-{kind}.mp4" for seed in (7, 8) for kind in ("blurred", "sharp")} | {"clips.png"}
     assert {path.name for path in out.iterdir()} == names
@@ -383,14 +383,14 @@ def test_sample_clips(tmp_path: Path) -> None:
 
 def test_sample_clips_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for arguments, error in ((["-o", "x", "--size", "33"], InvalidInputError), (["-o", "file/x"], OutputError)):
-        arguments[1] = str(tmp_path / arguments[1])
-        result = CliRunner().invoke(sample_clips.app, arguments)
+    for arguments, error in ((["x", "--size", "33"], InvalidInputError), (["file/x"], OutputError)):
+        arguments = ["samples", "-o", str(tmp_path / arguments[0]), *arguments[1:]]
+        result = CliRunner().invoke(clips_cli.app, arguments)
         assert isinstance(result.exception, error)
 
 
 def test_motion_colours() -> None:
     motion = np.array([[(0, 0), (0, 40), (0, 10), (0, -10), (np.nan, np.nan), (10, 0)]], np.float16)
-    white, full, half, left, hidden, down = sample_clips.coloured(motion)[0].tolist()
+    white, full, half, left, hidden, down = samples.coloured(motion)[0].tolist()
     assert white == [255, 255, 255] and full == [255, 0, 0] and half == [255, 128, 128] and hidden == [0, 0, 0]
     assert left == [128, 255, 255] and down != left

@@ -1,28 +1,21 @@
-"""Makes the demo clip: `python -m mtu.training.data.demo_clip --out calib/demo` writes blurred.mp4 and sharp.mp4.
+"""The clip of the demo, calib/demo. Imports torch and scikit-image; writes nothing.
 
 Two prints, a cat and a rocket, are moved about over a table filmed by hand. All three photographs (scikit-image's
-coffee, chelsea and rocket, in the public domain or CC0) are held out of training. Imports PyAV, torch and scikit-image.
+coffee, chelsea and rocket, in the public domain or CC0) are held out of training.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, NoReturn
 
 import numpy as np
-import typer
-from numpy.typing import NDArray
 
-from mtu.core.errors import MissingExtraError, OutputError
-from mtu.runtime.console import new_app, run_app
-from mtu.training.data.clips import DENSITY, Path4, Scene, object_layer, render
+from mtu.core.errors import MissingExtraError
+from mtu.training.data.clips import DENSITY, Clip, Path4, Scene, object_layer, render
 from mtu.training.data.textures import Array, photograph, sample_photographs
 
-WIDTH, HEIGHT, FRAMES, RATE = 384, 216, 48, 24
+WIDTH, HEIGHT, FRAMES = 384, 216, 48
 PHOTOGRAPHS = ("coffee.png", "chelsea.png", "rocket.jpg")
-CRF = "9"
-app = new_app()
 
 
 def demo_scene() -> Scene:
@@ -46,30 +39,9 @@ def demo_scene() -> Scene:
     return Scene(tuple(layers), camera, shutter=0.75, samples=31, noise=0.8)
 
 
-def write_video(path: Path, frames: NDArray[np.uint8]) -> None:
-    """Writes uint8 RGB frames [T, H, W, 3] as H.264, yuv420p, BT.709, TV range. Raises OutputError if that fails."""
-    import av
-    from av.video.reformatter import ColorRange, Colorspace
-
-    try:
-        with av.open(str(path), "w") as container:
-            stream = container.add_stream("libx264", RATE, options={"crf": CRF, "preset": "slow", "threads": "1"})
-            stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
-            context = stream.codec_context
-            context.color_primaries = context.color_trc = context.colorspace = 1
-            context.color_range = ColorRange.MPEG
-            for picture in frames:
-                rgb = av.VideoFrame.from_ndarray(picture, "rgb24")
-                frame = rgb.reformat(
-                    format="yuv420p",
-                    src_color_range=ColorRange.JPEG,
-                    dst_color_range=ColorRange.MPEG,
-                    dst_colorspace=Colorspace.ITU709,
-                )
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode(None))
-    except (OSError, av.FFmpegError) as error:
-        raise OutputError(f"cannot write {path}: {error}") from None
+def demo_clip() -> Clip:
+    """The clip of the demo. Raises as `demo_scene` does."""
+    return render(demo_scene(), FRAMES, HEIGHT, WIDTH, np.random.default_rng(0))
 
 
 def _path(
@@ -111,21 +83,3 @@ def _print(picture: Array) -> tuple[Array, Array]:
     mask = np.zeros(card.shape[:2], np.float32)
     mask[clear:-clear, clear:-clear] = 1
     return card, mask
-
-
-@app.command()
-def make(out: Annotated[Path, typer.Option(help="Folder for blurred.mp4 and sharp.mp4.")]) -> None:
-    """Makes the demo clip."""
-    clip = render(demo_scene(), FRAMES, HEIGHT, WIDTH, np.random.default_rng(0))
-    out.mkdir(parents=True, exist_ok=True)
-    write_video(out / "blurred.mp4", clip.blurred)
-    write_video(out / "sharp.mp4", clip.sharp)
-
-
-def main() -> NoReturn:
-    """Entry point."""
-    run_app(app, "mtu.training.data.demo_clip")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,53 @@
+"""`python -m mtu.training.data.clips_cli samples|demo -o DIR`: parses, makes clips, writes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from mtu.core.errors import InvalidInputError
+from mtu.runtime.console import new_app, run_app
+from mtu.training.data.textures import Split
+
+PROGRAM = "mtu.training.data.clips_cli"
+app = new_app()
+OutputOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the videos.")]
+
+
+@app.command()
+def samples(
+    out: OutputOption,
+    clips: Annotated[int, typer.Option(min=1, help="How many.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="The first clip's seed; the next ones follow.")] = 0,
+    size: Annotated[int, typer.Option(min=16, help="Width and height in pixels, even.")] = 256,
+    frames: Annotated[int, typer.Option(min=1, help="Frames a clip.")] = 24,
+    split: Annotated[Split, typer.Option(help="Whose photographs and random numbers.")] = "train",
+) -> None:
+    """Makes clips to look at or to try a network on: SEED-blurred.mp4, SEED-sharp.mp4, and clips.png of all."""
+    from mtu.training.data.clips import make_clip
+    from mtu.training.data.samples import write_samples
+
+    if size % 2:
+        raise InvalidInputError(f"--size {size}: H.264 in 4:2:0 wants an even size; take {size + 1}")
+    seeds = range(seed, seed + clips)
+    write_samples(out, ((str(each), make_clip(each, frames, size, size, split=split)) for each in seeds))
+
+
+@app.command()
+def demo(out: OutputOption) -> None:
+    """Makes the clip of the demo, calib/demo: blurred.mp4 and sharp.mp4."""
+    from mtu.training.data.demo_clip import demo_clip
+    from mtu.training.data.samples import write_clip
+
+    write_clip(out, demo_clip())
+
+
+def main() -> NoReturn:
+    """Entry point."""
+    run_app(app, PROGRAM)
+
+
+if __name__ == "__main__":
+    main()
