@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mtu.benchmarks.gpu_report import Report
+from mtu.benchmarks.gpu_report import GpuReport
 from mtu.plugins.correlation_argmax_warp import cuda_op
 from mtu.plugins.correlation_argmax_warp.cases import CASES, Case
 
@@ -153,7 +153,7 @@ def is_right(machine: Machine, case: Case, layout: cuda_op.Layout = "linear", un
     )
 
 
-def check_cases(report: Report, machine: Machine, cases: Sequence[Case] = CASES) -> None:
+def check_cases(report: GpuReport, machine: Machine, cases: Sequence[Case] = CASES) -> None:
     """Every case in every layout, aligned and not."""
     for layout in ("linear", "hwc8"):
         chosen = [case for case in cases if layout == "linear" or case.dtype == "float16"]
@@ -163,14 +163,18 @@ def check_cases(report: Report, machine: Machine, cases: Sequence[Case] = CASES)
 
 
 def _check_cases(
-    report: Report, machine: Machine, name: str, cases: Sequence[Case], layout: cuda_op.Layout, unaligned: bool
+    report: GpuReport, machine: Machine, name: str, cases: Sequence[Case], layout: cuda_op.Layout, unaligned: bool
 ) -> None:
     wrong = [case.name for case in cases if not is_right(machine, case, layout, unaligned)]
     report.check(name, not wrong, f"{len(cases)} cases" + (f", wrong: {', '.join(wrong)}" if wrong else ""))
 
 
 def time_cases(
-    report: Report, machine: Machine, sizes: Mapping[str, tuple[int, int]] = SIZES, samples: int = 30, several: int = 10
+    report: GpuReport,
+    machine: Machine,
+    sizes: Mapping[str, tuple[int, int]] = SIZES,
+    samples: int = 30,
+    several: int = 10,
 ) -> None:
     """The kernel at the sizes of videos in fp16, on noise: so many in a row, over their number."""
     for size, (h, w) in sizes.items():
@@ -187,7 +191,7 @@ def time_cases(
 
 
 def _time(
-    report: Report, machine: Machine, name: str, case: Case, layout: cuda_op.Layout, samples: int, several: int
+    report: GpuReport, machine: Machine, name: str, case: Case, layout: cuda_op.Layout, samples: int, several: int
 ) -> None:
     call = Call(machine, case, layout=layout)
 
@@ -210,7 +214,7 @@ def find_sanitizer() -> str | None:
     return shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path=os.pathsep.join(places))
 
 
-def check_one_case(report: Report, seconds: float = 90) -> None:
+def check_one_case(report: GpuReport, seconds: float = 90) -> None:
     """One case by itself, then under each tool of compute-sanitizer, in processes that may take so long together."""
     command = [sys.executable, "-m", "mtu.benchmarks.gpu_cases", ONE_CASE]
     plain = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds / 3)
@@ -227,7 +231,7 @@ def check_one_case(report: Report, seconds: float = 90) -> None:
         report.run(tool, partial(_sanitize, report, tool, [sanitizer, *options, *command], seconds / 3))
 
 
-def _sanitize(report: Report, tool: str, command: Sequence[str], seconds: float) -> None:
+def _sanitize(report: GpuReport, tool: str, command: Sequence[str], seconds: float) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
     said = done.stdout + done.stderr
     # Where the tool cannot attach, the program runs without it, and well.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtu.benchmarks.gpu_network import MODELS, SIZE, random_window
 from mtu.benchmarks.gpu_precision import CLIP, compare_backends, read_clip
-from mtu.benchmarks.gpu_report import Report
+from mtu.benchmarks.gpu_report import GpuReport
 from mtu.core.interface import FRAME_NAMES, PRESETS
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Plan:
     plugin: bool = True
     """Whether engines hold the plugin; the one in Python if no library is given."""
 
-    def build(self, report: Report, name: str, bundle: Bundle, size: tuple[int, int], precision: str) -> Engine:
+    def build(self, report: GpuReport, name: str, bundle: Bundle, size: tuple[int, int], precision: str) -> Engine:
         """The engine `name` in the folder."""
         from mtu.export.engine import BuildOptions, build_engine
         from mtu.runtime.engine import Profile
@@ -68,7 +68,7 @@ def can_have_plugin(library: Library, plugin_library: Path | None) -> bool:
 
 
 def time_tensorrt(
-    report: Report,
+    report: GpuReport,
     library: LibraryName,
     *,
     models: Sequence[str] = MODELS,
@@ -118,7 +118,7 @@ def _export(model: str, plan: Plan) -> Bundle:
 
 
 def build_and_time(
-    report: Report, plan: Plan, name: str, bundle: Bundle, size: tuple[int, int], precision: str, samples: int
+    report: GpuReport, plan: Plan, name: str, bundle: Bundle, size: tuple[int, int], precision: str, samples: int
 ) -> None:
     """An engine's step with and without a CUDA graph, its memory, and whole frames."""
     from mtu.runtime.backends.cuda_device import open_device
@@ -182,7 +182,7 @@ def frame_times(backend: Any, size: tuple[int, int], count: int) -> list[float]:
     return [1000 * (after - earlier) for earlier, after in pairwise(times[4:])]
 
 
-def _compare(report: Report, plan: Plan, bundle: Bundle, clip: Path) -> None:
+def _compare(report: GpuReport, plan: Plan, bundle: Bundle, clip: Path) -> None:
     frames = read_clip(clip)
     height, width = (size + -size % 4 for size in frames[0].shape[:2])
     opened = []

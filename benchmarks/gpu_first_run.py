@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtu.benchmarks.gpu_engines import Plan, build_and_time, can_have_plugin
-from mtu.benchmarks.gpu_report import Report, Skip
+from mtu.benchmarks.gpu_report import GpuReport, Skip
 from mtu.core.errors import InvalidInputError
 from mtu.core.files import write_whole
 from mtu.runtime.tensorrt_library import LIBRARIES, Library, is_importable, load_library, package_of
@@ -65,7 +65,7 @@ def choose_library() -> Library:
     raise Skip("neither tensorrt nor tensorrt_rtx is installed")
 
 
-def make_plan(report: Report, folder: Path, plugin_library: Path | None) -> Plan:
+def make_plan(report: GpuReport, folder: Path, plugin_library: Path | None) -> Plan:
     """How engines are built here: with the C++ plugin if it is given, else with the one in Python, else without."""
     library = choose_library()
     plugin = can_have_plugin(library, plugin_library)
@@ -75,13 +75,13 @@ def make_plan(report: Report, folder: Path, plugin_library: Path | None) -> Plan
     return Plan(library.name, folder, plugin_library, plugin)
 
 
-def build_engines(report: Report, plan: Plan, size: tuple[int, int] = SIZE) -> None:
+def build_engines(report: GpuReport, plan: Plan, size: tuple[int, int] = SIZE) -> None:
     """Engines of mtu2 for the size of the saved pictures, in fp32 and fp16."""
     for precision in FLOORS:
         report.run(precision, partial(_build_one, report, plan, precision, size))
 
 
-def _build_one(report: Report, plan: Plan, precision: str, size: tuple[int, int]) -> None:
+def _build_one(report: GpuReport, plan: Plan, precision: str, size: tuple[int, int]) -> None:
     from mtu.runtime.bundle import open_bundle
 
     plan.build(report, precision, open_bundle(), size, precision)
@@ -89,7 +89,7 @@ def _build_one(report: Report, plan: Plan, precision: str, size: tuple[int, int]
     report.check(f"engines {precision}", True, f"{plan.library} with {how}")
 
 
-def check_pictures(report: Report, plan: Plan, reference: Path, *, graph: bool) -> None:
+def check_pictures(report: GpuReport, plan: Plan, reference: Path, *, graph: bool) -> None:
     """Both engines on the saved frames against the saved pictures, each frame."""
     blurred, expected = read_reference(reference)
     for precision in FLOORS:
@@ -97,7 +97,7 @@ def check_pictures(report: Report, plan: Plan, reference: Path, *, graph: bool) 
 
 
 def _check_one(
-    report: Report, plan: Plan, precision: str, blurred: Sequence[Picture], expected: Sequence[Picture], graph: bool
+    report: GpuReport, plan: Plan, precision: str, blurred: Sequence[Picture], expected: Sequence[Picture], graph: bool
 ) -> None:
     from mtu.runtime import restore
     from mtu.runtime.engine import open_engine
@@ -122,7 +122,7 @@ def decibels(one: Picture, other: Picture) -> float:
     return float(10 * np.log10(255**2 / error)) if error else 999.0
 
 
-def time_steps(report: Report, plan: Plan, size: tuple[int, int], samples: int = 100) -> None:
+def time_steps(report: GpuReport, plan: Plan, size: tuple[int, int], samples: int = 100) -> None:
     """The step of mtu2 in fp16 at `size`, with and without a CUDA graph, and whole frames."""
     from mtu.runtime.bundle import open_bundle
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mtu.benchmarks.gpu_cases import CHANNELS, SIZES
 from mtu.benchmarks.gpu_device import Call, Device, interleaved
-from mtu.benchmarks.gpu_report import Report
+from mtu.benchmarks.gpu_report import GpuReport
 from mtu.plugins.correlation_argmax_warp import cuda_op, torch_op
 from mtu.plugins.correlation_argmax_warp.cases import MIN_GAP
 
@@ -131,7 +131,7 @@ class Op:
 # --- against the truth ----------------------------------------------------------------------------------------------
 
 
-def check_kernel(report: Report, device: Device, *, sizes: Mapping[str, tuple[int, int]] = SIZES) -> None:
+def check_kernel(report: GpuReport, device: Device, *, sizes: Mapping[str, tuple[int, int]] = SIZES) -> None:
     """Random maps against torch in fp32, the same twice, and in a CUDA graph."""
     torch.backends.cuda.matmul.allow_tf32 = False
     for size, (h, w) in sizes.items():
@@ -153,7 +153,7 @@ def _short(dtype: torch.dtype) -> str:
 
 
 def _check_random(
-    report: Report,
+    report: GpuReport,
     device: Device,
     name: str,
     make_inputs: Callable[[], tuple[Tensor, Tensor, Tensor]],
@@ -221,7 +221,7 @@ def pooled_cost(
     return total / pool_size**2
 
 
-def _check_repeated(report: Report, device: Device, h: int, w: int) -> None:
+def _check_repeated(report: GpuReport, device: Device, h: int, w: int) -> None:
     op = Op(device, random_inputs(device, h, w, torch.float16))
     once, again = op.run(), op.run()
     report.check("the same twice", all(map(torch.equal, once, again)))
@@ -265,7 +265,7 @@ def useful_operations(problem: cuda_op.Problem) -> int:
     return 2 * (2 * p.max_displacement + 1) ** 2 * p.batch * p.height * p.width * p.motion_channels
 
 
-def measure_rates(report: Report, device: Device, copied: int = 2**30, side: int = 8192) -> dict[str, float]:
+def measure_rates(report: GpuReport, device: Device, copied: int = 2**30, side: int = 8192) -> dict[str, float]:
     """Bytes a second of a copy of `copied` bytes, read and written, and operations a second of square products."""
     source, target = (torch.empty(copied // 4, device=device.name).normal_() for _ in range(2))
     rates = {"copy": 2 * copied / _seconds(device, lambda: target.copy_(source))}
@@ -284,7 +284,7 @@ def _seconds(device: Device, call: Call) -> float:
 
 
 def time_kernel(
-    report: Report,
+    report: GpuReport,
     device: Device,
     rates: Mapping[str, float],
     *,
@@ -328,7 +328,7 @@ def _cycle(function: Callable[..., Any], sets: Sequence[Sequence[Tensor]]) -> tu
 
 
 def _time_size(
-    report: Report,
+    report: GpuReport,
     device: Device,
     rates: Mapping[str, float],
     size: str,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mtu.benchmarks.gpu_report import Report, Skip
+from mtu.benchmarks.gpu_report import GpuReport, Skip
 from mtu.core.interface import FRAME_NAMES, PRESETS, Interface
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def random_window(height: int, width: int) -> dict[str, NDArray[np.uint8]]:
 
 
 def time_torch(
-    report: Report,
+    report: GpuReport,
     device: Device,
     *,
     models: Sequence[str] = MODELS,
@@ -76,12 +76,12 @@ def time_torch(
     report.run(name, again)
 
 
-def _time_call(report: Report, device: Device, name: str, group: str, call: Call, samples: int) -> None:
+def _time_call(report: GpuReport, device: Device, name: str, group: str, call: Call, samples: int) -> None:
     peak = device.peak_memory(call)
     report.time(name, group, device.intervals(call, samples + 5)[5:], peak_mib=peak)
 
 
-def _time_captured(report: Report, device: Device, name: str, call: Call, samples: int) -> None:
+def _time_captured(report: GpuReport, device: Device, name: str, call: Call, samples: int) -> None:
     _time_call(report, device, name, "captured", device.graph(call), samples)
 
 
@@ -149,7 +149,7 @@ def step_graph(model: str, fp16: bool) -> bytes:
 
 
 def time_onnxruntime(
-    report: Report,
+    report: GpuReport,
     *,
     models: Sequence[str] = MODELS,
     size: tuple[int, int] = SIZE,
@@ -172,7 +172,7 @@ def time_onnxruntime(
 
 
 def _time_onnxruntime(
-    report: Report, name: str, model: str, fp16: bool, size: tuple[int, int], device: str, samples: int
+    report: GpuReport, name: str, model: str, fp16: bool, size: tuple[int, int], device: str, samples: int
 ) -> None:
     import onnxruntime
 

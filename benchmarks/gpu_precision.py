@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mtu.benchmarks.gpu_report import Report, Skip
+from mtu.benchmarks.gpu_report import GpuReport, Skip
 from mtu.core.interface import Interface
 
 CLIP = Path(__file__).resolve().parent.parent / "calib" / "demo" / "blurred.mp4"
@@ -26,7 +26,7 @@ def read_clip(path: Path) -> list[NDArray[np.uint8]]:
     return list(read_frames(path))
 
 
-def compare_backends(report: Report, name: str, frames: Sequence[NDArray[np.uint8]], half: Any, full: Any) -> None:
+def compare_backends(report: GpuReport, name: str, frames: Sequence[NDArray[np.uint8]], half: Any, full: Any) -> None:
     """PSNR of the pictures and share of equal displacements of two backends on the same frames."""
     from mtu.runtime import restore
 
@@ -40,7 +40,7 @@ def compare_backends(report: Report, name: str, frames: Sequence[NDArray[np.uint
     report.value(f"{name}, equal displacements in %", "fp16 equal displacements", 100 * float(np.mean(equal)))
 
 
-def compare_torch(report: Report, *, device: str = "cuda", clip: Path = CLIP, limit: int | None = None) -> None:
+def compare_torch(report: GpuReport, *, device: str = "cuda", clip: Path = CLIP, limit: int | None = None) -> None:
     """The bundled mtu2 in torch, fp16 against fp32 (without TF32), on the first `limit` frames of `clip`."""
     import torch
 

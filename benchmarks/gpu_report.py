@@ -31,7 +31,7 @@ def why_not(error: Exception) -> str | None:
 
 
 @dataclass(frozen=True)
-class Report:
+class GpuReport:
     """Where a section puts its findings, each as soon as it has it."""
 
     emit: Callable[[Record], None]

@@ -11,19 +11,15 @@ import importlib.util
 import json
 import os
 import platform
-import re
 import subprocess
-import sys
-import tempfile
 import time
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mtu.benchmarks.gpu_report import Record, Report, Skip
+from mtu.benchmarks.gpu_report import GpuReport, Record, Skip
 from mtu.core.release import VERSION
 from mtu.runtime.gpu import find_gpu
 from mtu.runtime.tensorrt_library import LIBRARIES, LibraryName, is_importable
@@ -32,10 +28,6 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = (
     *("numpy", "torch", "triton", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx"),
     *("pycuda", "cuda-core", "cuda-bindings", "nvidia-cuda-nvrtc", "av", "pytest"),
-)
-LIBRARIES_OF_TESTS = (
-    *("onnxruntime", "tensorrt", "tensorrt_rtx", "pycuda", "cuda.core", "cuda.bindings", "onnx", "av"),
-    "nvcc",
 )
 REFERENCE = ROOT / ".kit" / "first-run.npz"
 
@@ -52,7 +44,7 @@ class Options:
     """Where one section leaves what another takes up."""
 
 
-def environment(report: Report, options: Options) -> None:
+def environment(report: GpuReport, options: Options) -> None:
     """What the figures depend on."""
     from mtu.benchmarks.gpu_cases import find_sanitizer
 
@@ -79,7 +71,7 @@ def environment(report: Report, options: Options) -> None:
     report.run("onnxruntime providers", lambda: _onnxruntime_facts(report))
 
 
-def _torch_facts(report: Report) -> None:
+def _torch_facts(report: GpuReport) -> None:
     import torch
 
     cudnn: Any = torch.backends.cudnn
@@ -90,75 +82,21 @@ def _torch_facts(report: Report) -> None:
         report.fact("L2 cache, MiB", getattr(properties, "L2_cache_size", 0) / 2**20)
 
 
-def _onnxruntime_facts(report: Report) -> None:
+def _onnxruntime_facts(report: GpuReport) -> None:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     report.fact("onnxruntime providers", ", ".join(onnxruntime.get_available_providers()))
 
 
-def tests(report: Report, options: Options, folder: Path = ROOT / "tests") -> None:
-    """Every test marked needs_cuda. One that is skipped failed, unless it misses a library that is not here."""
-    if importlib.util.find_spec("pytest") is None:
-        raise Skip("the package pytest is not installed")
-    files = [path for path in sorted(folder.glob("test_*.py")) if "mark.needs_cuda" in path.read_text("utf-8")]
-    if not files:
-        raise Skip(f"no tests in {folder}: run it in a checkout")
-    with tempfile.TemporaryDirectory() as temporary:
-        xml = Path(temporary) / "tests.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-m", "needs_cuda", "-p", "no:cacheprovider"]
-        command += ["--continue-on-collection-errors", f"--junitxml={xml}", *map(str, files)]
-        done = subprocess.run(
-            command, env={**os.environ, "MTU_REQUIRE_CUDA": "1"}, cwd=folder.parent, stdout=sys.stderr, check=False
-        )
-        if not xml.exists():
-            raise RuntimeError(f"pytest ended with {done.returncode} and no results")
-        outcomes = list(read_junit(xml))
-    for name, outcome, message in outcomes:
-        if outcome != "passed" and lacks_library(outcome, message):
-            report.skip(name, message)
-        else:
-            report.check(name, outcome == "passed", "" if outcome == "passed" else f"{outcome}: {message}")
-    if not outcomes:
-        report.check("tests were found", False, f"pytest ended with {done.returncode} and ran none")
+def tests(report: GpuReport, options: Options) -> None:
+    """The tests that need a GPU."""
+    from mtu.benchmarks.gpu_tests import run_tests
+
+    run_tests(report)
 
 
-def read_junit(path: Path) -> Iterator[tuple[str, str, str]]:
-    """Name, outcome (passed, failed, error, skipped) and message of each test in a JUnit file."""
-    for case in ElementTree.parse(path).iter("testcase"):
-        name = f"{case.get('classname', '')}.{case.get('name')}".removeprefix(".")
-        found = next((child for child in case if child.tag in ("failure", "error", "skipped")), None)
-        if found is None:
-            yield name, "passed", ""
-            continue
-        lines = [*(found.get("message") or "").splitlines(), *(found.text or "").splitlines()]
-        # A test or a fixture that cannot be imported says why on its last lines only.
-        chosen = next((line for line in lines if "ModuleNotFoundError" in line), lines[0] if lines else "")
-        yield name, {"failure": "failed"}.get(found.tag, found.tag), chosen
-
-
-def lacks_library(outcome: str, message: str) -> bool:
-    """Whether a test was skipped, or could not be loaded, because of a library that is truly not here."""
-    absent = re.search(r"No module named '([\w.]+)'", message)
-    if absent is not None and not _works_on_cuda(absent[1]):
-        return True
-    words = set(re.findall(r"[a-z][a-z_.-]*[a-z]", message.lower()))
-    named = [name for name in LIBRARIES_OF_TESTS if words & {name, name.replace("_", "-"), name.replace(".", "-")}]
-    return outcome == "skipped" and any(not _works_on_cuda(name) for name in named)
-
-
-def _works_on_cuda(name: str) -> bool:
-    if not is_importable(name):
-        return False
-    if name != "onnxruntime":
-        return True
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime
-
-    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-
-
-def cases(report: Report, options: Options) -> None:
+def cases(report: GpuReport, options: Options) -> None:
     """The kernel's cases, without torch."""
     _need("cuda.core", "cuda.bindings")
     from mtu.benchmarks.gpu_cases import Cuda, check_cases
@@ -166,7 +104,7 @@ def cases(report: Report, options: Options) -> None:
     check_cases(report, Cuda())
 
 
-def one_case(report: Report, options: Options) -> None:
+def one_case(report: GpuReport, options: Options) -> None:
     """One case of the kernel under compute-sanitizer."""
     _need("cuda.core", "cuda.bindings")
     from mtu.benchmarks.gpu_cases import check_one_case
@@ -174,7 +112,7 @@ def one_case(report: Report, options: Options) -> None:
     check_one_case(report)
 
 
-def case_time(report: Report, options: Options) -> None:
+def case_time(report: GpuReport, options: Options) -> None:
     """The kernel's time, without torch."""
     _need("cuda.core", "cuda.bindings")
     from mtu.benchmarks.gpu_cases import Cuda, time_cases
@@ -182,7 +120,7 @@ def case_time(report: Report, options: Options) -> None:
     time_cases(report, Cuda())
 
 
-def kernel(report: Report, options: Options) -> None:
+def kernel(report: GpuReport, options: Options) -> None:
     """The kernel against torch."""
     _need("torch", "cuda.core", "cuda.bindings")
     from mtu.benchmarks.gpu_cases import SIZES
@@ -192,7 +130,7 @@ def kernel(report: Report, options: Options) -> None:
     check_kernel(report, Cuda(), sizes=dict(list(SIZES.items())[:1]) if options.quick else SIZES)
 
 
-def kernel_time(report: Report, options: Options) -> None:
+def kernel_time(report: GpuReport, options: Options) -> None:
     """The kernel's time, the floors, and torch's."""
     _need("torch", "cuda.core", "cuda.bindings")
     import torch
@@ -208,7 +146,7 @@ def kernel_time(report: Report, options: Options) -> None:
     time_kernel(report, device, rates, sizes=sizes, compiler=compiler)
 
 
-def _can_compile(report: Report, options: Options) -> bool:
+def _can_compile(report: GpuReport, options: Options) -> bool:
     if options.quick:
         report.skip("torch.compile", "takes long: leave out --quick")
     elif importlib.util.find_spec("triton") is None:
@@ -224,7 +162,7 @@ def _need(*names: str) -> None:
             raise Skip(f"{name} is not installed: pip install {names[0]} cuda-core cuda-bindings nvidia-cuda-nvrtc")
 
 
-def step_torch(report: Report, options: Options) -> None:
+def step_torch(report: GpuReport, options: Options) -> None:
     """The network's step in torch."""
     import torch
 
@@ -236,14 +174,14 @@ def step_torch(report: Report, options: Options) -> None:
     time_torch(report, device, models=models, compiler=torch.compile if _can_compile(report, options) else None)
 
 
-def step_onnxruntime(report: Report, options: Options) -> None:
+def step_onnxruntime(report: GpuReport, options: Options) -> None:
     """The network's step in onnxruntime."""
     from mtu.benchmarks.gpu_network import MODELS, time_onnxruntime
 
     time_onnxruntime(report, models=MODELS[:1] if options.quick else MODELS)
 
 
-def precision_torch(report: Report, options: Options) -> None:
+def precision_torch(report: GpuReport, options: Options) -> None:
     """Fp16 against fp32 in torch."""
     from mtu.benchmarks.gpu_device import Cuda
     from mtu.benchmarks.gpu_precision import CLIP, compare_torch
@@ -251,7 +189,7 @@ def precision_torch(report: Report, options: Options) -> None:
     compare_torch(report, device=Cuda.name, clip=options.clip or CLIP)
 
 
-def step_tensorrt(library: LibraryName, report: Report, options: Options) -> None:
+def step_tensorrt(library: LibraryName, report: GpuReport, options: Options) -> None:
     """The network's step in a library's engines."""
     from mtu.benchmarks.gpu_engines import time_tensorrt
     from mtu.benchmarks.gpu_network import MODELS
@@ -261,21 +199,21 @@ def step_tensorrt(library: LibraryName, report: Report, options: Options) -> Non
     time_tensorrt(report, library, models=models, plugin_library=options.plugin_library, clip=options.clip or CLIP)
 
 
-def engines(report: Report, options: Options) -> None:
+def engines(report: GpuReport, options: Options) -> None:
     """Builds what the sections below take up."""
     from mtu.benchmarks.gpu_first_run import build_engines, make_plan
 
     build_engines(report, make_plan(report, options.folder, options.plugin_library))
 
 
-def pictures(graph: bool, report: Report, options: Options) -> None:
+def pictures(graph: bool, report: GpuReport, options: Options) -> None:
     """Engines against saved pictures."""
     from mtu.benchmarks.gpu_first_run import check_pictures, make_plan
 
     check_pictures(report, make_plan(report, options.folder, options.plugin_library), options.reference, graph=graph)
 
 
-def times_720p(report: Report, options: Options) -> None:
+def times_720p(report: GpuReport, options: Options) -> None:
     """An engine's times at the size of a video."""
     from mtu.benchmarks.gpu_first_run import make_plan, time_steps
     from mtu.benchmarks.gpu_network import SIZE
@@ -286,7 +224,7 @@ def times_720p(report: Report, options: Options) -> None:
 class Section(NamedTuple):
     """A part of the check."""
 
-    run: Callable[[Report, Options], None]
+    run: Callable[[GpuReport, Options], None]
     share: float
     """Of the time, at most."""
     proves: str
@@ -332,5 +270,5 @@ def run_section(name: str, options: Options, seconds: float) -> None:
     def emit(record: Record) -> None:
         findings.write(json.dumps(record) + "\n")
 
-    report = Report(emit, time.monotonic() + seconds)
+    report = GpuReport(emit, time.monotonic() + seconds)
     report.run(name, lambda: ALL[name].run(report, options))

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mtu.runtime.gpu import driver_library
+from tests import needs
+from tests.needs import pytest_runtest_setup
 
 if TYPE_CHECKING:
     from mtu.runtime import Bundle
 
+__all__ = ["pytest_runtest_setup"]  # a hook
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -64,7 +67,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle of a tiny network of two units with random weights."""
-    pytest.importorskip("torch")
+    needs.library("torch")
     from mtu.core.interface import NetworkConfig
     from mtu.export.to_onnx import export_bundle
     from mtu.models.checkpoint import random_checkpoint
@@ -75,7 +78,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture(scope="session")
 def single(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle of one unit with random weights: no motion, and six layers that can be int8."""
-    pytest.importorskip("torch")
+    needs.library("torch")
     from mtu.core.interface import NetworkConfig
     from mtu.export.to_onnx import export_bundle
     from mtu.models.checkpoint import random_checkpoint

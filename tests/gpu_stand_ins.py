@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from mtu.benchmarks.gpu_report import Report
+from mtu.benchmarks.gpu_report import GpuReport
 from mtu.plugins.correlation_argmax_warp import cuda_op
 
 
@@ -18,7 +18,7 @@ def records():
 
 @pytest.fixture
 def report(records):
-    return Report(records.append)
+    return GpuReport(records.append)
 
 
 def of(records, kind):

@@ -1,5 +1,6 @@
 """What the tests of the TensorRT backends share: a GPU that is not there, engines, frames, the truth. No test here."""
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 import functools
@@ -8,10 +9,9 @@ import gc
 import numpy as np
 import pytest
 
-pytest.importorskip("av")
-pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
-pytest.importorskip("torch")
+from tests import fake_cuda, needs
+
+needs.library("av", "onnx", "onnxruntime", "torch")
 
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -19,7 +19,6 @@ from onnx import TensorProto, helper, numpy_helper
 from mtu.core.errors import InvalidInputError
 from mtu.runtime import Session, open_backend, open_bundle
 from mtu.runtime.engine import Profile, Sizes
-from tests import fake_cuda
 from tests.frames import moving_frames
 
 ANY_SIZE = Profile(Sizes(4, 4), Sizes(32, 48), Sizes(128, 128))

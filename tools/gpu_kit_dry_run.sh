@@ -126,17 +126,14 @@ for fp16 in (False, True):
 E2
 step "the builder prepares the graphs and comes to createInferBuilder, fp32 and fp16" code
 cat > "$work/code" <<'E2'
-# As gpu-check's section "tests" does: a file that lacks a package which is not in the kit may be left out, no other.
+# As gpu-check's section "tests" does: a file that says which library it needs may be left out, no other.
 import subprocess, sys
 from pathlib import Path
-files = [path for path in sorted(Path("tests").glob("test_*.py")) if "mark.needs_cuda" in path.read_text()]
+files = [path for path in sorted(Path("tests").rglob("test_*.py")) if "mark.needs_cuda" in path.read_text()]
 command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "needs_cuda", "-p", "no:cacheprovider"]
 done = subprocess.run([*command, "--continue-on-collection-errors", *files], capture_output=True, text=True)
 print(done.stdout[-3000:], done.stderr[-1000:])
-for line in done.stdout.splitlines():
-    if line.startswith("E   "):
-        assert "ModuleNotFoundError" in line and "'mtu" not in line and "'tests" not in line, line
-assert done.returncode in (0, 5) or "ModuleNotFoundError" in done.stdout
+assert done.returncode in (0, 5), "a file cannot be imported"
 E2
 step "the tests that need a GPU are collected" code
 if [ -n "$plugin" ]; then

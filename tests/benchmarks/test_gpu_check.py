@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from functools import partial
 from pathlib import Path
 
 import pytest
+from tests.conftest import ROOT
 from tests.gpu_stand_ins import fails, records, report
 
-from mtu.benchmarks import gpu_check, gpu_processes, gpu_results, gpu_sections
-from mtu.benchmarks.gpu_report import Report, Skip
+from mtu.benchmarks import gpu_check, gpu_processes, gpu_results, gpu_sections, gpu_tests
+from mtu.benchmarks.gpu_report import GpuReport, Skip
 from mtu.core.errors import MissingExtraError
 from mtu.runtime.gpu import Gpu, find_gpu
 
@@ -58,7 +60,7 @@ def test_what_fails_is_an_error_and_the_rest_goes_on(report, records, error):
 
 
 def test_what_takes_longer_than_is_left_is_not_begun(records):
-    report = Report(records.append, deadline=time.monotonic() + 1000)
+    report = GpuReport(records.append, deadline=time.monotonic() + 1000)
     assert report.run("long", lambda: 1, seconds=2000) is None
     assert report.run("short", lambda: 1, seconds=5) == 1
     assert [record["kind"] for record in records] == ["skip"]
@@ -76,75 +78,67 @@ def test_times_are_medians_and_p90(report, records):
 
 TESTS = """
 import pytest
+from tests import needs
 
-@pytest.mark.needs_cuda
-@pytest.mark.parametrize("reason", [
-    "the package tensorrt_nothing is not installed", "tensorrt is not installed", "numpy is not fast enough"
-])
-def test_skipped(reason):
-    pytest.skip(reason)
+pytestmark = pytest.mark.needs_cuda
 
-@pytest.mark.needs_cuda
+@pytest.mark.needs_library("numpy", "nothing_like.this")
+def test_library():
+    assert False
+
+@pytest.fixture
+def other():
+    needs.library("no_other")
+
+def test_fixture(other):
+    assert False
+
+@pytest.mark.needs_library("numpy")
 def test_passed():
     pass
 
-@pytest.mark.needs_cuda
 def test_failed():
     assert 1 == 2
 
-def test_not_marked():
-    assert False
+@pytest.mark.parametrize("reason", ["nothing is not installed", "there is no missing library: numpy"])
+def test_skipped(reason):
+    pytest.skip(reason)
 """
+OTHERS = {
+    "one/test_file.py": "from tests import needs\nneeds.library('no_such')\nimport no_such  # for mark.needs_cuda",
+    "one/test_import.py": "import a_module_that_is_not  # for mark.needs_cuda",
+    "test_other.py": "import nothing_that_is_needed",
+    "conftest.py": "from tests.needs import pytest_runtest_setup",
+}
 
 
-def test_a_skip_counts_unless_its_library_is_missing(report, records, tmp_path, monkeypatch):
-    folder = tmp_path / "tests"
-    folder.mkdir()
-    (folder / "test_gpu.py").write_text(TESTS)
-    (folder / "test_other.py").write_text("import nothing_that_is_needed")
-    (folder / "test_third.py").write_text("import a_module_that_is_not  # for pytest.mark.needs_cuda")
-    works = gpu_sections._works_on_cuda
-    monkeypatch.setattr(gpu_sections, "_works_on_cuda", lambda name: name != "tensorrt" and works(name))
-    gpu_sections.tests(report, gpu_sections.Options(), folder)
+def test_a_skip_is_a_failure_but_for_want_of_a_library(report, records, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / ".links")]))
+    (tmp_path / "one").mkdir()
+    for name, content in {"test_gpu.py": TESTS, **OTHERS}.items():
+        (tmp_path / name).write_text(content)
+    gpu_tests.run_tests(report, tmp_path)
     outcomes = {record["name"].split("test_")[-1]: record for record in records}
-    assert len(records) == 6
-    assert "a_module_that_is_not" in outcomes["third"]["reason"]
-    assert outcomes["passed"]["passed"] is True
-    assert outcomes["failed"]["passed"] is False and "assert 1 == 2" in outcomes["failed"]["detail"]
-    assert outcomes["skipped[tensorrt is not installed]"]["kind"] == "skip"
-    for reason in ("the package tensorrt_nothing is not installed", "numpy is not fast enough"):
-        assert outcomes[f"skipped[{reason}]"]["passed"] is False
+    assert len(outcomes) == len(records) == 8
+    reasons = {name: record.get("reason") for name, record in outcomes.items() if record["kind"] == "skip"}
+    assert reasons == {
+        name: f"missing library: {library}: it is not installed"
+        for name, library in {"library": "nothing_like.this", "fixture": "no_other", "file": "no_such"}.items()
+    }
+    assert [name for name, record in outcomes.items() if record.get("passed")] == ["passed"]
+    assert "assert 1 == 2" in outcomes["failed"]["detail"]
+    assert "'a_module_that_is_not'" in outcomes["import"]["detail"]
+    assert outcomes["skipped[nothing is not installed]"]["detail"] == "skipped: nothing is not installed"
 
 
 def test_without_tests_that_is_said(report, tmp_path):
     with pytest.raises(Skip, match="in a checkout"):
-        gpu_sections.tests(report, gpu_sections.Options(), tmp_path)
+        gpu_tests.run_tests(report, tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("outcome", "message", "excused"),
-    [
-        ("skipped", "this onnxruntime was built without CUDA", True),
-        ("skipped", "tensorrt-rtx is not installed", True),
-        ("skipped", "could not import 'cuda.core': No module named 'cuda.core'", True),
-        ("skipped", "no CUDA device", False),
-        ("skipped", "numpy is too old", False),
-        ("error", "E   ModuleNotFoundError: No module named 'a_module_that_is_not'", True),
-        ("error", "E   ModuleNotFoundError: No module named 'numpy'", False),
-        ("failed", "onnxruntime gave NaN", False),
-    ],
-)
-def test_which_skips_are_excused(monkeypatch, outcome, message, excused):
-    here = ("numpy", "torch")
-    monkeypatch.setattr(gpu_sections, "_works_on_cuda", lambda name: name in here)
-    assert gpu_sections.lacks_library(outcome, message) is excused
-
-
-def test_onnxruntime_is_there_if_it_has_cuda(monkeypatch):
-    for provider, works in (("CPUExecutionProvider", False), ("CUDAExecutionProvider", True)):
-        monkeypatch.setattr("onnxruntime.get_available_providers", lambda provider=provider: [provider])
-        assert gpu_sections._works_on_cuda("onnxruntime") is works
-    assert gpu_sections._works_on_cuda("numpy") and not gpu_sections._works_on_cuda("nothing_like.this")
+def test_every_gpu_test_is_found():
+    found = [path for path in gpu_tests.TESTS.rglob("test_*.py") if "mark.needs_cuda" in path.read_text("utf-8")]
+    assert {path.parent.name for path in found} >= {"backends", "export", "plugins"}
 
 
 # --- figures and tables ---------------------------------------------------------------------------------------------

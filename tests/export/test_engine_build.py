@@ -3,6 +3,7 @@
 Tests with `rtx` need the package tensorrt-rtx and are skipped without it.
 """
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 import dataclasses
@@ -17,12 +18,11 @@ import sys
 import types
 
 import pytest
+from tests import cli, needs
 
-pytest.importorskip("onnx")
-pytest.importorskip("torch")
+needs.library("onnx", "torch")
 
 import onnx
-from tests import cli
 from tests.conftest import ROOT
 from tests.fake_tensorrt import DataType, FakeTensorRT
 from tests.processes import LIMIT
@@ -601,7 +601,7 @@ def test_the_memory_is_estimated_before_the_build(small, tmp_path, fake):
 @pytest.mark.parametrize("name", tensorrt_library.LIBRARIES)
 def test_a_gpu_builds_and_proves(small, tmp_path, monkeypatch, name, fp16, plugin):
     if not tensorrt_library.is_installed(name):
-        pytest.skip(f"{name} is not installed")
+        needs.skip(name, "it is not installed")
     monkeypatch.setattr(build, "find_gpu", find_gpu)
     gpu, said = find_gpu(), []
     options = BuildOptions(RANGE, fp16=fp16, plugin=plugin, runtime=name, timing_cache=tmp_path / "cache")

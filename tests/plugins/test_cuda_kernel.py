@@ -12,10 +12,7 @@ import sys
 
 import numpy as np
 import pytest
-
-pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
-
+from tests import needs
 from tests.conftest import ROOT
 from tests.frames import moving_frames
 from tests.plugins.test_kernel import CUDA, CProblem
@@ -42,8 +39,7 @@ extern "C" void mtu_leave_an_error() { cudaSetDevice(-1); }
 
 @pytest.fixture(scope="module")
 def python():
-    for package in ("cuda.bindings", "cuda.core"):
-        pytest.importorskip(package)
+    needs.library("cuda.bindings", "cuda.core")
     return Cuda()
 
 
@@ -53,7 +49,7 @@ def cpp(python, tmp_path_factory):
     try:
         nvcc = build.find_nvcc()
     except MissingFileError as error:
-        pytest.skip(f"nvcc is not here: {error}")
+        needs.skip("nvcc", str(error))
     folder = tmp_path_factory.mktemp("launch")
     (folder / "wrapper.cu").write_text(WRAPPER)
     command = [nvcc, "-std=c++17", "-arch=native", "-shared", "-Xcompiler=-fPIC", "-I", CUDA]
@@ -115,16 +111,15 @@ np.savez(folder / "restored.npz", rgb=[f.rgb for f in frames], displacement=[f.d
 @pytest.mark.needs_cuda
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_the_cpp_plugin_in_an_engine(small, tmp_path, name):
-    for package in FACTORIES[name][1]:
-        pytest.importorskip(package)
+    needs.library("onnx", "onnxruntime", *FACTORIES[name][1])
     library = load_library(name)
     major = 11 if library.is_rtx else library.major
     try:
         plugin = build.build_plugin(tmp_path, architectures=["native"])
     except MissingFileError as error:
-        pytest.skip(f"nvcc, cmake or headers are not here: {error}")
+        needs.skip("nvcc, cmake or headers", str(error))
     if plugin.tensorrt[0] != major:
-        pytest.skip(f"nvcc has the headers of tensorrt {plugin.tensorrt[0]}, the library needs those of {major}")
+        needs.skip(f"headers of tensorrt {major}", f"nvcc has those of {plugin.tensorrt[0]}")
     frames = moving_frames(12, 64, 96)
     np.save(tmp_path / "frames.npy", frames)
     command = [sys.executable, "-c", PLUGIN_RUN, name, small.directory, plugin.path, tmp_path]

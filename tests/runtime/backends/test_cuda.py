@@ -7,9 +7,8 @@ import sys
 import types
 
 import numpy as np
-import onnxruntime
 import pytest
-from tests import conftest
+from tests import conftest, needs
 from tests.frames import moving_frames
 
 from mtu.runtime import gpu, open_backend, restore
@@ -52,11 +51,15 @@ def test_the_driver_is_there_for_libraries_loaded_later(monkeypatch):
 
 
 @pytest.mark.needs_cuda
+@pytest.mark.needs_library("onnxruntime", "torch")
 @pytest.mark.parametrize("name", ["onnxruntime", "torch"])
 def test_a_gpu_gives_what_the_cpu_gives(small, name):
+    import onnxruntime
+    import torch
+
     if name == "onnxruntime" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        pytest.skip("this onnxruntime was built without CUDA")
-    if name == "torch" and not pytest.importorskip("torch").cuda.is_available():
+        needs.skip("onnxruntime-gpu", "this onnxruntime was built without CUDA")
+    if name == "torch" and not torch.cuda.is_available():
         pytest.skip("this torch finds no CUDA device")
     frames = moving_frames(8, 64, 96)
     runs = []
@@ -77,8 +80,8 @@ def distance(one, other):
     return np.abs(one.rgb.astype(int) - other.rgb).mean(), np.mean(one.displacement == other.displacement)
 
 
+@pytest.mark.needs_library("onnxruntime", "torch")
 def test_two_executors_in_fp32_are_within_the_tolerance(small):
-    pytest.importorskip("torch")
     frames = moving_frames(8, 64, 96)
     runs = [
         list(restore(frames, open_backend(name, small, "cpu"), scene_threshold=None))

@@ -1,17 +1,15 @@
 """The TensorRT backends on a GPU. Skipped without one; a failure under MTU_REQUIRE_CUDA=1."""
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 import itertools
 
 import numpy as np
 import pytest
+from tests import needs
 
-pytest.importorskip("av")
-pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
-pytest.importorskip("torch")
-
+needs.library("av", "onnx", "onnxruntime", "torch")
 
 from tests.conftest import ROOT
 from tests.tensorrt_sessions import assert_same, collect, engine, flashing, gpu, make_gpu, overflowing, truth
@@ -30,8 +28,7 @@ __all__ = ["engine", "gpu", "make_gpu", "overflowing"]  # fixtures
 @pytest.fixture(scope="module", params=["tensorrt", "tensorrt-rtx"])
 def build(request, tmp_path_factory):
     """Builds an engine with a library, if that and what the backend needs is installed."""
-    for package in FACTORIES[request.param][1]:
-        pytest.importorskip(package)
+    needs.library(*FACTORIES[request.param][1])
     library = load_library(request.param)
 
     def make(bundle, size, *, fp16):
@@ -138,10 +135,9 @@ def test_a_frame_that_is_not_finite_on_a_gpu_is_redone(build, overflowing):
 
 
 @pytest.mark.needs_cuda
+@pytest.mark.needs_library("pycuda", "cuda.bindings", "cuda.core")
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_the_guard_on_a_gpu_finds_one_bad_value_anywhere(dtype):
-    for package in ("pycuda", "cuda.bindings", "cuda.core"):
-        pytest.importorskip(package)
     from mtu.plugins.correlation_argmax_warp.cuda_op import compiled
     from mtu.runtime.backends import cuda_device as cuda
     from mtu.runtime.backends.non_finite import EXPONENTS, GUARD
