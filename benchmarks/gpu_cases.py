@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtu.benchmarks.gpu_report import GpuReport
+from mtu.plugins import nvrtc
 from mtu.plugins.correlation_argmax_warp import cuda_op
 from mtu.plugins.correlation_argmax_warp.cases import CASES, Case
 
@@ -57,7 +58,7 @@ class Cuda:
         from cuda.bindings import driver
 
         self._driver: Any = driver
-        self._check = cuda_op._check
+        self._check = nvrtc.check
         self._check(driver.cuInit(0))
         context = self._check(driver.cuDevicePrimaryCtxRetain(self._check(driver.cuDeviceGet(0))))
         self._check(driver.cuCtxSetCurrent(context))

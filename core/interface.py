@@ -23,11 +23,8 @@ Dim = int | str
 FORMAT_VERSION = "1"
 """Version of the metadata layout. Raised when a reader of the old layout would go wrong."""
 
-OP_DOMAIN = "mtu"
-"""ONNX domain and plugin namespace of the custom op."""
+_OP, _OP_VERSION = "CorrelationArgmaxWarp", 1  # as in the op's folder
 
-OP_NAME = "CorrelationArgmaxWarp"
-OP_VERSION = 1
 SIZE_MULTIPLE = 4
 """Height and width fed to the network are multiples of this; the runtime pads and crops back."""
 
@@ -149,7 +146,7 @@ class Interface:
     """Search radius D of the motion compensation in positions of the quarter-size map."""
     pool_size: int = POOL_SIZE
     """Side of the square over which each channel of the cost volume is averaged."""
-    op_version: int = OP_VERSION
+    op_version: int = _OP_VERSION
     int8_layers: tuple[str, ...] = ()
     """Convolutions that compute in int8, by their names in the checkpoint ("HGs.0.enc1.0"), in graph order."""
 
@@ -241,7 +238,7 @@ class Interface:
             "mtu.window": json.dumps(WINDOW),
             "mtu.look_ahead": str(LOOK_AHEAD),
             "mtu.size_multiple": str(SIZE_MULTIPLE),
-            "mtu.op": f"{OP_DOMAIN}::{OP_NAME} {self.op_version}",
+            "mtu.op": f"mtu::{_OP} {self.op_version}",
         }
 
     @classmethod
@@ -265,9 +262,9 @@ class Interface:
             interface = cls(**{**fields, "config": NetworkConfig(**fields["config"])})
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise InvalidInputError(f"{source} has a broken mtu.interface ({error}): export the model again") from None
-        if interface.op_version != OP_VERSION:
+        if interface.op_version != _OP_VERSION:
             raise InvalidInputError(
-                f"{source} uses version {interface.op_version} of {OP_NAME}, this release has {OP_VERSION}:"
+                f"{source} uses version {interface.op_version} of {_OP}, this release has {_OP_VERSION}:"
                 " export the model again"
             )
         expected = interface.to_metadata(graph)

@@ -20,7 +20,8 @@ from mtu.core.interface import GRAPHS, SIZE_MULTIPLE, GraphName, Interface
 from mtu.core.release import VERSION
 from mtu.export.build_thread import Progress, Say, new_monitor, run_in_thread
 from mtu.export.timing_cache import check_timing_cache, read_timing_cache, write_timing_cache
-from mtu.plugins.correlation_argmax_warp.rules import KERNEL_REVISION
+from mtu.plugins.correlation_argmax_warp import OP
+from mtu.plugins.register import register_plugins
 from mtu.runtime.bundle import Bundle
 from mtu.runtime.engine import (
     MANIFEST,
@@ -32,7 +33,6 @@ from mtu.runtime.engine import (
     open_engine,
 )
 from mtu.runtime.gpu import Gpu, find_gpu
-from mtu.runtime.plugin import register_plugin
 from mtu.runtime.tensorrt_library import (
     EXTRAS,
     Library,
@@ -147,7 +147,7 @@ def build_engine(
             library_version=library.version,
             precision="fp16" if interface.state_dtype == "float16" else "fp32",
             plugin=plugin,
-            plugin_revision=KERNEL_REVISION if plugin else 0,
+            plugin_revision=OP.revision if plugin else 0,
             gpu=gpu.name if gpu else "",
             compute_capabilities=capabilities,
             hardware_compatibility=options.hardware_compatibility,
@@ -331,7 +331,7 @@ def _register_plugin(library: Library, options: BuildOptions, interface: Interfa
             motion_type=interface.state_dtype,
             detail_type=interface.state_dtype,
         )
-    register_plugin(library, options.plugin_library)
+    register_plugins(library, [OP.name], options.plugin_library)
 
 
 def _build_both(

@@ -14,10 +14,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from mtu.core.cache import cache_directory
 from mtu.core.errors import InvalidInputError, MissingFileError, OutputError
 from mtu.core.interface import GRAPHS
-from mtu.plugins.correlation_argmax_warp.cuda_op import cache_directory
-from mtu.plugins.correlation_argmax_warp.rules import KERNEL_REVISION
+from mtu.plugins.correlation_argmax_warp import OP
 from mtu.runtime.bundle import Bundle
 from mtu.runtime.engine import Engine, Profile, Sizes, check_files, file_digest, open_engine
 from mtu.runtime.gpu import Gpu, find_gpu
@@ -73,7 +73,7 @@ def _name(bundle: Bundle, library: Library, gpu: Gpu, size: Sizes) -> str:
         "graphs": [file_digest(bundle.graph(graph)) for graph in GRAPHS],
         "library": [library.name, library.version],
         "gpu": {"name": gpu.name, "compute_capability": gpu.compute_capability},
-        "plugin": KERNEL_REVISION,
+        "plugin": OP.revision,
         "size": str(size),
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()

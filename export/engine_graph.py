@@ -26,8 +26,10 @@ from google.protobuf.message import DecodeError
 from onnx import helper, inliner, shape_inference
 
 from mtu.core.errors import InvalidInputError
-from mtu.core.interface import GRAPHS, OP_DOMAIN, OP_NAME, GraphName, Interface
+from mtu.core.interface import GRAPHS, GraphName, Interface
 from mtu.export.engine import BuildOptions
+from mtu.plugins.correlation_argmax_warp import OP
+from mtu.plugins.op import DOMAIN, OPS
 from mtu.runtime.bundle import Bundle
 from mtu.runtime.engine import Sizes
 from mtu.runtime.tensorrt_library import Library, one_line
@@ -78,7 +80,7 @@ def prepare(model: onnx.ModelProto, *, plugin: bool) -> onnx.ModelProto:
 
 def plugin_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """The nodes of the custom op."""
-    return [node for node in model.graph.node if node.domain == OP_DOMAIN and node.op_type == OP_NAME]
+    return [node for node in model.graph.node if node.domain == DOMAIN and node.op_type in OPS]
 
 
 def estimate_memory(model: onnx.ModelProto, interface: Interface, graph: GraphName, sizes: Sizes) -> int:
@@ -124,7 +126,7 @@ class Messages:
 
     def plugin_errors(self) -> list[str]:
         """Errors of our own plugin. TensorRT goes on after some of them and gives a wrong engine."""
-        return [text for severity, text in self.all if severity == "ERROR" and text.startswith(OP_NAME)]
+        return [text for severity, text in self.all if severity == "ERROR" and text.startswith(tuple(OPS))]
 
     def reason(self) -> str:
         """The most telling error, on one line."""
@@ -244,7 +246,7 @@ def _check_plugins(network: Any, model: onnx.ModelProto, graph: GraphName) -> in
     expected = {node.name for node in plugin_nodes(model)}
     if found != expected:
         raise InvalidInputError(
-            f"{graph}.onnx: the plugin {OP_NAME} should be {sorted(expected)}, the library made it {sorted(found)};"
+            f"{graph}.onnx: the plugin {OP.name} should be {sorted(expected)}, the library made it {sorted(found)};"
             " use --no-plugin, and please report this"
         )
     return len(found)

@@ -21,7 +21,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from mtu.core.errors import InvalidInputError, MissingFileError, some
-from mtu.core.interface import OP_DOMAIN, OUTPUT_NAME
+from mtu.core.interface import OUTPUT_NAME
+from mtu.plugins.op import DOMAIN
 
 LARGEST = 65504.0
 """The largest value that fp16 can hold."""
@@ -119,7 +120,7 @@ def to_fp16(model: onnx.ModelProto, keep: Iterable[str] = ()) -> None:
     taken: dict[str, set[bool]] = {value.name: {False} for value in graph.output}
     uses = []
     for node in graph.node:
-        matched = node.input[:2] if node.domain == OP_DOMAIN else ()  # the op takes both motion maps in fp16
+        matched = node.input[:2] if node.domain == DOMAIN else ()  # the op takes both motion maps in fp16
         for index, name in enumerate(node.input):
             if name in floats:
                 in_fp32 = node.name in single and name not in matched
@@ -199,7 +200,7 @@ def carried(node: onnx.NodeProto) -> list[str]:
     """The inputs whose values a node hands on, changed or not; its first output is where they go."""
     if is_layer(node):
         return [node.input[0]]
-    return [node.input[2]] if node.domain == OP_DOMAIN else list(node.input)
+    return [node.input[2]] if node.domain == DOMAIN else list(node.input)
 
 
 def fp32_tensors(model: onnx.ModelProto) -> set[str]:

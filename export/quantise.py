@@ -33,7 +33,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from mtu.core.interface import OP_DOMAIN
+from mtu.plugins.op import DOMAIN
 
 SMALLEST_SCALE = 2.0**-24
 """The smallest number above 0 in fp16, which the scales become where the graph does; 0 is no scale."""
@@ -66,7 +66,7 @@ def candidates(model: onnx.ModelProto) -> list[Layer]:
     """The layers of a graph that can be int8, in its order. See Note [what is never int8]."""
     weights = {tensor.name for tensor in model.graph.initializer}
     kept = {value.name for value in model.graph.output}
-    kept |= {name for node in model.graph.node if node.domain == OP_DOMAIN for name in node.input}
+    kept |= {name for node in model.graph.node if node.domain == DOMAIN for name in node.input}
     return [
         Layer(node.input[1].removesuffix(".weight"), node.input[0], relu.output[0])
         for node, relu in _activated(model)

@@ -20,13 +20,14 @@ from torch import Tensor, nn
 
 from mtu.core.errors import InvalidInputError
 from mtu.core.files import check_target, publish, temporary_beside, write_through
-from mtu.core.interface import GRAPHS, OP_DOMAIN, SIZE_MULTIPLE, GraphName, Interface
+from mtu.core.interface import GRAPHS, SIZE_MULTIPLE, GraphName, Interface
 from mtu.export.graph_file import to_bytes
 from mtu.export.precision import check_layers, read_layers, to_fp16
 from mtu.export.verify import verify
 from mtu.models.checkpoint import Checkpoint, random_checkpoint
 from mtu.models.mtu.network import Network
 from mtu.plugins.correlation_argmax_warp.onnx_function import function_proto
+from mtu.plugins.op import DOMAIN
 from mtu.runtime.bundle import Bundle, open_bundle
 
 OPSET = 18
@@ -124,7 +125,7 @@ def export_bundle(
 def _rename(model: onnx.ModelProto) -> None:
     """Gives the weights their checkpoint names and the custom nodes telling ones, so that readers find them again."""
     prefix = "network."
-    for index, node in enumerate(node for node in model.graph.node if node.domain == OP_DOMAIN):
+    for index, node in enumerate(node for node in model.graph.node if node.domain == DOMAIN):
         node.name = f"motion_compensation_{index}"
     for tensor in model.graph.initializer:
         tensor.name = tensor.name.removeprefix(prefix)

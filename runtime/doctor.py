@@ -103,7 +103,7 @@ def _cuda_bindings() -> str:
 
 
 def _nvrtc() -> str:
-    from mtu.plugins.correlation_argmax_warp.cuda_op import compile_source
+    from mtu.plugins.nvrtc import compile_source
 
     gpu = find_gpu()
     arch = f"sm_{(gpu.compute_capability if gpu is not None else '9.0').replace('.', '')}"
@@ -132,11 +132,11 @@ def _av() -> str:
 
 
 def _plugin(library: LibraryName, path: str | None = None) -> str:
-    from mtu.plugins.correlation_argmax_warp.rules import KERNEL_REVISION
-    from mtu.runtime.plugin import register_plugin
+    from mtu.plugins.correlation_argmax_warp import OP
+    from mtu.plugins.register import register_plugins
 
-    register_plugin(load_library(library), None if path is None else Path(path))
-    return f"revision {KERNEL_REVISION}, registers with {library}"
+    register_plugins(load_library(library), [OP.name], None if path is None else Path(path))
+    return f"revision {OP.revision}, registers with {library}"
 
 
 def _model(directory: str) -> str:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from mtu.core.errors import InvalidInputError, MissingFileError
-from mtu.core.interface import GRAPHS, OP_NAME, OP_VERSION, SIZE_MULTIPLE, GraphName, Interface, NetworkConfig
-from mtu.plugins.correlation_argmax_warp.rules import KERNEL_REVISION
+from mtu.core.interface import GRAPHS, SIZE_MULTIPLE, GraphName, Interface, NetworkConfig
+from mtu.plugins.correlation_argmax_warp import OP
 from mtu.runtime.tensorrt_library import EXTRAS, LIBRARIES, LibraryName, version_numbers
 
 MANIFEST = "engine.json"
@@ -105,7 +105,7 @@ class EngineManifest:
     plugin: bool
     """Whether the motion compensation is the fused plugin."""
     plugin_revision: int
-    """KERNEL_REVISION of the plugin; 0 without plugin."""
+    """Revision of the plugin; 0 without plugin."""
     gpu: str
     """Name of the GPU it was built on; "" where it was built without one."""
     compute_capabilities: tuple[str, ...]
@@ -151,10 +151,10 @@ class EngineManifest:
             _check(manifest)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InvalidInputError(f"{source} is damaged ({error}): {again}") from None
-        if manifest.interface.op_version != OP_VERSION:
+        if manifest.interface.op_version != OP.version:
             raise InvalidInputError(
-                f"{source}: the engine uses version {manifest.interface.op_version} of {OP_NAME}, this release has"
-                f" {OP_VERSION}: export the model again, then {again}"
+                f"{source}: the engine uses version {manifest.interface.op_version} of {OP.name}, this release has"
+                f" {OP.version}: export the model again, then {again}"
             )
         return manifest
 
@@ -292,10 +292,10 @@ def refusals(manifest: EngineManifest, host: Host) -> list[str]:
         *_gpu_refusals(manifest, host, again),
         *(
             [
-                f"the engine holds revision {manifest.plugin_revision} of the plugin {OP_NAME}, this release has"
-                f" {KERNEL_REVISION}; {again}"
+                f"the engine holds revision {manifest.plugin_revision} of the plugin {OP.name}, this release has"
+                f" {OP.revision}; {again}"
             ]
-            if manifest.plugin and manifest.plugin_revision != KERNEL_REVISION
+            if manifest.plugin and manifest.plugin_revision != OP.revision
             else []
         ),
     ]

@@ -7,8 +7,6 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mtu.core.errors import InvalidInputError
-
 _COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76
 
 
@@ -58,12 +56,3 @@ def find_gpu(index: int = 0) -> Gpu | None:
     if any(call() != 0 for call in calls):
         return None
     return Gpu(index, name.value.decode(), f"{major.value}.{minor.value}", memory.value)
-
-
-def current_device() -> int:
-    """Number of the device whose CUDA context is current in this thread; raises InvalidInputError if there is none."""
-    driver = driver_library()
-    device = ctypes.c_int()
-    if driver is None or driver.cuCtxGetDevice(ctypes.byref(device)) != 0:
-        raise InvalidInputError("no CUDA context is current in this thread: make one before running the engine")
-    return device.value

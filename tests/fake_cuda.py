@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from mtu.core.interface import GRAPHS
-from mtu.plugins.correlation_argmax_warp import cuda_op
+from mtu.plugins import nvrtc
 from mtu.runtime import backends, tensorrt_library
 from mtu.runtime import gpu as gpu_module
 from mtu.runtime.backends.ort_backend import OrtBackend
@@ -68,13 +68,13 @@ def install(patch: pytest.MonkeyPatch, gpu: Gpu) -> None:
     pycuda, cuda, bindings = new_module("pycuda"), new_module("cuda"), new_module("cuda.bindings")
     pycuda.driver, bindings.driver = pycuda_driver(gpu), cuda_bindings(gpu)
     cuda.bindings, cuda.core = bindings, new_module("cuda.core")
-    plugin = new_module("mtu.plugins.correlation_argmax_warp.trt_plugin")
+    plugin = new_module("mtu.plugins.trt_python")
 
-    def register(library: Any) -> None:
+    def register(library: Any, op: Any) -> None:
         gpu.registered = True
 
     plugin.register = register
-    patch.setattr(cuda_op, "compiled", lambda source, arch: b"cubin")
+    patch.setattr(nvrtc, "compiled", lambda source, arch: b"cubin")
     library = tensorrt(gpu)
     for module in (pycuda, pycuda.driver, cuda, bindings, bindings.driver, cuda.core, plugin, library):
         patch.setitem(sys.modules, module.__name__, module)

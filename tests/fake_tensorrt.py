@@ -13,7 +13,8 @@ from typing import Any
 
 import onnx
 
-from mtu.core.interface import OP_DOMAIN, OP_NAME
+from mtu.plugins.correlation_argmax_warp import OP
+from mtu.plugins.op import DOMAIN
 from mtu.runtime.tensorrt_library import Library, MessageLog, version_numbers
 
 
@@ -74,7 +75,7 @@ class Registry:
     def load_library(self, path: str) -> object | None:
         if path.rsplit("/", 1)[-1] not in self.loadable:
             return None
-        self.creators.add((OP_NAME, "1", OP_DOMAIN))
+        self.creators.add((OP.name, "1", DOMAIN))
         return object()
 
 
@@ -171,7 +172,7 @@ class FakeTensorRT(types.SimpleNamespace):
         half = {tensor.name for tensor in model.graph.initializer if tensor.data_type == 10}
         plain = DataType.HALF if typed and half else DataType.FLOAT
         functions = {function.name for function in model.functions}
-        known = (OP_NAME, "1", OP_DOMAIN) in self.registry.creators
+        known = (OP.name, "1", DOMAIN) in self.registry.creators
         plugin = LayerType.PLUGIN_V2 if self.numbers < (10,) else LayerType.PLUGIN_V3
         for node in model.graph.node:
             kinds = {"Conv": LayerType.CONVOLUTION, "ConvTranspose": LayerType.DECONVOLUTION}
@@ -179,8 +180,8 @@ class FakeTensorRT(types.SimpleNamespace):
             dtype = plain
             if node.op_type in kinds and node.input[1] not in half:
                 dtype = DataType.FLOAT
-            if node.op_type == OP_NAME:
-                function_wins = OP_NAME in functions and ((10,) <= self.numbers < (10, 7) or not known)
+            if node.op_type == OP.name:
+                function_wins = OP.name in functions and ((10,) <= self.numbers < (10, 7) or not known)
                 if function_wins and self.numbers >= (10,):
                     kind = LayerType.OTHER
                 elif known:

@@ -93,10 +93,11 @@ mkdir "$work/driver"
 step "pycuda loads beside a driver" run -c "$(cat "$work/code")" "$work/driver"
 cat > "$work/code" <<'E2'
 from mtu.plugins.correlation_argmax_warp import cuda_op
+from mtu.plugins.nvrtc import compiled
 for kind in ("float16", "float32"):
     problem = cuda_op.Problem(1, 52, 180, 320, 26, motion_type=kind, detail_type=kind)
     for arch in ("sm_80", "sm_86", "sm_89", "sm_90"):
-        assert cuda_op.compiled(cuda_op.kernel_source(), arch, cuda_op.defines(problem))
+        assert compiled(cuda_op.kernel_source(), arch, cuda_op.defines(problem))
 E2
 step "NVRTC compiles the kernel in fp16 and fp32, for sm_80, 86, 89 and 90" code
 step "gpu-check --only first-run refuses honestly without a GPU" \
@@ -137,7 +138,7 @@ assert done.returncode in (0, 5), "a file cannot be imported"
 E2
 step "the tests that need a GPU are collected" code
 if [ -n "$plugin" ]; then
-  printf 'from mtu.runtime.plugin import register_plugin\nfrom mtu.runtime.tensorrt_library import load_library\nfrom pathlib import Path\nregister_plugin(load_library("tensorrt"), Path("%s"))\n' "$plugin" > "$work/code"
+  printf 'from mtu.plugins.register import register_plugins\nfrom mtu.runtime.tensorrt_library import load_library\nfrom pathlib import Path\nregister_plugins(load_library("tensorrt"), ["CorrelationArgmaxWarp"], Path("%s"))\n' "$plugin" > "$work/code"
   step "the C++ plugin registers with the kit's TensorRT" code
 else echo "left out: the C++ plugin registers: give PLUGIN_LIBRARY"; fi
 if [ -f "$root/.kit/first-run.npz" ]; then

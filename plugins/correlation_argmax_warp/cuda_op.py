@@ -1,27 +1,24 @@
-"""The CUDA kernel for Python: compiled by NVRTC, launched through the driver. Imports cuda.core and cuda.bindings late.
+"""The op on the GPU for Python: what the kernels can do, how they are started. Imports cuda.bindings late.
 
-The counterpart of cuda/launch.cu; both start cuda/kernel.cu, and a test holds them together. There is no need for nvcc,
-a header or a C++ compiler. Pointers and streams are plain integers, so that TensorRT, torch and pycuda can all call it.
+The counterpart of cuda/launch.cu; both start cuda/kernel.cu, and a test holds them together. Pointers and streams are
+plain integers, so that TensorRT, torch and pycuda can all call it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
-import hashlib
-import os
-import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from mtu.core.errors import InvalidInputError, MissingExtraError
-from mtu.core.files import write_whole
-from mtu.core.interface import OP_NAME
+from mtu.core.errors import InvalidInputError
+from mtu.plugins import nvrtc
+from mtu.plugins.correlation_argmax_warp import OP
+from mtu.plugins.nvrtc import Launch
 
-# As in cuda/kernel.cu and cuda/launch.cu.
+# As in cuda/common.cuh and cuda/launch.cu.
 WARPS = 6
 MATCH_THREADS = WARPS * 32
 PREPARE_THREADS = 256
@@ -30,7 +27,6 @@ POSITIONS = 32
 WINDOW = 24
 STRIP = 4
 MIN_ROWS, MAX_ROWS = 4, 32
-POOL_SIZES = (1, 3, 5, 7)
 
 ElementType = Literal["float32", "float16"]
 Layout = Literal["linear", "hwc8"]
@@ -62,7 +58,7 @@ class Problem:
         if reason is not None:
             motion = [self.batch, self.motion_channels, self.height, self.width]
             raise InvalidInputError(
-                f"the CUDA kernel of {OP_NAME} cannot do this: {reason}; got motion {motion}, max_displacement"
+                f"the CUDA kernel of {OP.name} cannot do this: {reason}; got motion {motion}, max_displacement"
                 f" {self.max_displacement}, pool_size {self.pool_size}, scale {self.scale}; use --no-plugin: it builds"
                 " the op from standard layers"
             )
@@ -71,14 +67,9 @@ class Problem:
         """The counterpart of `check` in launch.cu."""
         if min(self.batch, self.motion_channels, self.height, self.width, self.detail_channels) < 1:
             return "batch, channels, height and width must be at least 1"
-        if not 1 <= self.max_displacement <= 20:
-            return "max_displacement must be from 1 to 20"
-        if self.pool_size not in POOL_SIZES:
-            return "pool_size must be 1, 3, 5 or 7"
-        if not 1 <= self.scale <= 64:
-            return "scale must be from 1 to 64"
-        if self.motion_channels > 128:
-            return "motion must have at most 128 channels"
+        for name, limit in OP.limits.items():
+            if not limit.allows(getattr(self, name)):
+                return limit.refusal
         if (self.motion_layout == "hwc8" and self.motion_type != "float16") or (
             self.detail_layout == "hwc8" and self.detail_type != "float16"
         ):
@@ -88,6 +79,31 @@ class Problem:
         if self.height > 65535 or 2 * self.batch > 65535 or self.batch * _plan(self).groups > 65535:
             return "height and batch exceed what a launch can have"
         return None
+
+
+def problem_of(
+    attributes: Mapping[str, int],
+    shapes: Sequence[Sequence[int]],
+    types: Sequence[ElementType],
+    layouts: Sequence[Layout] = ("linear", "linear", "linear"),
+) -> Problem:
+    """The problem of a node, by its inputs; raises InvalidInputError for what the kernel cannot do.
+
+    Sizes may be bounds, which need not fit each other.
+    """
+    motion, _, detail = shapes
+    return Problem(
+        batch=motion[0],
+        motion_channels=motion[1],
+        height=motion[2],
+        width=motion[3],
+        detail_channels=detail[1],
+        motion_type=types[0],
+        detail_type=types[2],
+        motion_layout=layouts[0],
+        detail_layout=layouts[2],
+        **attributes,
+    )
 
 
 class _Plan(NamedTuple):
@@ -145,16 +161,6 @@ def rows_per_block(problem: Problem, multiprocessors: int) -> int:
     return min(range(MAX_ROWS, MIN_ROWS - 1, -1), key=cost)
 
 
-class Launch(NamedTuple):
-    """One kernel to start: its name, how many blocks of how many threads, its arguments."""
-
-    kernel: str
-    grid: tuple[int, int, int]
-    threads: int
-    arguments: tuple[int, ...]
-    types: tuple[Any, ...]
-
-
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int
 
 
@@ -199,12 +205,9 @@ def launches(
     return prepare, match
 
 
-# --- compiling ------------------------------------------------------------------------------------------------------
-
-
 def kernel_source() -> str:
-    """cuda/kernel.cu."""
-    return (Path(__file__).parent / "cuda" / "kernel.cu").read_text(encoding="utf-8")
+    """cuda/kernel.cu with its headers."""
+    return nvrtc.read_source(Path(__file__).parent / "cuda" / "kernel.cu")
 
 
 def defines(problem: Problem) -> dict[str, str]:
@@ -215,150 +218,32 @@ def defines(problem: Problem) -> dict[str, str]:
     }
 
 
-def cache_directory() -> Path:
-    """Where kernels and engines are kept: MTU_CACHE_DIR, else mtu in the user's cache directory."""
-    if directory := os.environ.get("MTU_CACHE_DIR"):
-        return Path(directory)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtu"
-
-
-STANDARD = "c++17"
-
-
-def compiler_version() -> str:
-    """NVRTC's, as it says itself: whether it came by pip, by conda or with the toolkit. Empty without one."""
-    try:
-        from cuda.bindings import nvrtc
-
-        _, major, minor = nvrtc.nvrtcVersion()
-    except Exception:  # cuda-bindings has no base class for what it raises where a library is missing
-        return ""
-    return f"{major}.{minor}"
-
-
-def compile_source(source: str, arch: str, macros: Mapping[str, str], log: Any = None) -> bytes:
-    """CUDA C++ to a cubin for `arch` ("sm_90") by NVRTC; needs no GPU. `log`: a text stream for the compiler's report.
-
-    Raises MissingExtraError without cuda-core or NVRTC, InvalidInputError for an architecture NVRTC does not know.
-    """
-    try:
-        from cuda.core import Program, ProgramOptions
-    except ImportError:
-        raise MissingExtraError("cuda-core", "gpu", "compiling the CUDA kernel") from None
-    options = ProgramOptions(
-        arch=arch,
-        std=STANDARD,
-        define_macro=list(macros.items()) or None,
-        ptxas_options=["-v"] if log is not None else None,
-    )
-    try:
-        return bytes(Program(source, "c++", options).compile("cubin", logs=log).code)
-    except Exception as error:  # cuda.core has no base class for its errors
-        if "invalid value for --gpu-architecture" in str(error):
-            raise InvalidInputError(
-                f"this NVRTC cannot compile for {arch}: install a newer nvidia-cuda-nvrtc, or use another GPU"
-            ) from None
-        if "nvrtc" in str(error).lower() and "NVRTC_ERROR" not in str(error):
-            raise MissingExtraError("nvidia-cuda-nvrtc", "gpu", "compiling the CUDA kernel") from None
-        raise
-
-
-def compiled(source: str, arch: str, macros: Mapping[str, str] | None = None) -> bytes:
-    """As `compile_source`, but kept on disk by a digest of all that goes in; a damaged file is compiled again."""
-    macros = macros or {}
-    defined = [f"{name}={value}" for name, value in sorted(macros.items())]
-    parts = [source, "cubin", f"NVRTC {compiler_version()}", f"arch={arch}", f"std={STANDARD}", *defined]
-    path = cache_directory() / "kernels" / f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()}.cubin"
-    cubin = read_kept(path)
-    if cubin is None:
-        cubin = compile_source(source, arch, macros)
-        keep(path, cubin, "the compiled CUDA kernel")
-    return cubin
-
-
-def read_kept(path: Path) -> bytes | None:
-    """What `keep` wrote, or None if there is nothing or it is damaged."""
-    with contextlib.suppress(OSError):
-        content = path.read_bytes()
-        if hashlib.sha256(content[32:]).digest() == content[:32]:
-            return content[32:]
-    return None
-
-
-def keep(path: Path, content: bytes, what: str) -> None:
-    """Writes `content` to a file of the cache, with its digest; warns if that is impossible."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, hashlib.sha256(content).digest() + content)
-    except OSError as error:
-        warnings.warn(f"{what} cannot be kept in {path.parent} ({error.strerror})", stacklevel=3)
-
-
-# --- launching ------------------------------------------------------------------------------------------------------
-
-
-def _check(result: tuple[Any, ...]) -> Any:
-    """The value of a driver call. Raises RuntimeError with CUDA's own words."""
-    from cuda.bindings import driver
-
-    status, *values = result
-    if status != driver.CUresult.CUDA_SUCCESS:
-        _, text = driver.cuGetErrorString(status)
-        raise RuntimeError(f"CUDA: {text.decode() if text else status}")
-    return values[0] if values else None
-
-
-@dataclass
 class Launcher:
     """Starts the op on one device, whose primary context must be current in the calling thread."""
 
-    device: int
-    _functions: dict[tuple[tuple[str, str], ...], dict[str, Any]] = field(default_factory=dict)
+    def __init__(self, device: int) -> None:
+        self._device = nvrtc.Device(device)
+        self._loaded: dict[tuple[tuple[str, str], ...], dict[str, Any]] = {}
 
-    @functools.cached_property
-    def arch(self) -> str:
-        """Of the device: "sm_90"."""
-        from cuda.bindings import driver
-
-        kinds = driver.CUdevice_attribute
-        major = self._attribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)
-        return f"sm_{major}{self._attribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)}"
-
-    @functools.cached_property
+    @property
     def multiprocessors(self) -> int:
         """Of the device."""
-        from cuda.bindings import driver
-
-        return self._attribute(driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
-
-    def _attribute(self, kind: Any) -> int:
-        from cuda.bindings import driver
-
-        _check(driver.cuInit(0))
-        return int(_check(driver.cuDeviceGetAttribute(kind, _check(driver.cuDeviceGet(self.device)))))
+        return self._device.multiprocessors
 
     def prepare(self, problem: Problem) -> None:
         """Compiles and loads the kernels of a problem; quick when they are. To be called before a capture."""
         self._kernels(problem)
 
     def _kernels(self, problem: Problem) -> dict[str, Any]:
-        from cuda.bindings import driver
-
         macros = defines(problem)
         key = tuple(macros.items())
-        if key not in self._functions:
-            module = _check(driver.cuModuleLoadData(compiled(kernel_source(), self.arch, macros)))
-            self._functions[key] = {
-                name: _check(driver.cuModuleGetFunction(module, name.encode())) for name in ("mtu_prepare", "mtu_match")
-            }
-        return self._functions[key]
+        if key not in self._loaded:
+            self._loaded[key] = self._device.load(kernel_source(), macros, ("mtu_prepare", "mtu_match"))
+        return self._loaded[key]
 
     def start(self, problem: Problem, launch: Launch, stream: int) -> None:
         """Enqueues one of the launches of a problem. Raises RuntimeError if CUDA refuses."""
-        from cuda.bindings import driver
-
-        function, arguments = self._kernels(problem)[launch.kernel], (launch.arguments, launch.types)
-        _check(driver.cuLaunchKernel(function, *launch.grid, launch.threads, 1, 1, 0, stream, arguments, 0))
+        nvrtc.start(self._kernels(problem), launch, stream)
 
     def launch(
         self,

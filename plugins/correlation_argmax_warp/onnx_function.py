@@ -14,8 +14,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from mtu.core.interface import OP_DOMAIN, OP_NAME, OP_VERSION
+from mtu.plugins.correlation_argmax_warp import OP
 from mtu.plugins.correlation_argmax_warp.rules import check_attributes
+from mtu.plugins.op import DOMAIN
 
 OPSET = 18
 INPUTS = ("motion", "motion_prev", "detail_prev")
@@ -30,7 +31,7 @@ def function_proto(max_displacement: int, pool_size: int, scale: int) -> onnx.Fu
     """The body of the op for these attributes: domain, name and inputs as the custom node's.
 
     A model with the node and this function in `model.functions` must import opset 18 of the default domain and
-    version OP_VERSION of OP_DOMAIN. Bodies for different attributes cannot share a model, since a function is found by
+    version OP.version of DOMAIN. Bodies for different attributes cannot share a model, since a function is found by
     its name. Limits: scale*h * scale*w < 2**31. Raises InvalidInputError for attributes outside the rules.
     """
     check_attributes(max_displacement, pool_size, scale)
@@ -42,8 +43,8 @@ def function_proto(max_displacement: int, pool_size: int, scale: int) -> onnx.Fu
     body.op("Add", body.op("Mul", row, span), column, output="displacement")
     _warp(body, row, column, height, width, max_displacement, scale)
     return helper.make_function(
-        OP_DOMAIN,
-        OP_NAME,
+        DOMAIN,
+        OP.name,
         INPUTS,
         OUTPUTS,
         body.nodes,
@@ -58,8 +59,8 @@ def node_attributes(max_displacement: int, pool_size: int, scale: int) -> dict[s
         "max_displacement": max_displacement,
         "pool_size": pool_size,
         "scale": scale,
-        "plugin_version": str(OP_VERSION),
-        "plugin_namespace": OP_DOMAIN,
+        "plugin_version": str(OP.version),
+        "plugin_namespace": DOMAIN,
     }
 
 
@@ -81,11 +82,11 @@ def model(
     attributes = (max_displacement, pool_size, scale)
     value = helper.make_tensor_value_info
     index_shape = (motion_shape[0], *motion_shape[2:])
-    node = helper.make_node(OP_NAME, INPUTS, OUTPUTS, name="compensation", domain=OP_DOMAIN)
+    node = helper.make_node(OP.name, INPUTS, OUTPUTS, name="compensation", domain=DOMAIN)
     node.attribute.extend(helper.make_attribute(*item) for item in node_attributes(*attributes).items())
     graph = helper.make_graph(
         [node],
-        OP_NAME,
+        OP.name,
         [
             value("motion", motion_type, motion_shape),
             value("motion_prev", motion_type, motion_shape),
@@ -93,7 +94,7 @@ def model(
         ],
         [value("warped", detail_type, detail_shape), value("displacement", TensorProto.INT32, index_shape)],
     )
-    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(OP_DOMAIN, OP_VERSION)]
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, OP.version)]
     return helper.make_model(graph, opset_imports=opsets, functions=[function_proto(*attributes)], ir_version=10)
 
 

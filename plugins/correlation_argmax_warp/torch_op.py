@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtu.core.interface import OP_DOMAIN, OP_NAME, OP_VERSION
+from mtu.plugins.correlation_argmax_warp import OP
 from mtu.plugins.correlation_argmax_warp.rules import check_attributes, check_shapes
+from mtu.plugins.op import DOMAIN
 
 BLOCK = 20
 """Positions of a row that share a matrix product: larger wastes arithmetic, smaller wastes calls."""
@@ -152,18 +153,18 @@ def _custom_node(
 ) -> tuple[Tensor, Tensor]:
     """The op as one node of an exported graph. Its function body is added to the model by the exporter afterwards."""
     warped, index = torch.onnx.ops.symbolic_multi_out(
-        f"{OP_DOMAIN}::{OP_NAME}",
+        f"{DOMAIN}::{OP.name}",
         (motion, motion_prev, detail_prev),
         {
             "max_displacement": max_displacement,
             "pool_size": pool_size,
             "scale": scale,
             # TensorRT looks the plugin up by these two.
-            "plugin_version": str(OP_VERSION),
-            "plugin_namespace": OP_DOMAIN,
+            "plugin_version": str(OP.version),
+            "plugin_namespace": DOMAIN,
         },
         dtypes=(detail_prev.dtype, torch.int32),
         shapes=(detail_prev.shape, (motion.shape[0], *motion.shape[2:])),
-        version=OP_VERSION,
+        version=OP.version,
     )
     return warped, index

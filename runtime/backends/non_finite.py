@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mtu.plugins.correlation_argmax_warp.cuda_op import compiled
+from mtu.plugins.nvrtc import compiled
 from mtu.runtime.backends.cuda_device import Device, load_kernel
 
 GUARD = r"""

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from mtu.plugins.correlation_argmax_warp.cuda_op import cache_directory, keep, read_kept
+from mtu.core.cache import cache_directory, keep, read_kept
 
 
 class RuntimeCache:

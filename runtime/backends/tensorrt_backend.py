@@ -32,6 +32,8 @@ from numpy.typing import NDArray
 from mtu.core.errors import InvalidInputError, NonFiniteError
 from mtu.core.interface import FRAME_NAMES, GRAPHS, Interface
 from mtu.export.engine_cache import cached_engine
+from mtu.plugins.correlation_argmax_warp import OP
+from mtu.plugins.register import register_plugins
 from mtu.runtime.backends import Gate, Request
 from mtu.runtime.backends.cuda_device import Device, copy, download, new_stream, open_device, upload
 from mtu.runtime.backends.non_finite import NonFiniteCheck
@@ -42,7 +44,6 @@ from mtu.runtime.backends.tensorrt_graphs import GraphCache
 from mtu.runtime.backends.tensorrt_setup import Setup
 from mtu.runtime.engine import Engine, Host, check_files, refusals
 from mtu.runtime.gpu import find_gpu
-from mtu.runtime.plugin import register_plugin
 from mtu.runtime.tensorrt_library import Library, load_library
 
 
@@ -286,7 +287,7 @@ def open_backend(request: Request) -> TensorrtBackend:
         if needed > gpu.free_memory():
             raise gpu.out_of_memory(needed, gpu.free_memory())
     if engine.manifest.plugin:
-        register_plugin(library, request.plugin_library)
+        register_plugins(library, [OP.name], request.plugin_library)
     backend = TensorrtBackend(engine, library, gpu, cuda_graph=request.cuda_graph)
     if request.size is not None:
         try:

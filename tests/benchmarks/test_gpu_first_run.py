@@ -21,6 +21,7 @@ from tests.plugins.test_kernel import emulator
 from mtu.benchmarks import gpu_cases, gpu_check, gpu_first_run
 from mtu.benchmarks.gpu_report import Skip
 from mtu.core.errors import InvalidInputError
+from mtu.plugins import nvrtc
 from mtu.plugins.correlation_argmax_warp import cuda_op
 from mtu.plugins.correlation_argmax_warp.cases import CASES
 from mtu.runtime.tensorrt_library import load_library
@@ -112,7 +113,7 @@ def driver(emulator, monkeypatch):
         driver.macros = dict(macros)
         return b"cubin"
 
-    monkeypatch.setattr(cuda_op, "compiled", compiled)
+    monkeypatch.setattr(nvrtc, "compiled", compiled)
     cuda_op.launcher.cache_clear()
     yield driver
     cuda_op.launcher.cache_clear()
@@ -308,7 +309,7 @@ def make_plan(bundled, small, tmp_path, monkeypatch, report):
     def make(flavour, plugin_library=None):
         fake_cuda.install(monkeypatch, fake_cuda.Gpu(flavour=flavour, registered=True))
         monkeypatch.setattr(fake_cuda.Event, "time_till", lambda self, later: 0.25, raising=False)
-        monkeypatch.setattr("mtu.runtime.plugin.register_plugin", lambda *_: None)
+        monkeypatch.setattr("mtu.plugins.register.register_plugins", lambda *_: None)
         monkeypatch.setattr("mtu.export.engine.build_engine", build)
         name = flavour.removesuffix("-8")
         monkeypatch.setattr(gpu_first_run, "is_importable", lambda module: module == name.replace("-", "_"))

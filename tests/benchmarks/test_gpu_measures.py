@@ -171,7 +171,7 @@ def make_gpu(monkeypatch, tmp_path):
 def test_engines_are_timed_through_the_backend(report, records, library, small, tmp_path, monkeypatch, make_gpu):
     make_gpu(library)
     monkeypatch.setattr(fake_cuda.Event, "time_till", lambda self, later: 0.25, raising=False)
-    monkeypatch.setattr("mtu.runtime.plugin.register_plugin", lambda *_: None)
+    monkeypatch.setattr("mtu.plugins.register.register_plugins", lambda *_: None)
     name = library.removesuffix("-8")
     built = []
 

@@ -29,12 +29,13 @@ from mtu.calib.quality import psnr
 from mtu.calib.ranges import COUNTS, Range, largest_values, measure, range_of
 from mtu.calib.rollout import feeds
 from mtu.core.errors import InvalidInputError, NonFiniteError
-from mtu.core.interface import GRAPHS, OP_DOMAIN, NetworkConfig
+from mtu.core.interface import GRAPHS, NetworkConfig
 from mtu.export.engine_graph import load_graphs
 from mtu.export.precision import fp32_layers, layers, read_layers, to_fp16
 from mtu.export.to_onnx import export_bundle
 from mtu.models.checkpoint import random_checkpoint
 from mtu.plugins.correlation_argmax_warp.reference import correlation_argmax_warp
+from mtu.plugins.op import DOMAIN
 from mtu.runtime import Bundle, deblur, open_backend
 from mtu.runtime.video import write_png
 
@@ -103,7 +104,7 @@ def bundles(small: Bundle, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 
 class CorrelationArgmaxWarp(OpRun):  # type: ignore[misc]
-    op_domain = OP_DOMAIN
+    op_domain = DOMAIN
 
     def _run(self, *maps: np.ndarray, **attributes: int) -> tuple[np.ndarray, np.ndarray]:
         names = ("max_displacement", "pool_size", "scale")

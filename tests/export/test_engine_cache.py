@@ -70,7 +70,7 @@ def test_whatever_an_engine_depends_on_makes_another(small, built, tmp_path, mon
     newer = types.SimpleNamespace(name="tensorrt", version="10.17.0")
     directories = {ask(small)[0].directory, ask(small, (32, 52))[0].directory, ask(small, library=newer)[0].directory}
     directories.add(ask(small, gpu=replace(GPU, memory=1))[0].directory)  # says nothing
-    monkeypatch.setattr(engine_cache, "KERNEL_REVISION", 99)
+    monkeypatch.setattr(engine_cache, "OP", replace(engine_cache.OP, revision=99))
     directories.add(ask(small)[0].directory)
     other.graph("first").write_bytes(small.graph("first").read_bytes() + b"\n")
     monkeypatch.setattr(fake_cuda, "OrtBackend", lambda bundle, device: opened)

@@ -12,7 +12,7 @@ import pytest
 
 from mtu.core.errors import InvalidInputError, MissingFileError
 from mtu.core.interface import PRESETS, Interface
-from mtu.plugins.correlation_argmax_warp.rules import KERNEL_REVISION
+from mtu.plugins.correlation_argmax_warp import OP
 from mtu.runtime.engine import (
     EngineManifest,
     Host,
@@ -35,7 +35,7 @@ def manifest(**changes):
         "library_version": "10.16.1.11",
         "precision": "fp16",
         "plugin": True,
-        "plugin_revision": KERNEL_REVISION,
+        "plugin_revision": OP.revision,
         "gpu": "NVIDIA GeForce RTX 3090",
         "compute_capabilities": ("8.6",),
         "hardware_compatibility": "none",

@@ -13,10 +13,10 @@ from tests.conftest import ROOT
 from tests.processes import need
 
 from mtu.core.errors import InvalidInputError
-from mtu.plugins.correlation_argmax_warp import cuda_op
+from mtu.plugins import nvrtc
+from mtu.plugins.correlation_argmax_warp import OP, cuda_op
 from mtu.plugins.correlation_argmax_warp.cases import CASES, Case
 from mtu.plugins.correlation_argmax_warp.reference import correlation_argmax_warp, warp
-from mtu.plugins.correlation_argmax_warp.rules import KERNEL_REVISION
 
 CUDA = ROOT / "plugins" / "correlation_argmax_warp" / "cuda"
 EMULATOR = ROOT / "tests" / "cuda_emulator"
@@ -265,11 +265,11 @@ def test_python_and_cpp_refuse_the_same(emulator, changes):
 
 
 def test_python_and_cpp_need_the_same_workspace(emulator):
-    assert emulator.emulator_revision() == KERNEL_REVISION
+    assert emulator.emulator_revision() == OP.revision
     random = np.random.default_rng(0)
     for _ in range(200):
         sizes = [int(random.integers(1, high)) for high in (5, 129, 300, 300, 60, 21)]
-        pool, scale = int(random.choice(cuda_op.POOL_SIZES)), int(random.integers(1, 9))
+        pool, scale = int(random.choice(OP.limits["pool_size"].allowed)), int(random.integers(1, 9))
         for kind in ("float16", "float32"):
             problem = cuda_op.Problem(*sizes, pool, scale, motion_type=kind)
             needed = emulator.emulator_workspace_bytes(ctypes.byref(CProblem(problem)))
@@ -291,7 +291,7 @@ needs_nvrtc = pytest.mark.skipif(
 def test_compiles_without_spills(arch, kind, record_property):
     log = io.StringIO()
     problem = cuda_op.Problem(1, 52, 180, 320, 26, motion_type=kind)
-    cubin = cuda_op.compile_source(cuda_op.kernel_source(), arch, cuda_op.defines(problem), log)
+    cubin = nvrtc.compile_source(cuda_op.kernel_source(), arch, cuda_op.defines(problem), log)
     assert cubin[:4] == b"\x7fELF"
     report = log.getvalue()
     assert [int(count) for count in re.findall(r"(\d+) bytes spill", report)] == [0] * 4, report
@@ -308,43 +308,41 @@ def test_compiles_without_spills(arch, kind, record_property):
 def test_compiles_for_the_other_pooling_squares(pool):
     for kind in ("float16", "float32"):
         problem = cuda_op.Problem(1, 52, 180, 320, 26, pool_size=pool, motion_type=kind)
-        assert cuda_op.compile_source(cuda_op.kernel_source(), "sm_90", cuda_op.defines(problem))
+        assert nvrtc.compile_source(cuda_op.kernel_source(), "sm_90", cuda_op.defines(problem))
 
 
 @needs_nvrtc
 def test_compiled_kernels_are_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("MTU_CACHE_DIR", str(tmp_path))
     source = 'extern "C" __global__ void nothing() {}'
-    cubin = cuda_op.compiled(source, "sm_90")
+    cubin = nvrtc.compiled(source, "sm_90")
     (kept,) = (tmp_path / "kernels").iterdir()
-    monkeypatch.setattr(cuda_op, "compile_source", lambda *_: b"compiled again")
-    assert cuda_op.compiled(source, "sm_90") == cubin
-    assert cuda_op.compiled(source, "sm_80") == b"compiled again"
+    monkeypatch.setattr(nvrtc, "compile_source", lambda *_: b"compiled again")
+    assert nvrtc.compiled(source, "sm_90") == cubin
+    assert nvrtc.compiled(source, "sm_80") == b"compiled again"
     kept.write_bytes(kept.read_bytes()[:-1])
-    assert cuda_op.compiled(source, "sm_90") == b"compiled again"
+    assert nvrtc.compiled(source, "sm_90") == b"compiled again"
 
 
 @needs_nvrtc
 def test_what_a_kept_kernel_depends_on(tmp_path, monkeypatch):
     """The source, the GPU, every option, and the compiler that this process loads."""
     monkeypatch.setenv("MTU_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(cuda_op, "compile_source", lambda source, arch, macros: b"cubin")
+    monkeypatch.setattr(nvrtc, "compile_source", lambda source, arch, macros: b"cubin")
 
     def kept(source="source", arch="sm_90", macros=None):
-        cuda_op.compiled(source, arch, macros)
+        nvrtc.compiled(source, arch, macros)
         return len(list((tmp_path / "kernels").iterdir()))
 
-    assert re.fullmatch(r"\d+\.\d+", cuda_op.compiler_version())
+    assert re.fullmatch(r"\d+\.\d+", nvrtc.compiler_version())
     assert [kept(), kept()] == [1, 1]
     assert kept(source="other") == 2
     assert kept(arch="sm_80") == 3
     assert kept(macros={"A": "1"}) == 4
     assert kept(macros={"A": "2"}) == 5
-    monkeypatch.setattr(cuda_op, "STANDARD", "c++20")
+    monkeypatch.setattr(nvrtc, "STANDARD", "c++20")
     assert kept() == 6
-    from cuda.bindings import nvrtc
-
-    monkeypatch.setattr(nvrtc, "nvrtcVersion", lambda: (0, 12, 2))
+    monkeypatch.setattr("cuda.bindings.nvrtc.nvrtcVersion", lambda: (0, 12, 2))
     assert [kept(), kept()] == [7, 7]
 
 
@@ -353,10 +351,10 @@ def test_a_cache_that_cannot_be_written_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("MTU_CACHE_DIR", str(tmp_path / "file"))
     (tmp_path / "file").write_text("")
     with pytest.warns(UserWarning, match="cannot be kept"):
-        assert cuda_op.compiled('extern "C" __global__ void nothing() {}', "sm_90")
+        assert nvrtc.compiled('extern "C" __global__ void nothing() {}', "sm_90")
 
 
 @needs_nvrtc
 def test_an_architecture_nvrtc_does_not_know():
     with pytest.raises(InvalidInputError, match="cannot compile for sm_12"):
-        cuda_op.compile_source("", "sm_12", {})
+        nvrtc.compile_source("", "sm_12", {})

@@ -25,7 +25,7 @@ from tests.processes import LIMIT, need, wait_until
 from mtu.core.errors import InvalidInputError
 from mtu.plugins import build
 from mtu.plugins.build import PluginLibrary, build_plugin
-from mtu.plugins.correlation_argmax_warp.rules import KERNEL_REVISION
+from mtu.plugins.correlation_argmax_warp import OP
 
 INCLUDES = [Path(part) for part in os.environ.get("TENSORRT_INCLUDE_DIR", "").split(os.pathsep) if part]
 KERNEL = ROOT / "plugins" / "correlation_argmax_warp" / "cuda"
@@ -233,7 +233,7 @@ def test_ending_the_command_ends_the_compilers(toolchain, bare, tmp_path):
 
 def test_the_kernel_revision_is_one_number():
     said = re.search(r"kKernelRevision = (\d+);", (KERNEL / "launch.h").read_text())
-    assert said is not None and int(said[1]) == KERNEL_REVISION
+    assert said is not None and int(said[1]) == OP.revision
 
 
 # What it builds.
@@ -440,7 +440,7 @@ def test_fetched_headers(include, tmp_path, monkeypatch):
 RTX = """
 import json, sys
 import numpy as np
-from mtu.plugins.correlation_argmax_warp.rules import KERNEL_REVISION
+from mtu.plugins.correlation_argmax_warp import OP
 from mtu.runtime.tensorrt_library import check_plugin_import, load_library
 
 library = load_library("tensorrt-rtx")
@@ -457,8 +457,8 @@ def restored(revision):
     fields = [trt.PluginField(name, each, trt.PluginFieldType.INT32) for name, each in zip(values, data)]
     return creator.create_plugin("node", trt.PluginFieldCollection(fields), trt.TensorRTPhase.RUNTIME)
 
-assert restored(KERNEL_REVISION) is not None
-assert restored(KERNEL_REVISION + 1) is None
+assert restored(OP.revision) is not None
+assert restored(OP.revision + 1) is None
 results = []
 for job in json.loads(sys.argv[2]):
     builder = trt.Builder(library.logger)

@@ -20,11 +20,11 @@ import tensorrt_rtx as trt
 from onnx import TensorProto
 
 from mtu.core.errors import InvalidInputError
-from mtu.core.interface import OP_DOMAIN, OP_NAME
 from mtu.export.engine import BuildOptions
 from mtu.export.engine_graph import Messages, build_graph, load_graphs, prepare
-from mtu.plugins.correlation_argmax_warp import onnx_function, trt_plugin
-from mtu.plugins.correlation_argmax_warp.rules import KERNEL_REVISION
+from mtu.plugins import register, trt_python
+from mtu.plugins.correlation_argmax_warp import OP, onnx_function, trt_plugin
+from mtu.plugins.op import DOMAIN
 from mtu.runtime.engine import Profile
 from mtu.runtime.tensorrt_library import Library, check_plugin_import, load_library
 
@@ -52,9 +52,11 @@ def library():
 @pytest.fixture
 def creator(library, monkeypatch):
     """Our creator, registered under a namespace of its own, so that nothing else in this process gets in its way."""
-    monkeypatch.setattr(trt_plugin, "OP_DOMAIN", next(NAMESPACES))
-    trt_plugin.register(library)
-    return trt_plugin._keep[-1]
+    namespace = next(NAMESPACES)
+    for module in (trt_python, register):
+        monkeypatch.setattr(module, "DOMAIN", namespace)
+    trt_python.register(library, OP)
+    return trt_python._keep[-1]
 
 
 def fields(**values):
@@ -110,16 +112,16 @@ def build(library, model, *, dynamic=False, workspace=None):
 def test_registering_twice_is_registering_once(library, creator, monkeypatch):
     namespace = creator.plugin_namespace
     registry = trt.get_plugin_registry()
-    assert registry.get_creator(OP_NAME, "1", namespace) is not None
-    kept = len(trt_plugin._keep)
-    trt_plugin.register(library)
-    assert len(trt_plugin._keep) == kept
+    assert registry.get_creator(OP.name, "1", namespace) is not None
+    kept = len(trt_python._keep)
+    trt_python.register(library, OP)
+    assert len(trt_python._keep) == kept
 
 
 def test_a_library_without_v3_plugins_names_the_way_out():
     old = Library("tensorrt", types.SimpleNamespace(), "8.6.1", None)
     with pytest.raises(InvalidInputError, match=r"tensorrt 8.6.1 takes no plugin from Python.*--plugin-library"):
-        trt_plugin.register(old)
+        trt_python.register(old, OP)
 
 
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
@@ -153,7 +155,7 @@ def test_the_builder_asks_the_plugin_and_makes_an_engine(library, creator, monke
 
 
 def trt_plugin_errors(said):
-    return [text for severity, text in said if severity == "ERROR" and text.startswith(OP_NAME)]
+    return [text for severity, text in said if severity == "ERROR" and text.startswith(OP.name)]
 
 
 def test_too_small_a_workspace_fails_the_build(library, creator, monkeypatch):
@@ -186,22 +188,22 @@ def test_a_creator_takes_what_the_node_says_and_has_defaults(creator, given, exp
 )
 def test_a_creator_refuses_fields_that_make_no_plugin(library, creator, given, words):
     assert creator.create_plugin("node", given(), trt.TensorRTPhase.BUILD) is None
-    assert words in library.logger.last_error() and library.logger.last_error().startswith(OP_NAME)
+    assert words in library.logger.last_error() and library.logger.last_error().startswith(OP.name)
 
 
 def test_what_is_serialised_makes_the_same_plugin_at_run_time(creator):
     plugin = make(creator, max_displacement=7, pool_size=3, scale=2)
     stored = {field.name: int(field.data[0]) for field in plugin.get_fields_to_serialize()}
-    assert stored == {"max_displacement": 7, "pool_size": 3, "scale": 2, "revision": KERNEL_REVISION}
+    assert stored == {"max_displacement": 7, "pool_size": 3, "scale": 2, "revision": OP.revision}
     again = creator.create_plugin("node", plugin.get_fields_to_serialize(), trt.TensorRTPhase.RUNTIME)
     assert again.attributes == plugin.attributes
 
 
-@pytest.mark.parametrize("revision", [{}, {"revision": KERNEL_REVISION + 1}])
+@pytest.mark.parametrize("revision", [{}, {"revision": OP.revision + 1}])
 def test_an_engine_of_another_revision_is_refused(library, creator, revision):
     assert make(creator, "RUNTIME", **revision) is None
     found = revision.get("revision")
-    assert f"holds revision {found} of the plugin, this release has {KERNEL_REVISION}" in library.logger.last_error()
+    assert f"holds revision {found} of the plugin, this release has {OP.revision}" in library.logger.last_error()
 
 
 def test_clones_are_whole_and_share_nothing(creator):
@@ -209,13 +211,13 @@ def test_clones_are_whole_and_share_nothing(creator):
     for copy in (plugin.clone(), plugin.attach_to_context(None)):
         assert copy is not plugin and copy.attributes == plugin.attributes
         assert copy.attributes is not plugin.attributes and copy._fields is not plugin._fields
-        assert (copy.plugin_name, copy.plugin_version, copy.num_outputs) == (OP_NAME, "1", 2)
+        assert (copy.plugin_name, copy.plugin_version, copy.num_outputs) == (OP.name, "1", 2)
         assert copy.timing_cache_id == plugin.timing_cache_id
 
 
 def test_the_timing_cache_tells_attributes_and_revisions_apart(creator, monkeypatch):
     identities = {make(creator, max_displacement=d).timing_cache_id for d in (7, 8)}
-    monkeypatch.setattr(trt_plugin, "KERNEL_REVISION", KERNEL_REVISION + 1)
+    monkeypatch.setattr(creator._plugin, "op", dataclasses.replace(OP, revision=OP.revision + 1))
     identities.add(make(creator, max_displacement=7).timing_cache_id)
     assert len(identities) == 3
 
@@ -303,7 +305,7 @@ def test_a_call_goes_to_the_kernel_as_it_came(creator, stand, kind, layout):
 def test_shapes_that_do_not_fit_are_refused_and_logged(library, creator, stand, shapes):
     with pytest.raises(InvalidInputError):
         make(creator).on_shape_change([described(shape, FLOAT) for shape in shapes], [])
-    assert library.logger.last_error().startswith(f"{OP_NAME}.on_shape_change: {OP_NAME}: ")
+    assert library.logger.last_error().startswith(f"{OP.name}.on_shape_change: {OP.name}: ")
     assert not stand.prepared
 
 
@@ -311,16 +313,17 @@ def test_an_error_of_the_kernel_is_logged_with_its_kind(library, creator, stand,
     monkeypatch.setattr(stand, "launch", lambda *arguments: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         make(creator).enqueue([described(shape, FLOAT) for shape in SHAPES], [], [1, 2, 3], [4, 5], 6, 7)
-    assert library.logger.last_error().startswith(f"{OP_NAME}.enqueue: ZeroDivisionError: ")
+    assert library.logger.last_error().startswith(f"{OP.name}.enqueue: ZeroDivisionError: ")
 
 
 def test_without_a_cuda_context_a_call_says_so(creator, monkeypatch):
-    monkeypatch.setattr("mtu.runtime.gpu.driver_library", lambda: None)
+    driver = pytest.importorskip("cuda.bindings.driver")
+    monkeypatch.setattr(driver, "cuCtxGetDevice", lambda: (driver.CUresult.CUDA_ERROR_INVALID_CONTEXT, 0))
     with pytest.raises(InvalidInputError, match="no CUDA context is current"):
         make(creator).on_shape_change([described(shape, FLOAT) for shape in SHAPES], [])
 
 
-@pytest.mark.parametrize("callback", ["workspace_bytes", "check_shapes"])
+@pytest.mark.parametrize("callback", ["trt_plugin.workspace_bytes", "rules.check_shapes"])
 def test_an_error_in_a_callback_fails_the_build(library, creator, small, monkeypatch, callback, capfd):
     """TensorRT takes an error in get_workspace_size for 0 bytes and builds on."""
     interface, models = load_graphs(small)
@@ -333,7 +336,7 @@ def test_an_error_in_a_callback_fails_the_build(library, creator, small, monkeyp
     def fail(*arguments):
         raise RuntimeError("no such luck")
 
-    monkeypatch.setattr(trt_plugin, callback, fail)
+    monkeypatch.setattr(f"mtu.plugins.correlation_argmax_warp.{callback}", fail)
     messages = Messages()
     with library.logger.to(messages.take), pytest.raises(InvalidInputError) as refused:
         build_graph(
@@ -348,12 +351,12 @@ def test_an_error_in_a_callback_fails_the_build(library, creator, small, monkeyp
             monitor=None,
             messages=messages,
         )
-    assert "RuntimeError: no such luck" in str(refused.value) and f"{OP_NAME}." in str(refused.value)
+    assert "RuntimeError: no such luck" in str(refused.value) and f"{OP.name}." in str(refused.value)
     capfd.readouterr()
 
 
 def test_the_published_namespace_is_the_nodes(library):
-    trt_plugin.register(library)
-    assert trt.get_plugin_registry().get_creator(OP_NAME, "1", OP_DOMAIN) is not None
-    plan, kinds, said = build(library, model_of(OP_DOMAIN))
+    trt_python.register(library, OP)
+    assert trt.get_plugin_registry().get_creator(OP.name, "1", DOMAIN) is not None
+    plan, kinds, said = build(library, model_of(DOMAIN))
     assert plan is not None and trt.LayerType.PLUGIN_V3 in kinds, said

@@ -6,7 +6,7 @@
 
 namespace mtu {
 
-// Raised whenever the kernel, its workspace or what an engine serialises changes. rules.py says the same; a test holds
+// Raised whenever the kernel, its workspace or what an engine serialises changes. __init__.py says the same; a test holds
 // them together.
 constexpr int32_t kKernelRevision = 1;
 

@@ -138,7 +138,7 @@ def test_a_frame_that_is_not_finite_on_a_gpu_is_redone(build, overflowing):
 @pytest.mark.needs_library("pycuda", "cuda.bindings", "cuda.core")
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_the_guard_on_a_gpu_finds_one_bad_value_anywhere(dtype):
-    from mtu.plugins.correlation_argmax_warp.cuda_op import compiled
+    from mtu.plugins.nvrtc import compiled
     from mtu.runtime.backends import cuda_device as cuda
     from mtu.runtime.backends.non_finite import EXPONENTS, GUARD
 

@@ -22,9 +22,9 @@ from tests import fake_cuda
 from tests.conftest import ROOT
 from tests.tensorrt_sessions import ANY_SIZE, collect, dim_frames, engine, gpu, make_gpu, refused
 
+from mtu.core.cache import keep
 from mtu.core.errors import InvalidInputError, MissingExtraError, MissingFileError
 from mtu.core.interface import FRAME_NAMES, PRESETS, Interface
-from mtu.plugins.correlation_argmax_warp.cuda_op import keep
 from mtu.runtime import Session, open_backend, open_model
 from mtu.runtime.engine import Profile
 from mtu.runtime.gpu import find_gpu
