@@ -1,277 +1,392 @@
-"""The one description of the network's interface: tensor names, shapes, dtypes, window, states, size rule.
+"""The description of a model, as data: graphs, their inputs and outputs, and what each of them means.
 
-Export names its graph inputs from it, the builder its profiles, the runtime its buffers, calibration and tests their
-feeds. Nothing else in the project spells a tensor name or counts states. Plain Python: no numpy, torch, onnx, tensorrt.
+It knows no network. `bundle.json` holds it (`mtu.runtime.bundle`), a family makes it (`mtu.models.families`), everyone
+else reads it. Plain Python: no numpy, torch, onnx, tensorrt.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal
 
 from mtu.core.errors import InvalidInputError
 
-GraphName = Literal["first", "step"]
-GRAPHS: tuple[GraphName, ...] = ("first", "step")
-"""The graphs of a bundle: the first frame of a sequence, every later one."""
+FORMAT_VERSION = "2"
+"""Of the layout of bundle.json. Raised when a reader of the old one would go wrong."""
 
 Dim = int | str
+Role = Literal["picture", "map", "displacement", "state"]
+Precision = Literal["fp32", "fp16"]
 
-FORMAT_VERSION = "1"
-"""Version of the metadata layout. Raised when a reader of the old layout would go wrong."""
-
-_OP, _OP_VERSION = "CorrelationArgmaxWarp", 1  # as in the op's folder
-
-SIZE_MULTIPLE = 4
-"""Height and width fed to the network are multiples of this; the runtime pads and crops back."""
-
-MAX_DISPLACEMENT = 10
-"""Search radius D of the published networks."""
-
-POOL_SIZE = 5
-"""Pooling of the cost volume in the published networks."""
-
-WINDOW = (-2, -1, 0, 1, 2)
-"""Frame offsets the network sees at once, relative to the frame it restores."""
-
-LOOK_AHEAD = 2
-"""Frames that must arrive after a frame before it can be restored."""
-
-FRAME_NAMES = ("frame_prev2", "frame_prev1", "frame", "frame_next1", "frame_next2")
-"""Input names of the window, in the order of `WINDOW`."""
-
-OUTPUT_NAME = "output"
-DISPLACEMENT_NAME = "displacement"
+DTYPES = ("uint8", "int32", "float32", "float16")
+FARTHEST = 100
+"""Largest offset of a frame: so many of them are held in memory."""
+_DIM = re.compile(r"(?:([1-9]\d{0,3})\*)?([HW])(?:/([1-9]\d{0,3}))?")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 @dataclass(frozen=True)
-class NetworkConfig:
-    """The shape of a network: everything that can be read off a checkpoint's keys and tensor shapes."""
-
-    units: int
-    """Number N of stacked multi-task units, >= 1."""
-    channels: int
-    """Channels c of a detail feature map, >= 1."""
-    blocks: int
-    """Residual blocks in each unit's U-Net, >= 0."""
-
-    def __post_init__(self) -> None:
-        if any(type(value) is not int for value in dataclasses.astuple(self)):
-            raise InvalidInputError(f"no such network: {self}; units, channels and blocks are whole numbers")
-        if self.units < 1 or self.channels < 1 or self.blocks < 0:
-            raise InvalidInputError(f"no such network: {self}; units and channels are at least 1, blocks at least 0")
-
-    @property
-    def words(self) -> str:
-        """For a person: "2 units, 26 channels, 8 blocks"."""
-        return ", ".join(f"{n} {name if n != 1 else name[:-1]}" for name, n in dataclasses.asdict(self).items())
-
-
-PRESETS: Mapping[str, NetworkConfig] = {
-    "mtu1": NetworkConfig(units=1, channels=26, blocks=8),
-    "mtu2": NetworkConfig(units=2, channels=26, blocks=8),
-    "mtu4": NetworkConfig(units=4, channels=26, blocks=8),
-    "mtu10": NetworkConfig(units=10, channels=26, blocks=8),
-    "mtu10-large": NetworkConfig(units=10, channels=48, blocks=6),
-}
-"""The published variants."""
-
-
-def preset_config(name: str) -> NetworkConfig:
-    """The configuration of a preset; raises InvalidInputError naming the presets that exist."""
-    if name not in PRESETS:
-        raise InvalidInputError(f"unknown preset '{name}': choose one of {', '.join(PRESETS)}")
-    return PRESETS[name]
-
-
-def preset_name(config: NetworkConfig) -> str:
-    """The preset with this configuration, or "custom"."""
-    return next((name for name, known in PRESETS.items() if known == config), "custom")
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """A graph input or output."""
+class Tensor:
+    """A tensor that goes into a graph or comes out of it."""
 
     name: str
     dtype: str
-    """numpy's name of the element type: uint8, int32, float16 or float32."""
+    """numpy's name of the element type, one of `DTYPES`."""
     shape: tuple[Dim, ...]
-    """Integers, or "H", "W", "H/4", "W/4" of the padded frame."""
+    """Integers, or "H", "W/4", "4*H" of the padded frame."""
 
     def at(self, height: int, width: int) -> tuple[int, ...]:
-        """The concrete shape for a padded frame of height x width pixels (multiples of `SIZE_MULTIPLE`)."""
-        sizes = {"H": height, "W": width, "H/4": height // 4, "W/4": width // 4}
-        return tuple(dim if isinstance(dim, int) else sizes[dim] for dim in self.shape)
+        """The shape for a frame of height x width pixels; of one that is not padded, what is left after cutting back:
+        fractions are rounded up."""
+        sizes = {"H": height, "W": width}
+        found = []
+        for dim in self.shape:
+            if isinstance(dim, str):
+                times, axis, parts = _dim(dim)
+                dim = -(-sizes[axis] * times // parts)
+            found.append(dim)
+        return tuple(found)
+
+
+def _dim(text: str) -> tuple[int, str, int]:
+    match = _DIM.fullmatch(text)
+    if match is None:
+        raise InvalidInputError(f"the size {text!r} of a tensor: write an integer, or H, W/4, 4*H")
+    return int(match[1] or 1), match[2], int(match[3] or 1)
 
 
 @dataclass(frozen=True)
-class StateSpec:
-    """A recurrent tensor: `<name>_out` of one frame is `<name>_in` of the next."""
+class Frame:
+    """Source of an input: a frame of a stream, uint8 RGB [1, H, W, 3]."""
+
+    stream: str
+    offset: int
+    """Relative to the frame that is restored; -1 is the one before it. Clamped at the ends of a sequence."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Source of an input: what the frame before gave."""
 
     name: str
-    dtype: str
-    shape: tuple[Dim, ...]
+    """Of the output with the role state."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a graph takes."""
+
+    tensor: Tensor
+    source: Frame | State
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a graph gives.
+
+    A picture is uint8 [1, s*H, s*W, 3] RGB, s the interface's scale. A map is float [1, h, w] in [0, 1]. A displacement
+    is int32 [1, h, w], the index (dy + D) * (2D + 1) + (dx + D) of a move of dy, dx positions, D the `radius`. A state
+    goes into the next frame, and is otherwise nobody's business.
+    """
+
+    tensor: Tensor
+    role: Role
+    radius: int = 0
+    """Of a displacement, in positions of its map, at least 1; 0 of everything else."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One of a model's graphs: a file of this name."""
+
+    name: str
+    inputs: tuple[Input, ...]
+    outputs: tuple[Output, ...]
 
     @property
-    def input(self) -> TensorSpec:
-        """The tensor as an input of the step graph."""
-        return TensorSpec(f"{self.name}_in", self.dtype, self.shape)
+    def frames(self) -> dict[str, Frame]:
+        """The inputs that are frames, by name, in order."""
+        return {each.tensor.name: each.source for each in self.inputs if isinstance(each.source, Frame)}
 
     @property
-    def output(self) -> TensorSpec:
-        """The tensor as an output of either graph."""
-        return TensorSpec(f"{self.name}_out", self.dtype, self.shape)
+    def states(self) -> dict[str, str]:
+        """The inputs that are states: the name of the input, and of the output of the frame before."""
+        return {each.tensor.name: each.source.name for each in self.inputs if isinstance(each.source, State)}
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Inputs and outputs by name, in order."""
+        return {each.tensor.name: each.tensor for each in (*self.inputs, *self.outputs)}
+
+
+@dataclass(frozen=True)
+class Size:
+    """Which frames a model takes; others are padded with their last row and column and cut back afterwards."""
+
+    multiple: int = 1
+    """Height and width are multiples of this."""
+    minimum: int = 1
+    """And at least this, a multiple too."""
+
+    def padded(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width that frames of this size get."""
+        height, width = (max(side + -side % self.multiple, self.minimum) for side in (height, width))
+        return height, width
 
 
 @dataclass(frozen=True)
 class Interface:
     """What a model takes, gives and carries from frame to frame.
 
-    Two graphs share it. `first` restores the first frame of a sequence and has no state inputs; `step` restores every
-    later one. Both take the five frames of the window and give the restored frame, the states and, for two units and
-    more, the displacement index of the motion compensation. Indices outside the sequence are clamped by the caller:
-    frame -1 is frame 0, frame T is frame T-1.
+    All graphs give the same outputs and differ in what they take: `graph_for` says which one a frame goes through.
     """
 
-    config: NetworkConfig
-    state_dtype: Literal["float32", "float16"] = "float32"
-    """Element type of the states, and of the arithmetic between the first and the last Cast."""
-    checkpoint: str = ""
-    """sha256 of the weights (names, shapes, fp32 values in key order), hexadecimal."""
-    max_displacement: int = MAX_DISPLACEMENT
-    """Search radius D of the motion compensation in positions of the quarter-size map."""
-    pool_size: int = POOL_SIZE
-    """Side of the square over which each channel of the cost volume is averaged."""
-    op_version: int = _OP_VERSION
+    family: str
+    """Who made it. Nobody but the torch backends looks at it after export."""
+    variant: str
+    """For people: "mtu2", "custom"."""
+    settings: Mapping[str, Any]
+    """Of the network; opaque to everyone but the family and people."""
+    graphs: tuple[Graph, ...]
+    size: Size = Size()
+    scale: int = 1
+    """Size of the picture over that of the frame."""
+    streams: tuple[str, ...] = ("image",)
+    """What is read in step; the first one sets the size."""
+    weights: str = ""
+    """sha256 of the checkpoint (names, shapes, fp32 values in key order), hexadecimal."""
+    precision: Precision = "fp32"
+    """Type of weights, states and arithmetic."""
     int8_layers: tuple[str, ...] = ()
-    """Convolutions that compute in int8, by their names in the checkpoint ("HGs.0.enc1.0"), in graph order."""
+    """Convolutions that compute in int8, by their names in the checkpoint, in graph order."""
+    ops: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
+    """The custom ops in the graphs: of each its `version` and its attributes, as the nodes say them."""
+    working_bytes: int = 0
+    """What a graph's tensors that are alive at one time take, in bytes for each pixel of a frame; 0: not known."""
 
     def __post_init__(self) -> None:
-        if self.state_dtype not in ("float32", "float16"):
-            raise InvalidInputError(f"state_dtype {self.state_dtype!r}: choose float32 or float16")
-        object.__setattr__(self, "int8_layers", tuple(self.int8_layers))  # JSON has lists
-        if any(type(layer) is not str for layer in self.int8_layers):
-            raise InvalidInputError(f"int8_layers {self.int8_layers!r}: must be texts")
-        if type(self.checkpoint) is not str:
-            raise InvalidInputError(f"checkpoint {self.checkpoint!r}: must be a text")
-        for name in ("max_displacement", "pool_size", "op_version"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise InvalidInputError(f"{name} {value!r}: must be a whole number from 1")
+        _check(self)
 
     @property
-    def preset(self) -> str:
-        """Name of the published variant, or "custom"."""
-        return preset_name(self.config)
-
-    @property
-    def precision(self) -> str:
+    def arithmetic(self) -> str:
         """What computes, in words: "fp32", "fp16", "fp32 with 40 layers in int8"."""
-        kind = "fp16" if self.state_dtype == "float16" else "fp32"
+        kind = self.precision
         return f"{kind} with {len(self.int8_layers)} layers in int8" if self.int8_layers else kind
 
     @property
-    def has_motion(self) -> bool:
-        """Whether motion is compensated; a single unit uses none at inference."""
-        return self.config.units > 1
+    def outputs(self) -> tuple[Output, ...]:
+        """Of every graph."""
+        return self.graphs[0].outputs
 
-    @property
-    def frames(self) -> tuple[TensorSpec, ...]:
-        """The window: uint8 RGB, channels last, one frame each."""
-        return tuple(TensorSpec(name, "uint8", (1, "H", "W", 3)) for name in FRAME_NAMES)
+    def with_role(self, *roles: Role) -> tuple[Output, ...]:
+        """The outputs that have one of these roles, in order."""
+        return tuple(each for each in self.outputs if each.role in roles)
 
-    @property
-    def states(self) -> tuple[StateSpec, ...]:
-        """The recurrent tensors, in graph order.
+    def the(self, role: Role) -> Output | None:
+        """The output with this role, the first where there are several; None where there is none."""
+        return next(iter(self.with_role(role)), None)
 
-        `restored`: the restored frame, RGB in [0, 1]. `motion`: features matched by the next frame, >= 0. `detail`:
-        detail features of the last unit, warped by the next frame.
-        """
-        c = self.config.channels
-        restored = StateSpec("restored", self.state_dtype, (1, 3, "H", "W"))
-        if not self.has_motion:
-            return (restored,)
-        return (
-            restored,
-            StateSpec("motion", self.state_dtype, (1, 2 * c, "H/4", "W/4")),
-            StateSpec("detail", self.state_dtype, (1, c, "H", "W")),
+    @cached_property
+    def states(self) -> dict[str, Tensor]:
+        """The tensors carried from frame to frame, by name."""
+        return {each.tensor.name: each.tensor for each in self.with_role("state")}
+
+    @cached_property
+    def frames(self) -> dict[str, Frame]:
+        """The frames that any of the graphs takes, by name of the input."""
+        return {name: frame for graph in self.graphs for name, frame in graph.frames.items()}
+
+    @cached_property
+    def look_back(self) -> int:
+        """Frames before a frame that are needed to restore it."""
+        return max(0, *(-frame.offset for frame in self.frames.values()))
+
+    @cached_property
+    def look_ahead(self) -> int:
+        """Frames that must arrive after a frame before it can be restored."""
+        return max(0, *(frame.offset for frame in self.frames.values()))
+
+    def graph(self, name: str) -> Graph:
+        """The graph of this name. Raises InvalidInputError if there is none."""
+        for graph in self.graphs:
+            if graph.name == name:
+                return graph
+        raise InvalidInputError(
+            f"the model has no graph '{name}': it has {', '.join(graph.name for graph in self.graphs)}"
         )
 
-    def inputs(self, graph: GraphName) -> tuple[TensorSpec, ...]:
-        """Inputs of a graph, in order: the window, then for `step` the states."""
-        return self.frames + (tuple(state.input for state in self.states) if graph == "step" else ())
+    def graph_for(self, held: Collection[str]) -> Graph:
+        """The graph that uses the most of the states that are there."""
+        fitting = (graph for graph in self.graphs if set(graph.states.values()) <= set(held))
+        return max(fitting, key=lambda graph: len(graph.states))
 
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """Outputs of both graphs, in order: restored frame, states, displacement index.
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the description, hexadecimal: what the ONNX files of a bundle say they belong to."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
-        The index is (dy + D) * (2D + 1) + (dx + D) for a displacement of dy, dx positions; times 4, it is in pixels.
-        """
-        displacement = (TensorSpec(DISPLACEMENT_NAME, "int32", (1, "H/4", "W/4")),) if self.has_motion else ()
-        return (
-            TensorSpec(OUTPUT_NAME, "uint8", (1, "H", "W", 3)),
-            *(state.output for state in self.states),
-            *displacement,
-        )
-
-    def to_metadata(self, graph: GraphName) -> dict[str, str]:
-        """ONNX `metadata_props` of a graph: `mtu.interface` is enough to rebuild this object, the rest is for readers
-        that do not have it (a Triton configuration, a shell script)."""
-        fields = dataclasses.asdict(self)
-        if not self.int8_layers:
-            del fields["int8_layers"]  # no bundle had it before there was int8
-        tensors = {
-            "inputs": [dataclasses.asdict(spec) for spec in self.inputs(graph)],
-            "outputs": [dataclasses.asdict(spec) for spec in self.outputs],
-            "states": [{"input": state.input.name, "output": state.output.name} for state in self.states],
-        }
-        return {
-            "mtu.format_version": FORMAT_VERSION,
-            "mtu.graph": graph,
-            "mtu.preset": self.preset,
-            "mtu.interface": json.dumps(fields, sort_keys=True),
-            "mtu.tensors": json.dumps(tensors, sort_keys=True),
-            "mtu.window": json.dumps(WINDOW),
-            "mtu.look_ahead": str(LOOK_AHEAD),
-            "mtu.size_multiple": str(SIZE_MULTIPLE),
-            "mtu.op": f"mtu::{_OP} {self.op_version}",
-        }
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; `from_dict` reads it."""
+        fields = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+        graphs = [
+            {
+                "name": graph.name,
+                "inputs": [{**_fields(each.tensor), **_source(each.source)} for each in graph.inputs],
+                "outputs": [
+                    {**_fields(each.tensor), "role": each.role, **({"radius": each.radius} if each.radius else {})}
+                    for each in graph.outputs
+                ],
+            }
+            for graph in self.graphs
+        ]
+        return {**fields, "graphs": graphs, "size": _fields(self.size)}
 
     @classmethod
-    def from_metadata(cls, metadata: Mapping[str, str], graph: GraphName, source: str) -> Interface:
-        """The interface a file says it has.
-
-        `source` names the file in messages. Raises InvalidInputError if the file is no MTU graph, is of another format
-        version, is the other graph of its bundle, or says two things that contradict each other.
-        """
-        version = metadata.get("mtu.format_version")
-        if version is None:
-            raise InvalidInputError(
-                f"{source} is not an MTU model: it has no mtu.format_version; make one with mtu-export onnx"
-            )
-        if version != FORMAT_VERSION:
-            raise InvalidInputError(
-                f"{source} has metadata version {version}, this release reads {FORMAT_VERSION}: export the model again"
-            )
+    def from_dict(cls, fields: Any, source: str) -> Interface:
+        """The interface in parsed JSON; `source` names the file in messages. Raises InvalidInputError."""
         try:
-            fields = json.loads(metadata["mtu.interface"])
-            interface = cls(**{**fields, "config": NetworkConfig(**fields["config"])})
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise InvalidInputError(f"{source} has a broken mtu.interface ({error}): export the model again") from None
-        if interface.op_version != _OP_VERSION:
-            raise InvalidInputError(
-                f"{source} uses version {interface.op_version} of {_OP}, this release has {_OP_VERSION}:"
-                " export the model again"
-            )
-        expected = interface.to_metadata(graph)
-        for key in expected:
-            if metadata.get(key) != expected[key]:
-                raise InvalidInputError(
-                    f"{source}: {key} is {metadata.get(key)!r}, its interface says {expected[key]!r};"
-                    " export the model again"
+            graphs = tuple(
+                Graph(
+                    graph["name"],
+                    tuple(Input(_tensor(each), _read_source(each)) for each in graph["inputs"]),
+                    tuple(Output(_tensor(each), each["role"], each.get("radius", 0)) for each in graph["outputs"]),
                 )
-        return interface
+                for graph in fields["graphs"]
+            )
+            texts = {name: tuple(fields[name]) for name in ("streams", "int8_layers")}
+            return cls(**{**fields, **texts, "graphs": graphs, "size": Size(**fields["size"])})
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+            raise InvalidInputError(f"{source} has a broken description ({what}): export the model again") from None
+
+
+def metadata(interface: Interface, graph: Graph) -> dict[str, str]:
+    """ONNX `metadata_props` of a graph: which bundle it is of, and what a program needs that reads no bundle.json
+    (a Triton configuration, a script around trtexec)."""
+    tensors = {
+        "inputs": [_fields(each.tensor) for each in graph.inputs],
+        "outputs": [_fields(each.tensor) for each in graph.outputs],
+        "states": [{"input": taken, "output": given} for taken, given in graph.states.items()],
+        "size_multiple": interface.size.multiple,
+    }
+    return {
+        "mtu.format_version": FORMAT_VERSION,
+        "mtu.graph": graph.name,
+        "mtu.interface": interface.digest,
+        "mtu.tensors": json.dumps(tensors, sort_keys=True),
+    }
+
+
+def check_metadata(found: Mapping[str, str], interface: Interface, graph: Graph, source: str) -> None:
+    """Raises InvalidInputError unless a file with these `metadata_props` is this graph of a bundle with this
+    description."""
+    for key, wanted in metadata(interface, graph).items():
+        if found.get(key) != wanted:
+            raise InvalidInputError(
+                f"{source} is not the graph {graph.name} that bundle.json describes ({key} is {found.get(key)!r:.80},"
+                f" should be {wanted!r:.80}): export the model again"
+            )
+
+
+def _fields(value: Tensor | Size) -> dict[str, Any]:
+    return dataclasses.asdict(value)
+
+
+def _source(source: Frame | State) -> dict[str, Any]:
+    return {"state": source.name} if isinstance(source, State) else dataclasses.asdict(source)
+
+
+def _read_source(fields: Mapping[str, Any]) -> Frame | State:
+    return State(fields["state"]) if "state" in fields else Frame(fields["stream"], fields["offset"])
+
+
+def _tensor(fields: Mapping[str, Any]) -> Tensor:
+    return Tensor(fields["name"], fields["dtype"], tuple(fields["shape"]))
+
+
+def _check(interface: Interface) -> None:
+    """Raises InvalidInputError for a description that contradicts itself or that nobody could run."""
+    i = interface
+    _demand(all(type(text) is str for text in (i.family, i.variant, i.weights)), "family, variant, weights: texts")
+    _demand(i.precision in ("fp32", "fp16"), f"precision is {i.precision!r}: fp32 or fp16")
+    _demand(isinstance(i.settings, Mapping), "settings: a mapping")
+    _demand(all(type(layer) is str for layer in i.int8_layers), f"int8_layers {i.int8_layers!r}: must be texts")
+    whole = (i.size.multiple, i.size.minimum, i.scale)
+    _demand(all(type(n) is int and 1 <= n <= 4096 for n in whole), "size and scale: whole numbers from 1")
+    _demand(all(type(op.get("version")) is int for op in i.ops.values()), "ops: each has a version")
+    _demand(i.size.minimum % i.size.multiple == 0, f"size: the minimum {i.size.minimum} is no multiple")
+    _demand(type(i.working_bytes) is int and i.working_bytes >= 0, "working_bytes: a whole number")
+    _demand(bool(i.streams) and all(map(_is_name, i.streams)), f"streams {i.streams!r}: names")
+    names = [graph.name for graph in i.graphs]
+    _demand(bool(names) and all(map(_is_name, names)) and len({*names}) == len(names), f"graphs {names!r}: names")
+    states = {each.tensor.name: each.tensor for each in i.outputs if each.role == "state"}
+    frames: dict[str, Frame] = {}
+    for graph in i.graphs:
+        where = f"graph {graph.name}"
+        _demand(graph.outputs == i.outputs, f"{where} gives other outputs than {names[0]}")
+        _demand(len(graph.tensors) == len(graph.inputs) + len(graph.outputs), f"{where} has a name twice")
+        for each in graph.inputs:
+            _check_input(i, states, frames, each, where)
+        _demand(bool(graph.frames), f"{where} takes no frame")
+        for output in graph.outputs:
+            _check_output(i, output, where)
+    _demand(any(not graph.states for graph in i.graphs), "every graph takes states: none is for a first frame")
+    _demand(any(each.role in ("picture", "map") for each in i.outputs), "no output is a picture or a map")
+
+
+def _check_input(
+    i: Interface, states: Mapping[str, Tensor], frames: dict[str, Frame], given: Input, where: str
+) -> None:
+    tensor, source, what = given.tensor, given.source, f"{where}, input {given.tensor.name}"
+    _check_tensor(i, tensor, what)
+    if isinstance(source, Frame):
+        _demand(source.stream in i.streams, f"{what} is of stream {source.stream!r}, which there is not")
+        _demand(type(source.offset) is int and abs(source.offset) <= FARTHEST, f"{what}: offset {source.offset!r}")
+        _demand(frames.setdefault(tensor.name, source) == source, f"{what} is another frame than in another graph")
+        _demand((tensor.dtype, tensor.shape) == ("uint8", (1, "H", "W", 3)), f"{what}: a frame is uint8 [1, H, W, 3]")
+        return
+    state = states.get(source.name)
+    _demand(state is not None, f"{what} is state {source.name!r}, which no output gives")
+    assert state is not None
+    _demand((tensor.dtype, tensor.shape) == (state.dtype, state.shape), f"{what} differs from the state {state.name}")
+
+
+def _check_output(i: Interface, given: Output, where: str) -> None:
+    tensor, what = given.tensor, f"{where}, output {given.tensor.name}"
+    _check_tensor(i, tensor, what)
+    is_float = tensor.dtype in ("float32", "float16")
+    sides = tuple("HW" if i.scale == 1 else (f"{i.scale}*H", f"{i.scale}*W"))
+    good = {
+        "picture": (tensor.dtype, tensor.shape) == ("uint8", (1, *sides, 3)),
+        "map": is_float and len(tensor.shape) == 3 and tensor.shape[0] == 1,
+        "displacement": tensor.dtype == "int32" and len(tensor.shape) == 3 and tensor.shape[0] == 1,
+        "state": is_float,
+    }
+    _demand(given.role in good, f"{what}: role {given.role!r}; roles are {', '.join(good)}")
+    _demand(good[given.role], f"{what}: {tensor.dtype} {list(tensor.shape)} is no {given.role}")
+    radius = given.radius
+    _demand(type(radius) is int and (radius > 0) == (given.role == "displacement"), f"{what}: radius {radius!r}")
+
+
+def _check_tensor(i: Interface, tensor: Tensor, what: str) -> None:
+    _demand(_is_name(tensor.name) and tensor.dtype in DTYPES, f"{what}: name {tensor.name!r}, type {tensor.dtype!r}")
+    for dim in tensor.shape:
+        if isinstance(dim, str):
+            _demand(i.size.multiple % _dim(dim)[2] == 0, f"{what}: {dim} needs frames of a multiple of {_dim(dim)[2]}")
+        else:
+            _demand(type(dim) is int and dim > 0, f"{what}: size {dim!r}")
+
+
+def _is_name(text: object) -> bool:
+    return isinstance(text, str) and _NAME.fullmatch(text) is not None
+
+
+def _demand(is_so: bool, what: str) -> None:
+    if not is_so:
+        raise InvalidInputError(what)

@@ -9,7 +9,7 @@ import typer
 
 from mtu.core.errors import InvalidInputError
 from mtu.core.extras import require_for
-from mtu.core.interface import PRESETS, preset_config, preset_name
+from mtu.models.families import find_preset, in_words, load_family_file, presets
 from mtu.runtime.bundle import BUNDLED, open_bundle
 from mtu.runtime.console import new_app, run_app, say
 from mtu.runtime.console.options import INPUT, OUTPUT, KeepFp32Option, OverwriteOption, VersionOption
@@ -20,7 +20,7 @@ app = new_app()
 
 @app.callback()
 def main_help(version: VersionOption = False) -> None:
-    """Exports a multi-task-unit network from a PyTorch checkpoint."""
+    """Exports networks from PyTorch checkpoints, and puts models in a row."""
 
 
 @app.command("onnx")
@@ -31,7 +31,7 @@ def to_onnx(
             "--output",
             "-o",
             metavar="DIR",
-            help="Directory to write: first.onnx and step.onnx.",
+            help="Directory to write: bundle.json and the graphs.",
             rich_help_panel=OUTPUT,
         ),
     ],
@@ -39,7 +39,7 @@ def to_onnx(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Released .pytorch file, plain state dict, safetensors, or mtu2.",
+            help="Released .pytorch or .pth file, plain state dict, safetensors, or mtu2.",
             rich_help_panel=INPUT,
         ),
     ] = None,
@@ -47,7 +47,15 @@ def to_onnx(
         str | None,
         typer.Option(
             metavar="NAME",
-            help=f"Random weights of {', '.join(PRESETS)}, for tests and timings.",
+            help=f"Random weights of {', '.join(presets())}, for tests and timings.",
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
+    family: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.py",
+            help="A network of your own; the file is Python and is run. See docs/your-own-network.md.",
             rich_help_panel=INPUT,
         ),
     ] = None,
@@ -58,28 +66,30 @@ def to_onnx(
     keep_fp32: KeepFp32Option = None,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Writes an ONNX bundle: a directory with the graphs of the first frame and of every later one.
+    """Writes an ONNX bundle: a directory with the graphs of a network and bundle.json, which describes them.
 
-    Height and width stay dynamic. The directory gets its name when both graphs are checked against torch.
+    Height and width stay dynamic. The directory gets its name when all graphs are checked against torch.
     """
     if (checkpoint is None) == (preset is None):
         raise InvalidInputError("give either --checkpoint FILE or --preset NAME")
-    config = None if preset is None else preset_config(preset)
+    if family is not None:
+        load_family_file(family)
+    chosen = None if preset is None else find_preset(preset)
     require_for(PROGRAM)
     from mtu.export.to_onnx import export_bundle
     from mtu.models.checkpoint import load_checkpoint, random_checkpoint
-    from mtu.runtime.backends.torch_backend import read_model
+    from mtu.runtime.backends.torch_backend import read_checkpoint
 
     if checkpoint is not None:
         is_mtu2 = str(checkpoint) == BUNDLED and not checkpoint.exists()
-        source = read_model(open_bundle())[1] if is_mtu2 else load_checkpoint(checkpoint)
+        source = read_checkpoint(open_bundle()) if is_mtu2 else load_checkpoint(checkpoint)
         if source.dropped:
             say(PROGRAM, f"left out {len(source.dropped)} tensors that only training uses: {', '.join(source.dropped)}")
     else:
-        assert config is not None
-        source = random_checkpoint(config)
+        assert chosen is not None
+        source = random_checkpoint(*chosen)
         say(PROGRAM, f"{preset} with random weights: good for tests and timings, not for pictures")
-    export_bundle(
+    bundle = export_bundle(
         source,
         output,
         precision=precision,
@@ -87,12 +97,29 @@ def to_onnx(
         overwrite=overwrite,
         say=lambda text: say(PROGRAM, text),
     )
-    c = source.config
     print(
-        f"{output}: {preset_name(c)} ({c.words}), {precision}"
+        f"{output}: {bundle.interface.variant} ({in_words(source.settings)}), {precision}"
         + (f" but for the layers in {keep_fp32}" if keep_fp32 else "")
         + f", weights {source.digest[:12]}"
     )
+
+
+@app.command("chain")
+def chain(
+    models: Annotated[
+        list[Path],
+        typer.Argument(metavar="MODEL...", help="Bundles or engines, in the order that frames go through them."),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Directory to write.", rich_help_panel=OUTPUT)
+    ],
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Puts models in a row: the pictures of each are the frames of the next. Takes copies of them."""
+    from mtu.export.chain_files import write_chain
+
+    written = write_chain(models, output, overwrite=overwrite)
+    print(f"{output}: {' then '.join(model.interface.variant for model in written.models)}")
 
 
 def main() -> NoReturn:

@@ -21,8 +21,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from mtu.core.errors import InvalidInputError, MissingFileError, some
-from mtu.core.interface import OUTPUT_NAME
-from mtu.plugins.op import DOMAIN
+from mtu.plugins.op import DOMAIN, find_op
 
 LARGEST = 65504.0
 """The largest value that fp16 can hold."""
@@ -90,7 +89,8 @@ def fp32_nodes(model: onnx.ModelProto, keep: Iterable[str]) -> frozenset[str]:
     for node in nodes:
         if node.name in kept or (not is_layer(node) and behind.intersection(carried(node))):
             behind.add(node.output[0])
-    before = set(scaling(model.graph)[-1].input)  # tensors that lead to a kept layer or to the last scaling
+    last = scaling(model.graph)[-1:]
+    before = {name for node in last for name in node.input}  # tensors that lead to a kept layer or to the last scaling
     for node in reversed(nodes):
         if node.name in kept or (not is_layer(node) and node.output[0] in before):
             before.update(carried(node))
@@ -120,7 +120,8 @@ def to_fp16(model: onnx.ModelProto, keep: Iterable[str] = ()) -> None:
     taken: dict[str, set[bool]] = {value.name: {False} for value in graph.output}
     uses = []
     for node in graph.node:
-        matched = node.input[:2] if node.domain == DOMAIN else ()  # the op takes both motion maps in fp16
+        # What an op does not hand on it matches, which it does in fp32 by itself.
+        matched = set(node.input).difference(carried(node)) if node.domain == DOMAIN else ()
         for index, name in enumerate(node.input):
             if name in floats:
                 in_fp32 = node.name in single and name not in matched
@@ -200,7 +201,7 @@ def carried(node: onnx.NodeProto) -> list[str]:
     """The inputs whose values a node hands on, changed or not; its first output is where they go."""
     if is_layer(node):
         return [node.input[0]]
-    return [node.input[2]] if node.domain == DOMAIN else list(node.input)
+    return [node.input[find_op(node.op_type).carries[0]]] if node.domain == DOMAIN else list(node.input)
 
 
 def fp32_tensors(model: onnx.ModelProto) -> set[str]:
@@ -213,10 +214,14 @@ def fp32_tensors(model: onnx.ModelProto) -> set[str]:
 
 
 def scaling(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """The nodes that the picture goes through at the end, from the last: Cast, Transpose, Round, Mul by 255."""
+    """The nodes that a picture goes through at the end, from the last: Cast, Transpose, Round, Mul by 255."""
     producers = {name: node for node in graph.node for name in node.output}
-    found = [producers[OUTPUT_NAME]]
-    while found[-1].op_type in ("Cast", "Transpose", "Round"):
-        found.append(producers[found[-1].input[0]])
-    assert found[-1].op_type == "Mul", found[-1].op_type
+    found = []
+    for picture in (value.name for value in graph.output if value.type.tensor_type.elem_type == TensorProto.UINT8):
+        node = producers[picture]
+        while node.op_type in ("Cast", "Transpose", "Round"):
+            found.append(node)
+            node = producers[node.input[0]]
+        if node.op_type == "Mul":
+            found.append(node)
     return found

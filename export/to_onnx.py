@@ -1,8 +1,8 @@
-"""Exports a network as a bundle: `first.onnx` and `step.onnx` in one directory. Imports torch and onnx.
+"""Exports a network as a bundle: a directory with `bundle.json` and the graphs of its family. Imports torch and onnx.
 
-The graphs hold everything between uint8 frames and uint8 frames: a Cast first, layout and scaling, the network, scaling
-and rounding to nearest (half to even), a Cast last. The motion compensation is one custom node with a model-local
-function beside it, so any ONNX runtime executes the graph and TensorRT can replace the node by the plugin.
+The graphs hold everything between uint8 frames and uint8 frames: layout and scaling, the network, scaling and rounding
+to nearest (half to even). A custom op is one node with a model-local function beside it, so any ONNX runtime executes
+the graph and TensorRT can replace the node by the plugin.
 """
 
 from __future__ import annotations
@@ -10,79 +10,107 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
 from onnx import numpy_helper
-from torch import Tensor, nn
 
 from mtu.core.errors import InvalidInputError
-from mtu.core.files import check_target, publish, temporary_beside, write_through
-from mtu.core.interface import GRAPHS, SIZE_MULTIPLE, GraphName, Interface
-from mtu.export.graph_file import to_bytes
+from mtu.core.files import publish, temporary_beside, write_through
+from mtu.core.interface import Graph, Input, Interface, Output, Tensor
+from mtu.export.bundle_files import check_bundle_target, save_bundle
 from mtu.export.precision import check_layers, read_layers, to_fp16
 from mtu.export.verify import verify
+from mtu.export.working_memory import working_bytes
 from mtu.models.checkpoint import Checkpoint, random_checkpoint
-from mtu.models.mtu.network import Network
-from mtu.plugins.correlation_argmax_warp.onnx_function import function_proto
-from mtu.plugins.op import DOMAIN
+from mtu.models.families import find_family
+from mtu.plugins.op import DOMAIN, find_op
 from mtu.runtime.bundle import Bundle, open_bundle
 
 OPSET = 18
 """The newest opset that TensorRT 8.6 to 11 and TensorRT-RTX all read."""
 TRACED_SIZE = (32, 48)
-"""Height and width of the example frames; nothing of them stays in the graph."""
+"""Height and width of the example frames, or the model's smallest; nothing of them stays in the graph."""
 
 
-class FrameGraph(nn.Module):
-    """One of the two graphs, from uint8 window and states to the outputs of the interface, in its order."""
+def export_graph(checkpoint: Checkpoint, graph: Graph, interface: Interface) -> onnx.ModelProto:
+    """The fp32 ONNX model of one graph, dynamic in H and W, with the functions of its custom ops.
 
-    def __init__(self, network: Network, graph: GraphName) -> None:
-        super().__init__()
-        self.network = network
-        self.graph = graph
-
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Takes and gives the tensors of `Interface.inputs(graph)` and `Interface.outputs`."""
-        frames = [frame.float().permute(0, 3, 1, 2) / 255 for frame in inputs[:5]]
-        if self.graph == "first":
-            restored, states, displacement = self.network.first(frames)
-        else:
-            restored, states, displacement = self.network.step(frames, inputs[5:])
-        output = (restored * 255).round().permute(0, 2, 3, 1).to(torch.uint8)
-        return (output, *states) if displacement is None else (output, *states, displacement)
-
-
-def export_graph(checkpoint: Checkpoint, interface: Interface, graph: GraphName) -> onnx.ModelProto:
-    """The fp32 ONNX model of one graph, dynamic in H and W, with the op's function.
-
-    Traced at one size, which is three times as fast as with symbolic sizes and gives the same nodes: none of them holds
-    a size. `_name_dimensions` makes sure of that, and `verify` runs the graph at another size. Traced with random
-    weights, because the exporter leaves out zero biases and merges equal tensors: a bundle holds every weight that
+    Traced at one size, which is three times as fast as with symbolic sizes and gives the same nodes, where none of them
+    holds a size; else with symbolic ones. `verify` runs the graph at another size. Traced with random weights, because the exporter leaves out zero biases and merges equal tensors: a bundle holds every weight that
     inference uses, under its checkpoint name.
     """
-    specs = interface.inputs(graph)
-    example = tuple(torch.zeros(spec.at(*TRACED_SIZE), dtype=getattr(torch, spec.dtype)) for spec in specs)
+    traced = random_checkpoint(checkpoint.family, checkpoint.settings).network()
+    module = find_family(checkpoint.family).graphs(traced)[graph.name]
+    size = interface.size.padded(*TRACED_SIZE)
+    example = tuple(torch.zeros(each.tensor.at(*size), dtype=getattr(torch, each.tensor.dtype)) for each in graph.inputs)
+    model = _trace(module.eval(), example, graph, None)
+    if any(_may_hold_size(node) for node in model.graph.node):
+        model = _trace(module.eval(), example, graph, _symbolic(interface, graph))
+    _rename(model, _names(module, traced))
+    _fill(model, checkpoint)
+    _name_dimensions(model, graph)
+    for name, attributes in ops_of(model).items():
+        op = find_op(name)
+        model.functions.append(op.part(op.function)(**attributes))
+    return model
+
+
+def _trace(module: torch.nn.Module, example: tuple[Any, ...], graph: Graph, dynamic: Any) -> onnx.ModelProto:
     with _quiet_exporter():
         program = torch.onnx.export(
-            FrameGraph(random_checkpoint(checkpoint.config).network(), graph).eval(),
+            module,
             example,
             dynamo=True,
             opset_version=OPSET,
-            input_names=[spec.name for spec in specs],
-            output_names=[spec.name for spec in interface.outputs],
+            input_names=[each.tensor.name for each in graph.inputs],
+            output_names=[each.tensor.name for each in graph.outputs],
+            dynamic_shapes=dynamic,
             verbose=False,
         )
     assert program is not None
     model: onnx.ModelProto = program.model_proto
-    _rename(model)
-    _fill(model, checkpoint)
-    _name_dimensions(model, interface)
-    if interface.has_motion:
-        model.functions.append(function_proto(interface.max_displacement, interface.pool_size, SIZE_MULTIPLE))
     return model
+
+
+def _may_hold_size(node: onnx.NodeProto) -> bool:
+    """Whether the size that was traced may be a constant of the node."""
+    if node.op_type == "Resize":  # by scales it holds none
+        return len(node.input) > 3
+    return node.op_type in ("Reshape", "Expand", "Slice", "Pad", "ConstantOfShape", "Tile")
+
+
+def _symbolic(interface: Interface, graph: Graph) -> Any:
+    """torch.export's symbols for the sizes of the inputs: multiples of those of the size rule."""
+    unit = interface.size.multiple
+    base = {axis: torch.export.Dim(axis, min=2) for axis in ("h", "w")}
+    shapes = []
+    for each in graph.inputs:
+        named: dict[int, Any] = {}
+        for index, size in enumerate(each.tensor.shape):
+            if isinstance(size, str):
+                times = Tensor("", "", (size,)).at(unit, unit)[0]
+                named[index] = times * base["h" if "H" in size else "w"] if times > 1 else base["h" if "H" in size else "w"]
+        shapes.append(named)
+    return tuple(shapes)
+
+
+def ops_of(model: onnx.ModelProto) -> dict[str, dict[str, int]]:
+    """The custom ops in a graph, with their attributes. Raises InvalidInputError where an op has two sets of them:
+    a function is found by its name, so a model can have one."""
+    found: dict[str, dict[str, int]] = {}
+    for node in model.graph.node:
+        if node.domain == DOMAIN:
+            op = find_op(node.op_type)
+            given = {each.name: each.i for each in node.attribute if each.name in op.attributes}
+            attributes = {**op.attributes, **given}
+            if found.setdefault(node.op_type, attributes) != attributes:
+                raise InvalidInputError(f"the network uses {node.op_type} with two sets of attributes: use one")
+    return found
 
 
 def export_bundle(
@@ -94,7 +122,7 @@ def export_bundle(
     overwrite: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> Bundle:
-    """Writes the bundle of a checkpoint to `directory`, which gets its name when both graphs have been verified.
+    """Writes the bundle of a checkpoint to `directory`, which gets its name when all graphs have been verified.
 
     `precision` "fp16" makes weights, states and arithmetic fp16 (matching stays in fp32 inside the op), but for the
     layers that the file `keep_fp32` names. `say` is called with one line for each stage. Raises OutputError if
@@ -107,31 +135,70 @@ def export_bundle(
     check_layers(keep, (name.removesuffix(".weight") for name in checkpoint.weights if name.endswith(".weight")))
     # Replacing a directory moves it: neither "." nor a link can be moved.
     directory = directory.resolve()
-    check_target(directory, "a bundle", {"first.onnx", "step.onnx"}, overwrite)
-    interface = Interface(checkpoint.config, "float16" if precision == "fp16" else "float32", checkpoint.digest)
+    check_bundle_target(directory, overwrite)
+    described = checkpoint.describe()
     with temporary_beside(directory) as temporary:
-        for graph in GRAPHS:
-            say(f"exporting {graph}.onnx")
-            model = export_graph(checkpoint, Interface(checkpoint.config), graph)
-            if precision == "fp16":
-                to_fp16(model, keep)
-            write_through(temporary / f"{graph}.onnx", to_bytes(model, interface, graph))
-        say("checking both graphs against torch")
-        verify(open_bundle(temporary), checkpoint.network())
+        models: dict[str, onnx.ModelProto] = {}
+        for graph in described.graphs:
+            say(f"exporting {graph.name}.onnx")
+            models[graph.name] = export_graph(checkpoint, graph, described)
+        interface = replace(
+            described,
+            ops={
+                name: {"version": find_op(name).version, **attributes}
+                for model in models.values()
+                for name, attributes in ops_of(model).items()
+            },
+            working_bytes=max(working_bytes(models[graph.name], described, graph) for graph in described.graphs),
+        )
+        if precision == "fp16":
+            for graph in described.graphs:
+                to_fp16(models[graph.name], keep)
+            interface = in_fp16(interface)
+        save_bundle(temporary, interface, models)
+        say(f"checking {'both graphs' if len(models) == 2 else 'the graphs'} against torch")
+        verify(open_bundle(temporary), checkpoint)
         publish(temporary, directory, overwrite)
     return open_bundle(directory)
 
 
-def _rename(model: onnx.ModelProto) -> None:
+def in_fp16(interface: Interface) -> Interface:
+    """The description of the same model with weights, states and arithmetic in fp16."""
+
+    def half(tensor: Tensor) -> Tensor:
+        return replace(tensor, dtype="float16") if tensor.dtype == "float32" else tensor
+
+    graphs = tuple(
+        Graph(
+            graph.name,
+            tuple(Input(half(each.tensor), each.source) for each in graph.inputs),
+            tuple(Output(half(each.tensor), each.role, each.radius) for each in graph.outputs),
+        )
+        for graph in interface.graphs
+    )
+    return replace(interface, precision="fp16", graphs=graphs)
+
+
+def _names(module: torch.nn.Module, network: torch.nn.Module) -> Mapping[str, str]:
+    """What the exporter calls the weights of a graph's module, and their names in the checkpoint."""
+    checkpoint = {id(tensor): name for name, tensor in network.state_dict(keep_vars=True).items()}
+    named = module.state_dict(keep_vars=True)
+    return {name: checkpoint[id(tensor)] for name, tensor in named.items() if id(tensor) in checkpoint}
+
+
+def _rename(model: onnx.ModelProto, names: Mapping[str, str]) -> None:
     """Gives the weights their checkpoint names and the custom nodes telling ones, so that readers find them again."""
-    prefix = "network."
-    for index, node in enumerate(node for node in model.graph.node if node.domain == DOMAIN):
-        node.name = f"motion_compensation_{index}"
+    counts: dict[str, int] = {}
+    for node in model.graph.node:
+        if node.domain == DOMAIN:
+            index = counts.setdefault(node.op_type, 0)
+            counts[node.op_type] += 1
+            node.name = f"{node.op_type}_{index}"
     for tensor in model.graph.initializer:
-        tensor.name = tensor.name.removeprefix(prefix)
+        tensor.name = names.get(tensor.name, tensor.name)
     for node in model.graph.node:
         for index, name in enumerate(node.input):
-            node.input[index] = name.removeprefix(prefix)
+            node.input[index] = names.get(name, name)
 
 
 def _fill(model: onnx.ModelProto, checkpoint: Checkpoint) -> None:
@@ -141,23 +208,22 @@ def _fill(model: onnx.ModelProto, checkpoint: Checkpoint) -> None:
             tensor.CopyFrom(numpy_helper.from_array(checkpoint.weights[tensor.name].numpy(), tensor.name))
 
 
-def _name_dimensions(model: onnx.ModelProto, interface: Interface) -> None:
-    """Makes the graph dynamic: inputs and outputs get the interface's names for sizes, what was traced goes."""
-    sized = {node.op_type for node in model.graph.node} & {
-        "Reshape",
-        "Expand",
-        "Resize",
-        "Slice",
-        "Pad",
-        "ConstantOfShape",
-    }
-    assert not sized, f"{sized} may hold the traced size"
+def _name_dimensions(model: onnx.ModelProto, graph: Graph) -> None:
+    """Makes the graph dynamic: inputs and outputs get the description's names for sizes, what was traced goes."""
     del model.graph.value_info[:]
-    specs = {spec.name: spec for spec in (*interface.inputs("step"), *interface.outputs)}
     for value in (*model.graph.input, *model.graph.output):
-        for dim, wanted in zip(value.type.tensor_type.shape.dim, specs[value.name].shape, strict=True):
-            if isinstance(wanted, str):
-                dim.dim_param = wanted
+        found: Any = value.type.tensor_type
+        wanted = graph.tensors[value.name]
+        kind = onnx.helper.tensor_dtype_to_np_dtype(found.elem_type).name
+        shape = [dim.dim_value for dim in found.shape.dim]
+        if kind != wanted.dtype or len(shape) != len(wanted.shape):
+            raise InvalidInputError(
+                f"graph {graph.name}: {value.name} is {kind} {shape}, the description says {wanted.dtype}"
+                f" {list(wanted.shape)}"
+            )
+        for dim, size in zip(found.shape.dim, wanted.shape, strict=True):
+            if isinstance(size, str):
+                dim.dim_param = size
 
 
 @contextlib.contextmanager

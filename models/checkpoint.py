@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mtu.core.errors import InvalidInputError, MissingFileError
-from mtu.core.interface import NetworkConfig
+from mtu.core.interface import Interface
 from mtu.core.kinds import kind_of, meant
-from mtu.models.mtu.network import Network
+from mtu.models.families import find_family, in_words, recognise, variant
 
-TRAINING_ONLY = re.compile(r"deblur_layer\.\d+\.(weight|bias)$")
 LISTED = 12
 """Problems listed one by one in a message before the rest is only counted."""
 
@@ -30,15 +29,20 @@ LISTED = 12
 class Checkpoint:
     """Weights of an inference network, and what they are of."""
 
-    config: NetworkConfig
+    family: str
+    settings: Mapping[str, Any]
     weights: Mapping[str, Tensor]
-    """fp32, keyed as `Network.state_dict()`."""
+    """fp32, keyed as the network's `state_dict()`."""
     dropped: tuple[str, ...] = ()
     """Keys of the file that only training uses."""
+    from_digest: str = ""
+    """The digest, where it is known; weights that come out of a bundle lack what inference does not use."""
 
     @property
     def digest(self) -> str:
         """sha256 over names, shapes and fp32 values in key order, hexadecimal."""
+        if self.from_digest:
+            return self.from_digest
         digest = hashlib.sha256()
         for key in sorted(self.weights):
             value = self.weights[key].contiguous()
@@ -46,36 +50,44 @@ class Checkpoint:
             digest.update(value.numpy().tobytes())
         return digest.hexdigest()
 
-    def network(self) -> Network:
+    def network(self) -> Any:
         """The network with these weights, in evaluation mode, fp32 on the CPU."""
-        network = Network(self.config)
+        network = find_family(self.family).network(self.settings)
         network.load_state_dict(self.weights)
         return network.eval()
 
+    def describe(self) -> Interface:
+        """The fp32 description of the network with these weights."""
+        interface = find_family(self.family).describe(self.settings)
+        name = variant(self.family, self.settings)
+        return replace(interface, family=self.family, variant=name, settings=self.settings, weights=self.digest)
 
-def random_checkpoint(config: NetworkConfig, seed: int = 0) -> Checkpoint:
+
+def random_checkpoint(family: str, settings: Mapping[str, Any], seed: int = 0) -> Checkpoint:
     """A checkpoint with torch's initial weights, the same for the same seed; for tests and timings only."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Checkpoint(config, Network(config).state_dict())
+        return Checkpoint(family, settings, find_family(family).network(settings).state_dict())
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Reads `path` and works out which network it is of.
 
-    Accepted: `torch.save`d state dicts (released `.pytorch` files with the prefix `module.Network.`, either part of
-    which may be absent, alone or under the key `state_dict`) and safetensors; recognised by content, not by name. Keys
-    of the auxiliary deblur layers are dropped and named in the result.
+    Accepted: `torch.save`d state dicts (alone or under the key `state_dict` or `model`; keys may have the prefix
+    `module.`, `Network.` or both) and safetensors; recognised by content, not by name. What the family says only
+    training uses is dropped and named in the result.
 
     Raises MissingFileError, or InvalidInputError if the file is no checkpoint, holds anything but tensors, is of
     another network (one message lists every missing, unexpected and mis-shaped tensor) or has non-finite values.
     """
     found = _strip_prefixes(_read(path), path)
-    dropped = tuple(sorted(key for key in found if TRAINING_ONLY.match(key)))
+    name, settings = recognise(found, f"checkpoint {path}")
+    family = find_family(name)
+    unused = getattr(family, "TRAINING_ONLY", None)
+    dropped = tuple(sorted(key for key in found if unused is not None and unused.fullmatch(key)))
     found = {key: value for key, value in found.items() if key not in dropped}
-    config = _config_of(found, path)
     with torch.device("meta"):
-        expected = {key: tuple(value.shape) for key, value in Network(config).state_dict().items()}
+        expected = {key: tuple(value.shape) for key, value in family.network(settings).state_dict().items()}
     problems = [f"missing {key} {list(shape)}" for key, shape in expected.items() if key not in found]
     problems += [f"unexpected {key} {list(value.shape)}" for key, value in found.items() if key not in expected]
     problems += [
@@ -90,12 +102,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
     ]
     _refuse(
         path,
-        f"does not fit a network of {config.words}",
+        f"does not fit a network of {in_words(settings)}",
         problems,
     )
     weights = {key: found[key].detach().float().contiguous() for key in expected}
     _refuse(path, "has non-finite values", [key for key, value in weights.items() if not torch.isfinite(value).all()])
-    return Checkpoint(config, weights, dropped)
+    return Checkpoint(name, settings, weights, dropped)
 
 
 def _refuse(path: Path, what: str, problems: list[str]) -> None:
@@ -142,8 +154,9 @@ def _read(path: Path) -> Mapping[str, object]:
     ) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InvalidInputError(f"checkpoint {path} cannot be read: {reason[0][:200]}") from None
-    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
-        loaded = loaded["state_dict"]
+    for key in ("state_dict", "model"):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
     if not isinstance(loaded, Mapping):
         raise InvalidInputError(f"checkpoint {path} holds a {type(loaded).__name__}, not a state dict")
     return loaded
@@ -173,21 +186,3 @@ def _strip_prefixes(loaded: Mapping[str, object], path: Path) -> dict[str, Tenso
     unusable += [f"{name} is on the meta device" for name, tensor in tensors.items() if tensor.is_meta]
     _refuse(path, "holds tensors without plain values", unusable)
     return tensors
-
-
-def _config_of(tensors: Mapping[str, Tensor], path: Path) -> NetworkConfig:
-    units = _count(r"HGs\.(\d{1,3})\.", tensors)
-    blocks = _count(r"HGs\.\d+\.RBs\.(\d{1,3})\.", tensors)
-    structure = tensors.get("base_conv.0.weight")
-    if not units or structure is None or structure.dim() != 4 or not structure.shape[0]:
-        some = ", ".join(list(tensors)[:3]) or "nothing"
-        raise InvalidInputError(
-            f"checkpoint {path} is of another network: it has {some};"
-            " an MTU network has base_conv.0.weight and HGs.0.enc1.0.weight"
-        )
-    return NetworkConfig(units=units, channels=structure.shape[0], blocks=blocks)
-
-
-def _count(pattern: str, keys: Iterable[str]) -> int:
-    """How many there are: the largest number, below 1000, that `pattern` finds in a key, and one."""
-    return max((int(match[1]) + 1 for key in keys if (match := re.match(pattern, key))), default=0)

@@ -20,16 +20,20 @@ from mtu.core.errors import (
     NonFiniteError,
     OutputError,
 )
+from mtu.core.window import Picture
 from mtu.runtime.backends import Backend, open_backend, open_model
 from mtu.runtime.bundle import Bundle, open_bundle
 from mtu.runtime.engine import Engine, open_engine
-from mtu.runtime.session import SCENE_THRESHOLD, Picture, Restored, Session, check_frame, restore
+from mtu.runtime.chain import Chain, open_session, restore
+from mtu.runtime.scenes import SCENE_THRESHOLD
+from mtu.runtime.session import Restored, Session, check_frame
 from mtu.runtime.tiles import TiledSession, Tiling
 
 __all__ = [
     "SCENE_THRESHOLD",
     "Backend",
     "Bundle",
+    "Chain",
     "Engine",
     "InvalidInputError",
     "MissingExtraError",
@@ -47,6 +51,7 @@ __all__ = [
     "open_bundle",
     "open_engine",
     "open_model",
+    "open_session",
     "read_frames",
     "restore",
 ]

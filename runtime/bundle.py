@@ -1,33 +1,48 @@
-"""A bundle: the directory with `first.onnx` and `step.onnx` that mtu-export writes. Plain Python; opens no model."""
+"""A bundle: the directory with `bundle.json` and the ONNX graphs that it describes. Plain Python; opens no graph.
+
+A chain is a bundle without graphs: its `bundle.json` names sub-directories, in order, which are bundles or engines.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from mtu.core.errors import InvalidInputError, MissingFileError
-from mtu.core.interface import GRAPHS, GraphName
+from mtu.core.interface import FORMAT_VERSION, Interface
 from mtu.core.kinds import meant
+from mtu.core.release import VERSION
+from mtu.plugins.op import OPS, find_op
 
+BUNDLE = "bundle.json"
 BUNDLED = "mtu2"
 """The name of the model inside the package, which is used where none is named."""
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """Paths of a bundle's two graphs; both files exist."""
+    """A bundle's directory and what it describes; all graphs are there."""
 
     directory: Path
+    interface: Interface
 
     @property
     def name(self) -> str:
         """What it is called in messages and reports: `BUNDLED`, or its directory."""
         return BUNDLED if self.directory == bundled_directory() else str(self.directory)
 
-    def graph(self, name: GraphName) -> Path:
+    def graph(self, name: str) -> Path:
         """Path of the ONNX file of a graph."""
         return self.directory / f"{name}.onnx"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The ONNX files, in the order of the description."""
+        return tuple(self.graph(graph.name) for graph in self.interface.graphs)
 
 
 def bundled_directory() -> Path:
@@ -35,24 +50,103 @@ def bundled_directory() -> Path:
     return Path(str(resources.files("mtu.models"))) / "weights" / BUNDLED
 
 
-def open_bundle(directory: Path | str | None = None) -> Bundle:
-    """The bundle in `directory`, or the one inside the package (None, or `BUNDLED` where there is no such directory).
+def bundle_json(interface: Interface) -> bytes:
+    """The content of a bundle's `bundle.json`. The same description gives the same bytes."""
+    return _json({"format_version": FORMAT_VERSION, "release": VERSION, **interface.to_dict()})
 
-    Raises MissingFileError or InvalidInputError if there is no such directory or a graph is missing.
-    """
+
+def chain_json(stages: Sequence[str]) -> bytes:
+    """The content of a chain's `bundle.json`; `stages` are the names of its sub-directories."""
+    return _json({"format_version": FORMAT_VERSION, "release": VERSION, "stages": list(stages)})
+
+
+def _json(fields: dict[str, Any]) -> bytes:
+    return (json.dumps(fields, indent=1) + "\n").encode()
+
+
+def model_directory(directory: Path | str | None) -> Path:
+    """The directory of a model: as given, or of the one inside the package (None, or `BUNDLED` where there is no such
+    directory). Raises MissingFileError or InvalidInputError if there is none."""
     if directory is None or (str(directory) == BUNDLED and not Path(directory).exists()):
-        directory = bundled_directory()
+        return bundled_directory()
     directory = Path(directory)
-    how = (
-        f"a model is {BUNDLED}, which comes with the package, or a directory with first.onnx and step.onnx, made by:"
+    if not directory.exists():
+        raise MissingFileError(f"model {directory} does not exist; {_how()}")
+    if not directory.is_dir():
+        raise InvalidInputError(f"model {directory} {meant(directory) or f'is a file; {_how()}'}")
+    return directory
+
+
+def _how() -> str:
+    return (
+        f"a model is {BUNDLED}, which comes with the package, or a directory with {BUNDLE}, made by:"
         " mtu-export onnx --checkpoint FILE -o DIR"
     )
-    if not directory.exists():
-        raise MissingFileError(f"model {directory} does not exist; {how}")
-    if not directory.is_dir():
-        raise InvalidInputError(f"model {directory} {meant(directory) or f'is a file; {how}'}")
-    bundle = Bundle(directory)
-    missing = [bundle.graph(name).name for name in GRAPHS if not bundle.graph(name).is_file()]
+
+
+def read_fields(directory: Path) -> dict[str, Any]:
+    """What `bundle.json` holds, without its version. Raises MissingFileError or InvalidInputError."""
+    path = directory / BUNDLE
+    if not path.is_file():
+        if (directory / "first.onnx").is_file():
+            raise InvalidInputError(
+                f"model {directory} is a bundle of format 1, this release reads format {FORMAT_VERSION}: make it again"
+                f" with mtu-export onnx --checkpoint FILE -o {directory} --overwrite"
+            )
+        raise MissingFileError(f"model {directory} lacks {BUNDLE}; {_how()}")
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        version = fields.pop("format_version")
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
+        raise InvalidInputError(f"{path} describes no model, or is damaged: export the model again") from None
+    if version != FORMAT_VERSION:
+        raise InvalidInputError(f"{path} is of format {version}, this release reads {FORMAT_VERSION}: export it again")
+    fields.pop("release", None)
+    return dict(fields)
+
+
+def stages_of(directory: Path) -> list[Path] | None:
+    """The sub-directories of a chain, in order; None for a bundle. Raises as `read_fields`."""
+    fields = read_fields(directory)
+    if "stages" not in fields:
+        return None
+    stages = fields["stages"]
+    if not isinstance(stages, list) or len(stages) < 2 or not all(_is_below(name) for name in stages):
+        raise InvalidInputError(
+            f"{directory / BUNDLE}: stages is {stages!r:.80}; it names two sub-directories or more: make the chain"
+            " again with mtu-export chain"
+        )
+    return [directory / name for name in stages]
+
+
+def _is_below(name: object) -> bool:
+    return isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name
+
+
+def open_bundle(directory: Path | str | None = None) -> Bundle:
+    """The bundle in `directory`, or the one inside the package.
+
+    Raises MissingFileError or InvalidInputError if there is no such directory, if a graph is missing, or for a chain.
+    """
+    found = model_directory(directory)
+    fields = read_fields(found)
+    if "stages" in fields:
+        raise InvalidInputError(f"model {found} is a chain, and one bundle is wanted here: give one of its stages")
+    bundle = Bundle(found, Interface.from_dict(fields, str(found / BUNDLE)))
+    check_ops(bundle.interface, str(found / BUNDLE))
+    missing = [path.name for path in bundle.files if not path.is_file()]
     if missing:
-        raise MissingFileError(f"model {directory} lacks {' and '.join(missing)}; {how}")
+        raise MissingFileError(f"model {found} lacks {' and '.join(missing)}; {_how()}")
     return bundle
+
+
+def check_ops(interface: Interface, source: str) -> None:
+    """Raises InvalidInputError unless this release has the custom ops of a model, in the version it was made with."""
+    for name, found in interface.ops.items():
+        if name not in OPS:
+            raise InvalidInputError(f"{source} uses the custom op {name}, which this release has not: update mtu-trt")
+        if found["version"] != find_op(name).version:
+            raise InvalidInputError(
+                f"{source} uses version {found['version']} of {name}, this release has {find_op(name).version}:"
+                " export the model again"
+            )

@@ -1,4 +1,4 @@
-"""An engine: the directory with `first.engine`, `step.engine` and `engine.json` that mtu-build-engine writes.
+"""An engine: the directory with `engine.json` and a file for each graph of a model that mtu-build-engine writes.
 
 The manifest says what was built, for what, and from what; it is checked before TensorRT sees a byte of the files, since
 TensorRT's own answer to a wrong file is a crash or a line of C++. Plain Python: no tensorrt, no numpy.
@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from mtu.core.errors import InvalidInputError, MissingFileError
-from mtu.core.interface import GRAPHS, SIZE_MULTIPLE, GraphName, Interface, NetworkConfig
-from mtu.plugins.correlation_argmax_warp import OP
+from mtu.core.interface import Interface, Precision, Size
+from mtu.plugins.op import find_op
+from mtu.runtime.bundle import check_ops
 from mtu.runtime.tensorrt_library import EXTRAS, LIBRARIES, LibraryName, version_numbers
 
 MANIFEST = "engine.json"
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "2"
 """Version of the manifest's layout."""
 
 HardwareCompatibility = Literal["none", "ampere-plus", "same-compute-capability"]
-Precision = Literal["fp32", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,17 @@ class Sizes:
     width: int
 
     def __post_init__(self) -> None:
-        sizes = (self.height, self.width)
-        if any(type(size) is not int or size < 1 for size in sizes):
-            raise InvalidInputError(f"frame size {self}: height and width are whole numbers from {SIZE_MULTIPLE}")
-        if any(size % SIZE_MULTIPLE for size in sizes):
-            padded = "x".join(str(size + -size % SIZE_MULTIPLE) for size in reversed(sizes))
+        if any(type(size) is not int or size < 1 for size in (self.height, self.width)):
+            raise InvalidInputError(f"frame size {self}: height and width are whole numbers from 1")
+
+    def check(self, rule: Size) -> None:
+        """Raises InvalidInputError unless such frames need no padding."""
+        height, width = rule.padded(self.height, self.width)
+        if (height, width) != (self.height, self.width):
             raise InvalidInputError(
-                f"frame size {self} is no multiple of {SIZE_MULTIPLE}; such frames are padded before the"
-                f" engine sees them, so build it for {padded}"
+                f"frame size {self} is no multiple of {rule.multiple}"
+                + (f" from {rule.minimum}" if rule.minimum > rule.multiple else "")
+                + f"; such frames are padded before the engine sees them, so build it for {width}x{height}"
             )
 
     def __str__(self) -> str:
@@ -98,14 +101,11 @@ class EngineManifest:
     """Everything that decides whether and how an engine can run."""
 
     interface: Interface
-    """`state_dtype` is that of the engine."""
+    """`precision` is that of the engine."""
     library: LibraryName
     library_version: str
-    precision: Precision
-    plugin: bool
-    """Whether the motion compensation is the fused plugin."""
-    plugin_revision: int
-    """Revision of the plugin; 0 without plugin."""
+    plugins: dict[str, int]
+    """The custom ops that are fused plugins, and the revision of each; the others are standard operators."""
     gpu: str
     """Name of the GPU it was built on; "" where it was built without one."""
     compute_capabilities: tuple[str, ...]
@@ -113,11 +113,11 @@ class EngineManifest:
     hardware_compatibility: HardwareCompatibility
     version_compatible: bool
     profile: Profile
-    onnx: dict[GraphName, str]
+    onnx: dict[str, str]
     """sha256 of the graphs of the bundle, hexadecimal."""
-    engines: dict[GraphName, str]
-    """sha256 of the two engine files, hexadecimal."""
-    device_memory: dict[GraphName, int]
+    engines: dict[str, str]
+    """sha256 of the engine files, hexadecimal."""
+    device_memory: dict[str, int]
     """Bytes of device memory that running needs beside weights and tensors; 0 where it could not be asked."""
     command: str
     """Builds it again."""
@@ -126,9 +126,16 @@ class EngineManifest:
     fp32_layers: tuple[str, ...] = ()
     """The layers of an fp16 engine that compute in fp32, by their names in the checkpoint, sorted."""
 
+    @property
+    def precision(self) -> Precision:
+        """What the engine computes in, but for the `fp32_layers` and int8."""
+        return self.interface.precision
+
     def to_json(self) -> str:
         """The content of engine.json."""
-        return json.dumps({"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}, indent=2) + "\n"
+        fields = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+        plain = {"interface": self.interface.to_dict(), "profile": dataclasses.asdict(self.profile)}
+        return json.dumps({"format_version": FORMAT_VERSION, **fields, **plain}, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, source: str) -> EngineManifest:
@@ -147,23 +154,18 @@ class EngineManifest:
                 f"{source} has manifest version {version}, this release reads {FORMAT_VERSION}: {again}"
             )
         try:
-            manifest = cls(**{**fields, **_rebuilt(fields)})
+            manifest = cls(**{**fields, **_rebuilt(fields, source)})
             _check(manifest)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InvalidInputError(f"{source} is damaged ({error}): {again}") from None
-        if manifest.interface.op_version != OP.version:
-            raise InvalidInputError(
-                f"{source}: the engine uses version {manifest.interface.op_version} of {OP.name}, this release has"
-                f" {OP.version}: export the model again, then {again}"
-            )
+        check_ops(manifest.interface, source)
         return manifest
 
 
-def _rebuilt(fields: dict[str, Any]) -> dict[str, Any]:
+def _rebuilt(fields: dict[str, Any], source: str) -> dict[str, Any]:
     """The fields of a manifest that JSON has no type for."""
-    interface = fields["interface"]
     return {
-        "interface": Interface(**{**interface, "config": NetworkConfig(**interface["config"])}),
+        "interface": Interface.from_dict(fields["interface"], source),
         "compute_capabilities": tuple(fields["compute_capabilities"]),
         "fp32_layers": tuple(fields.get("fp32_layers", ())),  # engines built before there were any lack it
         "profile": Profile(**{name: Sizes(**sizes) for name, sizes in fields["profile"].items()}),
@@ -177,11 +179,11 @@ def _check(manifest: EngineManifest) -> None:
     texts = ("library_version", "gpu", "command", "release")
     good = {
         "library": manifest.library in LIBRARIES,
-        "precision": manifest.precision in get_args(Precision),
         "fp32_layers": all(type(layer) is str for layer in manifest.fp32_layers)
         and (manifest.precision == "fp16" or not manifest.fp32_layers),
-        "plugin": type(manifest.plugin) is bool,
-        "plugin_revision": type(manifest.plugin_revision) is int and (manifest.plugin_revision > 0) == manifest.plugin,
+        "plugins": all(
+            op in manifest.interface.ops and type(revision) is int for op, revision in manifest.plugins.items()
+        ),
         "compute_capabilities": bool(manifest.compute_capabilities)
         and all(type(c) is str and capability.fullmatch(c) for c in manifest.compute_capabilities),
         "hardware_compatibility": manifest.hardware_compatibility in get_args(HardwareCompatibility),
@@ -194,7 +196,7 @@ def _check(manifest: EngineManifest) -> None:
         },
     }
     for name in ("onnx", "engines", "device_memory"):
-        good[name] = good[name] and set(getattr(manifest, name)) == set(GRAPHS)
+        good[name] = good[name] and set(getattr(manifest, name)) == {graph.name for graph in manifest.interface.graphs}
     for name, is_good in good.items():
         if not is_good:
             raise ValueError(f"{name} is {getattr(manifest, name)!r}")
@@ -204,14 +206,24 @@ def _check(manifest: EngineManifest) -> None:
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine directory; its manifest is valid and both files exist."""
+    """An engine directory; its manifest is valid and all files exist."""
 
     directory: Path
     manifest: EngineManifest
 
-    def file(self, graph: GraphName) -> Path:
+    @property
+    def interface(self) -> Interface:
+        """What the engine takes and gives."""
+        return self.manifest.interface
+
+    def graph(self, name: str) -> Path:
         """Path of the serialised engine of a graph."""
-        return self.directory / f"{graph}.engine"
+        return self.directory / f"{name}.engine"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The serialised engines, in the order of the description."""
+        return tuple(self.graph(graph.name) for graph in self.interface.graphs)
 
 
 def is_engine(directory: Path | str) -> bool:
@@ -239,7 +251,7 @@ def open_engine(directory: Path | str) -> Engine:
     except (OSError, UnicodeDecodeError):
         raise InvalidInputError(f"{path} cannot be read; {how}") from None
     engine = Engine(directory, EngineManifest.from_json(text, str(path)))
-    missing = [engine.file(graph).name for graph in GRAPHS if not engine.file(graph).is_file()]
+    missing = [path.name for path in engine.files if not path.is_file()]
     if missing:
         raise MissingFileError(
             f"engine {directory} lacks {' and '.join(missing)}; build it again: {engine.manifest.command}"
@@ -248,14 +260,14 @@ def open_engine(directory: Path | str) -> Engine:
 
 
 def check_files(engine: Engine) -> None:
-    """Raises InvalidInputError unless both engine files are what was built, bit for bit."""
+    """Raises InvalidInputError unless all engine files are what was built, bit for bit."""
     digests = engine.manifest.engines
-    for graph in GRAPHS:
-        path = engine.file(graph)
+    for graph in digests:
+        path = engine.graph(graph)
         found = file_digest(path)
         if found == digests[graph]:
             continue
-        other = next((name for name in GRAPHS if found == digests[name]), None)
+        other = next((name for name, digest in digests.items() if found == digest), None)
         what = f"is {other}.engine under another name" if other else "is damaged or of another build"
         raise InvalidInputError(
             f"{path} {what} (sha256 {found[:12]}, {MANIFEST} says {digests[graph][:12]});"
@@ -291,12 +303,9 @@ def refusals(manifest: EngineManifest, host: Host) -> list[str]:
         *_library_refusals(manifest, host, again),
         *_gpu_refusals(manifest, host, again),
         *(
-            [
-                f"the engine holds revision {manifest.plugin_revision} of the plugin {OP.name}, this release has"
-                f" {OP.revision}; {again}"
-            ]
-            if manifest.plugin and manifest.plugin_revision != OP.revision
-            else []
+            f"the engine holds revision {revision} of the plugin {op}, this release has {find_op(op).revision}; {again}"
+            for op, revision in manifest.plugins.items()
+            if revision != find_op(op).revision
         ),
     ]
 

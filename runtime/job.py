@@ -18,10 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from mtu.core.errors import InvalidInputError, OutputError
-from mtu.runtime.backends import Backend, open_backend, open_model
+from mtu.core.interface import Output
+from mtu.core.window import Picture
+from mtu.runtime.backends import Backend, Build, open_backend, open_model
+from mtu.runtime.chain import Chain, open_session
 from mtu.runtime.compare import Comparison, compared_size, compose
 from mtu.runtime.motion_picture import motion_picture
-from mtu.runtime.session import SCENE_THRESHOLD, Picture, Restored, Session
+from mtu.runtime.scenes import SCENE_THRESHOLD
+from mtu.runtime.session import Restored, Session
 from mtu.runtime.stages import Pipe, Stage, StoppedError
 from mtu.runtime.tiles import MEASURED, TileChoice, TiledSession, Tiling, choose_tiling, fit_memory
 from mtu.runtime.video import EncodeOptions, Frame, Reader, ReadOptions, Writer, open_reader, open_writer
@@ -41,6 +45,7 @@ class Job:
     device: str = "auto"
     cuda_graph: bool = True
     plugin_library: Path | None = None
+    build: Build | None = None
     strict: bool = False
     tile: TileChoice = "auto"
     compare: Comparison | None = None
@@ -113,13 +118,15 @@ def run_job(
             streams=tiling.count if tiling else 1,
             cuda_graph=job.cuda_graph,
             plugin_library=job.plugin_library,
+            build=job.build,
             say=say,
         )
         stack.enter_context(contextlib.closing(backend))
         tiling, why = fit_memory(job.tile, tiling, frame, backend)
         session = _open_session(job, backend, tiling)
         turn = reader.display_matrix
-        height, width = compared_size(reader.height, reader.width, job.compare, turn)
+        scale = backend.interface.scale
+        height, width = compared_size(scale * reader.height, scale * reader.width, job.compare, turn)
         writer = stack.enter_context(
             open_writer(job.target, reader, width=width, height=height, options=job.encode, overwrite=job.overwrite)
         )
@@ -131,13 +138,15 @@ def run_job(
         report.notes += [why] if why else []
         start(report, reader.frame_count)
 
+        motion = backend.interface.the("displacement")
+
         def write(item: Any) -> None:
             if not isinstance(item, Shown):
                 writer.copy(item)
                 return
             writer.write(compose(item.source.rgb, item.result.rgb, job.compare, turn), item.source)
             if motion_writer is not None:
-                motion_writer.write(item.motion_picture(), item.source)
+                motion_writer.write(item.motion_picture(motion), item.source)
 
         def done() -> None:
             report.frames += 1
@@ -159,10 +168,13 @@ def run_job(
     return report
 
 
-def _open_session(job: Job, backend: Backend, tiling: Tiling | None) -> Session | TiledSession:
+AnySession = Session | Chain | TiledSession
+
+
+def _open_session(job: Job, backend: Backend, tiling: Tiling | None) -> AnySession:
     if tiling is not None:
         return TiledSession(backend, tiling, scene_threshold=job.scene_threshold, strict=job.strict)
-    return Session(backend, scene_threshold=job.scene_threshold, strict=job.strict)
+    return open_session(backend, scene_threshold=job.scene_threshold, strict=job.strict)
 
 
 def _redone_remark(frames: list[int]) -> list[str]:
@@ -183,8 +195,11 @@ def _open_motion_writer(job: Job, reader: Reader, backend: Backend) -> Writer:
             raise OutputError(
                 f"--save-motion {job.save_motion} and the output {job.target} lie in each other: separate them"
             )
-    if not backend.interface.has_motion:
-        raise InvalidInputError("--save-motion: a model of one unit estimates no motion; use one of two units or more")
+    if backend.interface.the("displacement") is None:
+        raise InvalidInputError(
+            f"--save-motion: the model {backend.interface.variant} estimates no motion; leave it out, or use one that"
+            " does, as mtu2"
+        )
     return open_writer(f"{job.save_motion}/", reader, overwrite=job.overwrite, copy_streams=False)
 
 
@@ -193,9 +208,9 @@ def _new_report(job: Job, reader: Reader, backend: Backend, writer: Writer) -> R
     return RunReport(
         source=job.source,
         target=job.target,
-        model=interface.preset,
-        checkpoint=interface.checkpoint,
-        precision=interface.precision,
+        model=interface.variant,
+        checkpoint=interface.weights,
+        precision=interface.arithmetic,
         backend=backend.name,
         device=backend.device,
         width=reader.width,
@@ -222,7 +237,7 @@ class Pipeline:
         if not self._decode.is_alive():
             self._reader.close()
 
-    def run(self, session: Session | TiledSession, write: Callable[[Any], None], done: Callable[[], None]) -> None:
+    def run(self, session: AnySession, write: Callable[[Any], None], done: Callable[[], None]) -> None:
         """Restores all frames. `write` gets `Shown` frames and packets, in the encode thread; `done` is called after
         each frame. Raises what a stage has raised."""
         waiting: deque[Frame] = deque()
@@ -233,7 +248,7 @@ class Pipeline:
 
         def send(results: list[Restored]) -> None:
             for result in results:
-                self._restored.put(Shown(waiting.popleft(), result, session.max_displacement))
+                self._restored.put(Shown(waiting.popleft(), result))
                 done()
 
         stages = [self._decode, Stage("encode", encode, self._stop)]
@@ -266,10 +281,8 @@ class Shown:
 
     source: Frame
     result: Restored
-    max_displacement: int
 
-    def motion_picture(self) -> Picture:
-        """The displacement as colours, the size of the frame."""
-        assert self.result.displacement is not None
-        height, width = self.result.rgb.shape[:2]
-        return motion_picture(self.result.displacement, self.max_displacement, height, width)
+    def motion_picture(self, output: Output | None) -> Picture:
+        """The displacement, which the model gave as `output`, as colours, the size of the frame."""
+        assert output is not None and self.result.displacement is not None
+        return motion_picture(self.result.displacement, output, *self.source.rgb.shape[:2])

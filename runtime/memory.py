@@ -1,8 +1,8 @@
-"""How much memory a run will take, and how much there is: asked before it is taken. Plain Python.
+"""How much memory a run will take, and how much there is: asked before it is taken. Imports numpy.
 
 Note [measured memory]
-    What a backend holds while it computes a frame grows with the frame's pixels, and with the channels of the network;
-    the number of units hardly matters, as their maps use the same memory one after the other. `COSTS` has what was
+    What a backend holds while it computes a frame grows with the frame's pixels, and with what a graph's tensors take
+    that are alive at one time, which export works out (`Interface.working_bytes`). `COSTS` has how the two go together,
     measured once on a CPU (docs/performance.md says how). GPUs were not measured: there TensorRT says itself what it
     needs, and the other backends answer when memory runs out.
 """
@@ -12,17 +12,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
+
+import numpy as np
 
 from mtu.core.interface import Interface
 from mtu.runtime.backends import Backend
+from mtu.runtime.chain import StagedBackend
 
 MIB = 2**20
 VIDEO_FIXED, VIDEO_PIXEL = 32 * MIB, 310
 """Bytes that reading, waiting and encoding hold, and for each pixel of a frame; measured from H.264 to H.264."""
-WINDOW_PIXEL = 18
-"""Bytes for each pixel of the six frames that a session holds."""
 MOST = 0.9
 """The share of the free memory up to which an estimate, good to a tenth, is taken to fit."""
 
@@ -33,29 +33,24 @@ class Cost:
 
     fixed: int
     """Bytes, whatever the size."""
-    pixel: Mapping[int, float]
-    """Bytes for each pixel of the padded frame, by channels of the network, rising."""
+    working: float
+    """Bytes for each byte of `Interface.working_bytes`, for each pixel of the padded frame."""
+    pixel: float
+    """Bytes for each pixel, beside those."""
 
-    def of(self, channels: int, pixels: int) -> int:
-        """Bytes for a frame; between the measured numbers of channels on a line, outside in proportion."""
-        known = list(self.pixel.items())
-        if channels <= known[0][0] or channels >= known[-1][0]:
-            nearest, each = known[0] if channels <= known[0][0] else known[-1]
-            each *= channels / nearest
-        else:
-            (low, a), (high, b) = next(two for two in pairwise(known) if two[0][0] <= channels <= two[1][0])
-            each = a + (b - a) * (channels - low) / (high - low)
-        return self.fixed + math.ceil(each * pixels)
+    def of(self, working_bytes: int, pixels: int) -> int:
+        """Bytes for a frame."""
+        return self.fixed + math.ceil((self.working * working_bytes + self.pixel) * pixels)
 
 
 COSTS: Mapping[tuple[str, str], Cost] = {
     # (backend, precision): measured with networks of 8, 26 and 48 channels; int8 with every layer that can be
-    ("onnxruntime", "fp32"): Cost(10 * MIB, {8: 1000, 26: 3260, 48: 6000}),
-    ("onnxruntime", "fp16"): Cost(10 * MIB, {26: 3450}),
-    ("onnxruntime", "int8"): Cost(10 * MIB, {26: 5450}),
-    ("torch", "fp32"): Cost(100 * MIB, {8: 610, 26: 1500, 48: 2420}),
-    ("torch", "fp16"): Cost(60 * MIB, {26: 940}),
-    ("torch-compile", "fp32"): Cost(210 * MIB, {26: 1330}),
+    ("onnxruntime", "fp32"): Cost(10 * MIB, 5.08, -350),
+    ("onnxruntime", "fp16"): Cost(10 * MIB, 5.4, -350),
+    ("onnxruntime", "int8"): Cost(10 * MIB, 8.24, -350),
+    ("torch", "fp32"): Cost(100 * MIB, 1.85, 140),
+    ("torch", "fp16"): Cost(60 * MIB, 1.15, 130),
+    ("torch-compile", "fp32"): Cost(210 * MIB, 1.70, 130),
 }
 
 
@@ -65,24 +60,23 @@ def needed(backend: Backend, frame: tuple[int, int], tile: tuple[int, int], tile
     `frame` and `tile` are height and width of the frames and of what the backend gets; `tiles` is how many of these a
     frame has, each with states of its own.
     """
-    interface = backend.interface
-    cost = COSTS.get((backend.name, _kind(interface)))
-    if cost is None or backend.device != "cpu":
-        return None
-    pixels = tile[0] * tile[1]
-    video = VIDEO_FIXED + VIDEO_PIXEL * frame[0] * frame[1]
-    kept = state_bytes(interface, *tile) + WINDOW_PIXEL * pixels
-    return cost.of(interface.config.channels, pixels) + (tiles - 1) * kept + video
-
-
-def _kind(interface: Interface) -> str:
-    return "int8" if interface.int8_layers else interface.precision
+    total = VIDEO_FIXED + VIDEO_PIXEL * frame[0] * frame[1] * backend.interface.scale**2
+    for stage in backend.stages if isinstance(backend, StagedBackend) else (backend,):
+        interface, pixels = stage.interface, tile[0] * tile[1]
+        cost = COSTS.get((stage.name, "int8" if interface.int8_layers else interface.precision))
+        if cost is None or stage.device != "cpu" or not interface.working_bytes:
+            return None
+        frames = interface.look_back + interface.look_ahead + 2
+        kept = state_bytes(interface, *tile) + 3 * frames * pixels
+        total += cost.of(interface.working_bytes, pixels) + (tiles - 1) * kept
+        tile = tile[0] * interface.scale, tile[1] * interface.scale
+    return total
 
 
 def state_bytes(interface: Interface, height: int, width: int) -> int:
-    """Bytes of the states of one stream of frames of this size, multiples of 4."""
-    size = 2 if interface.state_dtype == "float16" else 4
-    return sum(size * math.prod(state.output.at(height, width)) for state in interface.states)
+    """Bytes of the states of one stream of padded frames of this size."""
+    states = interface.states.values()
+    return sum(np.dtype(state.dtype).itemsize * math.prod(state.at(height, width)) for state in states)
 
 
 def available_memory(root: Path = Path("/")) -> int | None:

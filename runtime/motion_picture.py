@@ -5,20 +5,25 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mtu.core.interface import SIZE_MULTIPLE
+from mtu.core.interface import Output
 from mtu.plugins.correlation_argmax_warp.reference import displacement_vectors
 
+LARGE = 5040
+"""A side that every size rule in use divides."""
 
-def motion_picture(index: NDArray[np.int32], max_displacement: int, height: int, width: int) -> NDArray[np.uint8]:
-    """Colours a displacement index [h, w] as uint8 RGB [height, width, 3].
+
+def motion_picture(index: NDArray[np.int32], output: Output, height: int, width: int) -> NDArray[np.uint8]:
+    """Colours a displacement index [h, w], what a model gave as `output`, as uint8 RGB [height, width, 3].
 
     The usual colours of optical flow: the hue is the direction towards the match in the previous frame (red right,
-    yellow-green down, cyan left, violet up), the saturation its length relative to `max_displacement`; white is no
-    displacement. Every position becomes a block of 4x4 pixels, cropped to the frame.
+    yellow-green down, cyan left, violet up), the saturation its length relative to the radius; white is no
+    displacement. Every position becomes a block of pixels, cropped to the frame.
     """
-    dy, dx = displacement_vectors(index, max_displacement)
-    picture = motion_colours(dy / max_displacement, dx / max_displacement)
-    return np.ascontiguousarray(picture.repeat(SIZE_MULTIPLE, 0).repeat(SIZE_MULTIPLE, 1)[:height, :width])
+    dy, dx = displacement_vectors(index, output.radius)
+    picture = motion_colours(dy / output.radius, dx / output.radius)
+    for axis, positions in enumerate(output.tensor.at(LARGE, LARGE)[1:]):
+        picture = picture.repeat(LARGE // positions, axis)
+    return np.ascontiguousarray(picture[:height, :width])
 
 
 def motion_colours(dy: NDArray[np.floating], dx: NDArray[np.floating]) -> NDArray[np.uint8]:

@@ -1,4 +1,6 @@
-"""The recurrent loop, written once above all backends: window, states, padding, scene cuts, overflows. Imports numpy.
+"""The loop over the frames of a stream, written once above all backends: window, states, scene cuts, overflows.
+
+Imports numpy.
 
 Note [one stream, one session]
     A session is the memory of ONE stream: the last frames, the states, the scene-cut detector. A backend is the model
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,59 +27,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtu.core.errors import InvalidInputError, NonFiniteError
-from mtu.core.interface import DISPLACEMENT_NAME, FRAME_NAMES, LOOK_AHEAD, OUTPUT_NAME, SIZE_MULTIPLE, WINDOW
+from mtu.core.interface import Role
+from mtu.core.window import Picture, Window, cut
 from mtu.runtime.backends import Backend, Pending
-
-Picture = NDArray[np.uint8]
-
-SCENE_THRESHOLD = 10.0
-"""Score in percent from which a frame starts a new scene; the default of FFmpeg's scdet filter."""
-SCENE_SAMPLES = 128
-"""The scene score looks at a grid of at most so many rows and columns."""
+from mtu.runtime.scenes import SCENE_THRESHOLD, SceneDetector
 
 
 @dataclass(frozen=True)
 class Restored:
-    """A restored frame."""
+    """A restored frame: what the model gave for it, cut back to its size."""
 
     index: int
     """Number of the frame in the stream, counted from 0 over all pushes."""
-    rgb: Picture
-    """uint8 [H, W, 3], the size of the frame pushed."""
-    displacement: NDArray[np.int32] | None
-    """Displacement index [ceil(H/4), ceil(W/4)] of the motion compensation; None for one unit."""
+    picture: Picture | None
+    """uint8 [s*H, s*W, 3] for a frame of H x W and a model of scale s; None for a model that gives none."""
+    displacement: NDArray[np.int32] | None = None
+    """Displacement index, a value for each position of its map; None for a model that gives none."""
+    map: NDArray[np.floating] | None = None
+    """A value in [0, 1] for each position; None for a model that gives none."""
 
-
-class SceneDetector:
-    """Says of each frame whether it starts a new scene.
-
-    The score is FFmpeg's: the mean absolute difference to the frame before, or its change since the last frame, if that
-    is smaller, in percent of the range; so steady fast motion is no cut, nor is the first motion seen. Computed on the
-    green channel of a grid.
-    """
-
-    def __init__(self, threshold: float) -> None:
-        """`threshold` in percent, above 0."""
-        if not threshold > 0:
-            raise InvalidInputError(
-                f"scene threshold {threshold:g}: must be above 0 (the default is {SCENE_THRESHOLD:g})"
-            )
-        self._threshold = threshold
-        self._previous: NDArray[np.int16] | None = None
-        self._difference: float | None = None
-
-    def is_cut(self, frame: Picture) -> bool:
-        """Whether `frame`, uint8 [H, W, 3], starts a new scene; the first two frames ever do not."""
-        rows, columns = (max(1, -(-size // SCENE_SAMPLES)) for size in frame.shape[:2])
-        current = frame[::rows, ::columns, 1].astype(np.int16)
-        if self._previous is None:
-            self._previous = current
-            return False
-        difference = float(np.abs(current - self._previous).mean()) * 100 / 255
-        known = self._difference is not None
-        score = min(difference, abs(difference - (self._difference or 0.0)))
-        self._previous, self._difference = current, difference
-        return known and score >= self._threshold
+    @property
+    def rgb(self) -> Picture:
+        """The picture of a model that gives one."""
+        assert self.picture is not None, "the model gives no picture"
+        return self.picture
 
 
 @dataclass
@@ -85,13 +58,14 @@ class _Submitted:
     """A frame that the backend has, with what is needed to submit it again."""
 
     index: int
-    window: dict[str, Picture]
+    frames: dict[str, Picture]
     is_first: bool
     pending: Pending
 
 
 class Session:
-    """Restores one stream, frame by frame, two frames behind it, or three with a backend that keeps one under way.
+    """Restores one stream, frame by frame: as many frames behind it as the model looks ahead, and one more with a
+    backend that keeps one under way.
 
     See Note [one stream, one session] and Note [values that are not finite].
     """
@@ -100,11 +74,15 @@ class Session:
         self, backend: Backend, *, scene_threshold: float | None = SCENE_THRESHOLD, strict: bool = False
     ) -> None:
         """`scene_threshold` None switches the detection off; `strict` makes values that are not finite an error at
-        once. The caller closes the backend."""
-        self._backend = backend
+        once. The caller closes the backend. Raises InvalidInputError for a model that reads several streams."""
+        self._backend, self._interface = backend, backend.interface
+        if len(self._interface.streams) > 1:
+            raise InvalidInputError(
+                f"the model reads {len(self._interface.streams)} streams ({', '.join(self._interface.streams)}), and a"
+                " session feeds one"
+            )
         self._scene_threshold = scene_threshold
         self._strict = strict
-        self._size: tuple[int, int] | None = None
         self._pushed = 0
         self.cuts: list[int] = []
         """Numbers of the frames that started a new scene."""
@@ -116,8 +94,9 @@ class Session:
 
     @property
     def max_displacement(self) -> int:
-        """Search radius of the motion compensation, for reading `Restored.displacement`."""
-        return self._backend.interface.max_displacement
+        """Radius of the displacements, for reading `Restored.displacement`; 0 for a model that gives none."""
+        displacement = self._interface.the("displacement")
+        return displacement.radius if displacement else 0
 
     def reset(self) -> None:
         """Forgets the stream: the next frame pushed is a first frame.
@@ -125,38 +104,37 @@ class Session:
         Frames not restored yet are dropped; call `flush()` before to get them.
         """
         self._forget()
-        self._detector = SceneDetector(self._scene_threshold) if self._scene_threshold is not None else None
-        self._size = None
+        self._detector = SceneDetector(self._scene_threshold)
+        self._size: tuple[int, int] | None = None
 
     def _forget(self) -> None:
-        self._window: dict[int, Picture] = {}
+        self._window = Window(self._interface, self._pushed)
         self._submitted: deque[_Submitted] = deque()
         self._states: Mapping[str, Any] = {}
-        self._first = self._next = self._pushed
 
     def push(self, frame: Picture) -> list[Restored]:
         """Takes the next frame and gives those that are now restored: none, one, or at a scene cut all still waiting.
 
-        `frame` is uint8 [H, W, 3], RGB, any size from 1x1, and is not to be changed until two frames after it are
-        restored. Raises InvalidInputError for any other array, or another size than the frames before; NonFiniteError
-        (see the note).
+        `frame` is uint8 [H, W, 3], RGB, any size from 1x1, and is not to be changed until the frames after it that look
+        back to it are restored. Raises InvalidInputError for any other array, or another size than the frames before;
+        NonFiniteError (see the note).
         """
         self._size = check_frame(frame, self._pushed, self._size)
         restored = []
-        if self._detector is not None and self._detector.is_cut(frame):
+        if self._detector.is_cut(frame):
             self.cuts.append(self._pushed)
             restored = self.flush()
-        self._window[self._pushed] = pad_to_multiple(frame)[None]
+        self._window.push(frame)
         self._pushed += 1
-        if self._pushed - self._next > LOOK_AHEAD:
+        if self._window.is_ready:
             self._submit_next()
             restored += self._fetch_down_to(self._backend.in_flight)
         return restored
 
     def flush(self) -> list[Restored]:
-        """Gives the frames still waiting, three at most; the next frame pushed is a first frame."""
+        """Gives the frames still waiting; the next frame pushed is a first frame."""
         restored = []
-        while self._next < self._pushed:
+        while self._window.next < self._pushed:
             self._submit_next()
             restored += self._fetch_down_to(self._backend.in_flight)
         restored += self._fetch_down_to(0)
@@ -164,16 +142,18 @@ class Session:
         return restored
 
     def _submit_next(self) -> None:
-        index, last = self._next, self._pushed - 1
-        window = [self._window[min(max(index + offset, self._first), last)] for offset in WINDOW]
-        self._next += 1
-        self._window.pop(self._next + WINDOW[0] - 1, None)
-        inputs = dict(zip(FRAME_NAMES, window, strict=True))
+        index, frames = self._window.next, self._window.take()
+        is_first = not self._interface.graph_for(self._states).states
+        self._submitted.append(_Submitted(index, frames, is_first, self._submit(frames)))
+
+    def _submit(self, frames: dict[str, Picture]) -> Pending:
+        """Through the graph for the states that are held, which become those of this frame."""
+        graph = self._interface.graph_for(self._states)
         began = time.perf_counter()
-        pending = self._backend.submit({**inputs, **self._states})
+        pending = self._backend.submit(graph.name, frames, self._states)
         self.inference_seconds += time.perf_counter() - began
-        self._submitted.append(_Submitted(index, inputs, not self._states, pending))
         self._states = pending.states
+        return pending
 
     def _fetch_down_to(self, count: int) -> list[Restored]:
         """The results of the oldest frames submitted, until the backend has `count`."""
@@ -181,14 +161,19 @@ class Session:
 
     def _fetch(self) -> Restored:
         """The result of the oldest frame submitted."""
-        assert self._size is not None
-        height, width = self._size
         oldest = self._submitted.popleft()
         began = time.perf_counter()
         outputs = self._result(oldest)
         self.inference_seconds += time.perf_counter() - began
-        displacement = _first_or_none(outputs.get(DISPLACEMENT_NAME))
-        return Restored(oldest.index, outputs[OUTPUT_NAME][0, :height, :width], displacement)
+        found = {role: self._cut(role, outputs) for role in ("picture", "displacement", "map")}
+        return Restored(oldest.index, **found)
+
+    def _cut(self, role: Role, outputs: dict[str, Any]) -> Any:
+        output = self._interface.the(role)
+        if output is None:
+            return None
+        assert self._size is not None
+        return cut(outputs[output.tensor.name], output.tensor, *self._size)
 
     def _result(self, frame: _Submitted) -> dict[str, Any]:
         """Of a frame taken from the queue. See Note [values that are not finite]."""
@@ -198,11 +183,10 @@ class Session:
             if self._strict or frame.is_first:
                 raise NonFiniteError(error.states, frame.index) from None
         self.redone.append(frame.index)
-        again = self._backend.submit(frame.window)
-        self._states = again.states
+        self._states = {}
+        again = self._submit(frame.frames)
         for later in self._submitted:
-            later.pending = self._backend.submit({**later.window, **self._states})
-            self._states = later.pending.states
+            later.pending = self._submit(later.frames)
         try:
             return again.result()
         except NonFiniteError as error:
@@ -225,25 +209,3 @@ def check_frame(frame: Picture, number: int, size: tuple[int, int] | None) -> tu
             " call reset() where a stream changes its size"
         )
     return found
-
-
-def _first_or_none(batch: NDArray[np.int32] | None) -> NDArray[np.int32] | None:
-    return None if batch is None else batch[0]
-
-
-def pad_to_multiple(frame: Picture) -> Picture:
-    """`frame` [H, W, 3] with its last row and column repeated up to the next multiple of 4; itself where it fits."""
-    bottom, right = (-size % SIZE_MULTIPLE for size in frame.shape[:2])
-    if bottom or right:
-        return np.pad(frame, ((0, bottom), (0, right), (0, 0)), mode="edge")
-    return np.ascontiguousarray(frame)
-
-
-def restore(
-    frames: Iterable[Picture], backend: Backend, *, scene_threshold: float | None = SCENE_THRESHOLD
-) -> Iterator[Restored]:
-    """Restores a whole stream: one result a frame, in order. The caller closes the backend."""
-    session = Session(backend, scene_threshold=scene_threshold)
-    for frame in frames:
-        yield from session.push(frame)
-    yield from session.flush()

@@ -17,21 +17,26 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mtu.core.errors import InvalidInputError
-from mtu.core.interface import SIZE_MULTIPLE
-from mtu.runtime.backends import Backend, Model
+from mtu.core.interface import Output, Role, Size
+from mtu.core.window import Picture, cut
+from mtu.runtime.backends import Backend, Model, Stages
+from mtu.runtime.chain import combined, open_session
 from mtu.runtime.engine import Engine, Sizes
 from mtu.runtime.memory import MOST, available_memory, needed, size_in_words
-from mtu.runtime.session import SCENE_THRESHOLD, Picture, Restored, SceneDetector, Session, check_frame
+from mtu.runtime.scenes import SCENE_THRESHOLD, SceneDetector
+from mtu.runtime.session import Restored, check_frame
 
-Size = tuple[int, int]
+Sides = tuple[int, int]
 """Height and width."""
-TileChoice = Literal["auto", "off"] | Size
+TileChoice = Literal["auto", "off"] | Sides
 """What `--tile` says."""
 
 OVERLAP = 128
@@ -43,7 +48,7 @@ MEASURED = "with mtu2 on the demo clip, that changed values by at most 4 of 255 
 
 @dataclass(frozen=True)
 class Span:
-    """What a tile takes and gives along one axis, in pixels of the padded frame; multiples of 4."""
+    """What a tile takes and gives along one axis, in pixels of the padded frame; multiples of the tiling's."""
 
     start: int
     """Where the tile begins."""
@@ -51,31 +56,33 @@ class Span:
     last: int
     """The pixels that it gives: from `first` up to `last`, which is not among them."""
 
-    def place(self, unit: int = 1) -> slice:
-        """Where in the frame its pixels go, in units of so many pixels."""
-        return slice(self.first // unit, self.last // unit)
+    def place(self, scale: Fraction) -> slice:
+        """Where in the frame its pixels go, in an output with `scale` values for each of them."""
+        return slice(int(self.first * scale), int(self.last * scale))
 
-    def part(self, unit: int = 1) -> slice:
+    def part(self, scale: Fraction) -> slice:
         """Which pixels of the tile they are."""
-        return slice((self.first - self.start) // unit, (self.last - self.start) // unit)
+        return slice(int((self.first - self.start) * scale), int((self.last - self.start) * scale))
 
 
 @dataclass(frozen=True)
 class Tiling:
     """Frames of one size, cut into tiles of one size. See Note [tiles]."""
 
-    frame: Size
+    frame: Sides
     """Of the frames; any."""
-    tile: Size
-    """Multiples of 4. Along an axis where the frame is smaller, its last pixels are repeated."""
+    tile: Sides
+    """Multiples of `multiple`. Along an axis where the frame is smaller, its last pixels are repeated."""
     overlap: int = OVERLAP
+    multiple: int = 4
+    """That of the model's size rule."""
 
     def __post_init__(self) -> None:
         for name, length, tile in zip(("high", "wide"), self.frame, self.tile, strict=True):
-            if tile % SIZE_MULTIPLE or tile < SIZE_MULTIPLE:
+            if tile % self.multiple or tile < 1:
                 raise InvalidInputError(
-                    f"tiles of {in_words(self.tile)} (WIDTHxHEIGHT): both are multiples of {SIZE_MULTIPLE}, for example"
-                    f" {in_words(padded(self.tile))}"
+                    f"tiles of {in_words(self.tile)} (WIDTHxHEIGHT): both are multiples of {self.multiple}, for example"
+                    f" {in_words(Size(self.multiple).padded(*self.tile))}"
                 )
             if tile < length and tile < 2 * self.overlap:
                 raise InvalidInputError(
@@ -86,12 +93,23 @@ class Tiling:
     @cached_property
     def rows(self) -> list[Span]:
         """From top to bottom."""
-        return _spans(max(padded(self.frame)[0], self.tile[0]), self.tile[0], self.overlap)
+        return self._spans(0)
 
     @cached_property
     def columns(self) -> list[Span]:
         """From left to right."""
-        return _spans(max(padded(self.frame)[1], self.tile[1]), self.tile[1], self.overlap)
+        return self._spans(1)
+
+    def _spans(self, axis: int) -> list[Span]:
+        """The fewest tiles that cover an axis, equally far apart; each gives up to the middle of what two share."""
+        tile, unit = self.tile[axis], self.multiple
+        length = max(Size(unit).padded(*self.frame)[axis], tile)
+        if tile >= length:
+            return [Span(0, 0, length)]
+        last = -(-(length - self.overlap) // (tile - self.overlap)) - 1
+        starts = [(length - tile) // unit * number // last * unit for number in range(last + 1)]
+        middles = [(before + tile + after) // 2 // unit * unit for before, after in itertools.pairwise(starts)]
+        return [Span(*span) for span in zip(starts, [0, *middles], [*middles, length], strict=True)]
 
     @property
     def count(self) -> int:
@@ -106,25 +124,15 @@ class Tiling:
         return f"{self.count} tiles of {in_words(self.tile)} that overlap by {self.overlap} pixels or more"
 
 
-def in_words(size: Size) -> str:
+def in_words(size: Sides) -> str:
     """Always WIDTHxHEIGHT."""
     return f"{size[1]}x{size[0]}"
 
 
-def padded(size: Size) -> Size:
-    """Rounded up to multiples of 4."""
-    return size[0] + -size[0] % SIZE_MULTIPLE, size[1] + -size[1] % SIZE_MULTIPLE
-
-
-def _spans(length: int, tile: int, overlap: int) -> list[Span]:
-    """The fewest tiles that cover `length`, equally far apart; each gives up to the middle of what two share."""
-    if tile >= length:
-        return [Span(0, 0, length)]
-    last = -(-(length - overlap) // (tile - overlap)) - 1
-    unit = SIZE_MULTIPLE
-    starts = [(length - tile) // unit * number // last * unit for number in range(last + 1)]
-    middles = [(before + tile + after) // 2 // unit * unit for before, after in itertools.pairwise(starts)]
-    return [Span(*span) for span in zip(starts, [0, *middles], [*middles, length], strict=True)]
+LARGE = 5040
+"""A side that every size rule in use divides."""
+ROLES: tuple[Role, ...] = ("picture", "displacement", "map")
+"""What `Restored` has, in its order."""
 
 
 class TiledSession:
@@ -140,8 +148,9 @@ class TiledSession:
     ) -> None:
         """All frames are of the size `tiling.frame`. The caller closes the backend."""
         self._tiling = tiling
+        self._outputs = {role: backend.interface.the(role) for role in ROLES}
         self._tiles = [
-            (row, column, Session(backend, scene_threshold=None, strict=strict))
+            (row, column, open_session(backend, scene_threshold=None, strict=strict))
             for row in tiling.rows
             for column in tiling.columns
         ]
@@ -168,7 +177,7 @@ class TiledSession:
 
     def reset(self) -> None:
         """Forgets the stream; see `Session.reset`. The frames to come are of the same size."""
-        self._detector = SceneDetector(self._scene_threshold) if self._scene_threshold is not None else None
+        self._detector = SceneDetector(self._scene_threshold)
         for *_, session in self._tiles:
             session.reset()
 
@@ -176,7 +185,7 @@ class TiledSession:
         """See `Session.push`. `frame` is copied, so it may be changed afterwards."""
         check_frame(frame, self._pushed, self._tiling.frame)
         restored = []
-        if self._detector is not None and self._detector.is_cut(frame):
+        if self._detector.is_cut(frame):
             self.cuts.append(self._pushed)
             restored = self.flush()
         self._pushed += 1
@@ -203,17 +212,21 @@ class TiledSession:
         return [self._join(parts) for parts in zip(*tiles, strict=True)]
 
     def _join(self, parts: Sequence[Restored]) -> Restored:
-        height, width = self._tiling.frame
-        rgb = np.empty((self._tiling.rows[-1].last, self._tiling.columns[-1].last, 3), np.uint8)
-        has_motion = parts[0].displacement is not None
-        motion = np.empty((rgb.shape[0] // SIZE_MULTIPLE, rgb.shape[1] // SIZE_MULTIPLE), np.int32)
-        for (row, column, _), part in zip(self._tiles, parts, strict=True):
-            rgb[row.place(), column.place()] = part.rgb[row.part(), column.part()]
-            if part.displacement is not None:
-                place, inside = (row.place(4), column.place(4)), (row.part(4), column.part(4))
-                motion[place] = part.displacement[inside]
-        rows, columns = (-(-size // SIZE_MULTIPLE) for size in (height, width))
-        return Restored(parts[0].index, rgb[:height, :width], motion[:rows, :columns] if has_motion else None)
+        found: dict[str, Any] = {role: self._stitch(role, output, parts) for role, output in self._outputs.items()}
+        return Restored(parts[0].index, **found)
+
+    def _stitch(self, role: str, output: Output | None, parts: Sequence[Restored]) -> NDArray[Any] | None:
+        """An output of the whole frame."""
+        if output is None:
+            return None
+        pieces = [getattr(part, role) for part in parts]
+        rows, columns = self._tiling.rows, self._tiling.columns
+        down, across = (Fraction(size, LARGE) for size in output.tensor.at(LARGE, LARGE)[1:3])
+        height, width = int(rows[-1].last * down), int(columns[-1].last * across)
+        whole = np.empty((height, width, *pieces[0].shape[2:]), pieces[0].dtype)
+        for (row, column, _), piece in zip(self._tiles, pieces, strict=True):
+            whole[row.place(down), column.place(across)] = piece[row.part(down), column.part(across)]
+        return cut(whole[None], output.tensor, *self._tiling.frame)
 
 
 def parse_tile(text: str) -> TileChoice:
@@ -228,39 +241,41 @@ def parse_tile(text: str) -> TileChoice:
     return int(found[2]), int(found[1])
 
 
-def choose_tiling(choice: TileChoice, frame: Size, model: Model) -> Tiling | None:
+def choose_tiling(choice: TileChoice, frame: Sides, model: Model) -> Tiling | None:
     """What can be said before the model is loaded: tiles of the size that was chosen, or of that of an engine that the
     frame does not fit. None: whole frames. Raises InvalidInputError for tiles that are too small."""
     if choice == "off":
         return None
+    rule = combined([each.interface for each in model.models]).size if isinstance(model, Stages) else model.interface.size
+    whole = rule.padded(*frame)
     if choice != "auto":
         # A tile is no larger than the frame, except where that is all that an engine takes.
         least = (1, 1) if not isinstance(model, Engine) else _sides(model.manifest.profile.min)
-        tile = _between(least, padded(frame), choice)
-        return Tiling(frame, tile) if _is_smaller(tile, frame) else None
-    if not isinstance(model, Engine) or model.manifest.profile.holds(*padded(frame)):
+        tile = _between(least, whole, choice)
+        return Tiling(frame, tile, multiple=rule.multiple) if _is_smaller(tile, frame) else None
+    if not isinstance(model, Engine) or model.manifest.profile.holds(*whole):
         return None
     profile = model.manifest.profile
-    tile = _between(_sides(profile.min), padded(frame), _sides(profile.max))
+    tile = _between(_sides(profile.min), whole, _sides(profile.max))
     # Where tiles are too small, or the frame is, the refusal of the engine says best what to do.
     if not _is_smaller(tile, frame) or any(t < f and t < 2 * OVERLAP for t, f in zip(tile, frame, strict=True)):
         return None
-    return Tiling(frame, tile)
+    return Tiling(frame, tile, multiple=rule.multiple)
 
 
-def fit_memory(choice: TileChoice, tiling: Tiling | None, frame: Size, backend: Backend) -> tuple[Tiling | None, str]:
+def fit_memory(choice: TileChoice, tiling: Tiling | None, frame: Sides, backend: Backend) -> tuple[Tiling | None, str]:
     """Tiles that the memory is enough for, and what is to be said of it ("" is nothing).
 
     "auto" cuts a frame that does not fit. Raises InvalidInputError where what was chosen does not fit, or nothing does.
     """
-    free = available_memory()
-    whole = Tiling(frame, padded(frame))
+    free, rule = available_memory(), backend.interface.size
+    whole = Tiling(frame, rule.padded(*frame), multiple=rule.multiple)
     need = _needed(backend, tiling or whole)
     if free is None or need is None or need <= MOST * free:
         return tiling, ""
     figures = f"{size_in_words(need)} of memory with {backend.name}, and {size_in_words(free)} are free"
     if choice == "auto" and tiling is None:
-        tiling = next((t for t in _smaller(frame) if (_needed(backend, t) or 0) <= MOST * free), None)
+        tiling = next((t for t in _smaller(frame, rule) if (_needed(backend, t) or 0) <= MOST * free), None)
         if tiling is None:
             raise InvalidInputError(
                 f"frames of {in_words(frame)} take some {figures}; the smallest tiles need too much as well: end other"
@@ -277,32 +292,31 @@ def _needed(backend: Backend, tiling: Tiling) -> int | None:
     return needed(backend, tiling.frame, tiling.tile, tiling.count)
 
 
-def _smaller(frame: Size) -> Iterator[Tiling]:
+def _smaller(frame: Sides, rule: Size) -> Iterator[Tiling]:
     """Ever more and smaller tiles, down to the smallest: the longer side of a tile is cut once more."""
     counts = [1, 1]
-    tile = padded(frame)
+    tile = whole = rule.padded(*frame)
     while True:
         axis = 0 if tile[0] > tile[1] else 1
         counts[axis] += 1
-        sides = (
-            -(-(length + (count - 1) * OVERLAP) // count) for length, count in zip(padded(frame), counts, strict=True)
+        height, width = (
+            -(-(length + (count - 1) * OVERLAP) // count) for length, count in zip(whole, counts, strict=True)
         )
-        height, width = sides
-        tile = padded((height, width))
+        tile = rule.padded(height, width)
         if tile[axis] < 2 * OVERLAP:
             return
-        yield Tiling(frame, tile)
+        yield Tiling(frame, tile, multiple=rule.multiple)
 
 
-def _sides(sizes: Sizes) -> Size:
+def _sides(sizes: Sizes) -> Sides:
     return sizes.height, sizes.width
 
 
-def _between(least: Size, most: Size, wanted: Size) -> Size:
+def _between(least: Sides, most: Sides, wanted: Sides) -> Sides:
     """`wanted`, but no more than `most`, and no less than `least` in any case."""
     height, width = (max(low, min(high, side)) for low, high, side in zip(least, most, wanted, strict=True))
     return height, width
 
 
-def _is_smaller(tile: Size, frame: Size) -> bool:
+def _is_smaller(tile: Sides, frame: Sides) -> bool:
     return tile[0] < frame[0] or tile[1] < frame[1]

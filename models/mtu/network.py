@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mtu.core.interface import MAX_DISPLACEMENT, POOL_SIZE, SIZE_MULTIPLE, NetworkConfig
+from mtu.models.mtu.config import MAX_DISPLACEMENT, POOL_SIZE, SIZE_MULTIPLE, NetworkConfig
+from mtu.models.pictures import to_float, to_frame
 from mtu.plugins.correlation_argmax_warp.torch_op import correlation_argmax_warp
 
 
@@ -60,7 +61,7 @@ class Network(nn.Module):
 
     `first` and `step` are the two forward passes of inference: frames are float RGB in [0, 1],
     [B, 3, H, W], in window order t-2 .. t+2; H and W are multiples of 4. Both return (restored, states, displacement)
-    with the states in the order of `Interface.states` and the displacement None for one unit.
+    with the states in the order of the description and the displacement None for one unit.
     """
 
     def __init__(self, config: NetworkConfig, *, auxiliary: bool = False) -> None:
@@ -144,7 +145,16 @@ class Network(nn.Module):
         return out, new_states, displacement
 
 
-def parameter_count(config: NetworkConfig) -> int:
-    """Parameters of the inference network."""
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in Network(config).parameters())
+class FrameGraph(nn.Module):
+    """One of the two graphs, `first` or `step`: from uint8 window and states to the outputs of the description."""
+
+    def __init__(self, network: Network, name: str) -> None:
+        super().__init__()
+        self.network = network
+        self.run = network.first if name == "first" else network.step
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Takes and gives the tensors of the graph, in order."""
+        frames = [to_float(frame, self.network.out.weight.dtype) for frame in inputs[:5]]
+        restored, states, displacement = self.run(frames, *([inputs[5:]] if inputs[5:] else []))  # type: ignore[operator]
+        return (to_frame(restored), *states, *([] if displacement is None else [displacement]))

@@ -1,4 +1,4 @@
-"""The backends: what executes a model's two graphs. This file imports numpy only; a backend's module its own library.
+"""The backends: what executes a model's graphs. This file imports numpy only; a backend's module its own library.
 
 A new backend is a module with a factory and a line in `FACTORIES`.
 """
@@ -18,27 +18,36 @@ from typing import Any, Protocol
 import numpy as np
 
 from mtu.core.errors import InvalidInputError, MissingExtraError, NonFiniteError
-from mtu.core.interface import SIZE_MULTIPLE, Interface
-from mtu.runtime.bundle import Bundle, open_bundle
+from mtu.core.interface import Interface
+from mtu.runtime.bundle import Bundle, model_directory, open_bundle, stages_of
 from mtu.runtime.engine import Engine, is_engine, open_engine
 from mtu.runtime.gpu import find_gpu
 from mtu.runtime.tensorrt_library import LIBRARIES, is_importable
 
-Model = Bundle | Engine
-"""What can be run: ONNX graphs, or the TensorRT engines built from them."""
+@dataclass(frozen=True)
+class Stages:
+    """A chain of models: the pictures of each are the frames of the next."""
+
+    directory: Path
+    models: tuple[Bundle | Engine, ...]
+    """Two or more."""
+
+
+Model = Bundle | Engine | Stages
+"""What can be run: ONNX graphs, the TensorRT engines built from them, or several of either in a row."""
 
 
 class Pending(Protocol):
     """A frame that a backend has been given."""
 
     states: Mapping[str, Any]
-    """By name of the step graph's input. Opaque to the caller; inputs of the next frame at once, before `result`."""
+    """By name of the output. Opaque to the caller; to be given with the next frame at once, before `result`."""
 
     def result(self) -> dict[str, Any]:
-        """Waits for the frame: `output` and, where motion is compensated, `displacement`, numpy arrays that stay valid.
+        """Waits for the frame: every output but the states, by name, numpy arrays that stay valid.
 
-        Raises NonFiniteError if a state has a value that is not finite; then what was made from these states is as
-        useless as they are.
+        Raises NonFiniteError if a state or a map has a value that is not finite; then what was made from these states
+        is as useless as they are.
         """
         ...
 
@@ -58,12 +67,13 @@ class Backend(Protocol):
     remarks: list[str]
     """What a user should know of the way it ran; complete after the last frame."""
 
-    def submit(self, inputs: Mapping[str, Any]) -> Pending:
-        """One frame. The graph is `step` where `inputs` has states, `first` where it has none.
+    def submit(self, graph: str, frames: Mapping[str, np.ndarray], states: Mapping[str, Any]) -> Pending:
+        """One frame, through the graph of this name (`Interface.graph_for(states)` for those that are held).
 
-        Frames are uint8 arrays [1, H, W, 3], H and W multiples of 4, contiguous, and not changed while they are in the
-        window: the same array object is the same frame, and a backend may upload it once. States are the `states` of
-        the frame before; they are not changed, and their memory is used again when nobody holds them any more.
+        `frames` are those of `Window.take`: uint8 [1, H, W, 3] by name of the input, padded, contiguous, and not
+        changed while they are in the window: the same array object is the same frame, and a backend may upload it once.
+        `states` are those of the frame before; they are not changed, and their memory is used again when nobody holds
+        them any more. More than the graph takes may be in either.
         """
         ...
 
@@ -75,7 +85,7 @@ class Backend(Protocol):
         ...
 
     def write_states(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """Numpy arrays as `submit` takes states: by name of the step graph's input, of the interface's types."""
+        """Numpy arrays as `submit` takes states: by name of the output, of the interface's types."""
         ...
 
     def close(self) -> None:
@@ -88,12 +98,13 @@ class Request:
     """What `open_backend` was asked for. A backend's module takes what concerns it."""
 
     name: str
-    model: Model
+    model: Bundle | Engine
     device: str
     size: tuple[int, int] | None
     streams: int
     cuda_graph: bool
     plugin_library: Path | None
+    build: Build | None
     say: Callable[[str], None]
 
     @property
@@ -107,6 +118,10 @@ class Request:
         return self.model
 
 
+Build = Callable[..., Engine]
+"""`mtu.export.engine_cache.cached_engine`, which a command hands in: the runtime itself builds nothing."""
+
+
 def _needs(library: str, extra: str) -> Mapping[str, str]:
     # pycuda is no part of [rtx]: it is built from source, and building engines does without it.
     return {library: extra, "cuda.bindings": extra, "cuda.core": extra, "pycuda": "gpu" if extra == "gpu" else ""}
@@ -116,7 +131,7 @@ FACTORIES: Mapping[str, tuple[str, Mapping[str, str]]] = {
     # name: (module with `open_backend(request)`, the packages it needs, each with the extra that brings it)
     "onnxruntime": ("mtu.runtime.backends.ort_backend", {"onnxruntime": "cpu"}),
     "torch": ("mtu.runtime.backends.torch_backend", {"torch": "export"}),
-    "torch-compile": ("mtu.runtime.backends.torch_compile_backend", {"torch": "export"}),
+    "torch-compile": ("mtu.runtime.backends.torch_backend", {"torch": "export"}),
     "tensorrt": ("mtu.runtime.backends.tensorrt_backend", _needs("tensorrt", "gpu")),
     "tensorrt-rtx": ("mtu.runtime.backends.tensorrt_backend", _needs("tensorrt_rtx", "rtx")),
 }
@@ -126,13 +141,17 @@ GPU_ONLY = LIBRARIES
 
 
 def open_model(directory: Path | str | None = None) -> Model:
-    """The engine or the bundle in `directory`, or the bundle inside the package.
+    """The engine, bundle or chain in `directory`, or the bundle inside the package.
 
-    Raises MissingFileError or InvalidInputError if it is neither, or not whole.
+    Raises MissingFileError or InvalidInputError if it is none, or not whole.
     """
     if directory is not None and is_engine(directory):
         return open_engine(directory)
-    return open_bundle(directory)
+    found = model_directory(directory)
+    stages = stages_of(found)
+    if stages is None:
+        return open_bundle(directory)
+    return Stages(found, tuple(open_engine(each) if is_engine(each) else open_bundle(each) for each in stages))
 
 
 def open_backend(
@@ -144,20 +163,27 @@ def open_backend(
     streams: int = 1,
     cuda_graph: bool = True,
     plugin_library: Path | None = None,
+    build: Build | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Backend:
     """The backend `name` ("auto" or a key of `FACTORIES`) with `model` loaded on `device`.
 
     "auto" is the library that an engine was built with, and onnxruntime for a bundle. `device` is "auto", "cpu", "cuda"
     or "cuda:N". `size` is height and width of the frames to come, where that is known; what cannot be run at that size
-    is then refused at once. The TensorRT backends need it with a bundle, of which they build an engine for that size,
-    and tell `say` so. `streams` is how many sessions will share it, such as the tiles of a frame (`Tiling.count`): the
+    is then refused at once. The TensorRT backends need it with a bundle, and `build`, which makes an engine of it for
+    that size (`mtu.export.engine_cache.cached_engine`) and tells `say` so. `streams` is how many sessions will share it, such as the tiles of a frame (`Tiling.count`): the
     TensorRT backends count the memory of all. `cuda_graph` False makes them run every layer of every frame one by one;
-    `plugin_library` is the C++ plugin, which they need on TensorRT 8.6 in place of the one in Python.
+    `plugin_library` is the C++ plugin, which they need on TensorRT 8.6 in place of the one in Python. Of a chain the
+    backends of all stages are opened; `mtu.runtime.chain.open_session` runs them.
 
     Raises InvalidInputError for an unknown backend or device, a broken model, or an engine that is not for this host;
     MissingExtraError if a package of the backend is not installed.
     """
+    if isinstance(model, Stages):
+        from mtu.runtime.chain import open_stages
+
+        options: dict[str, Any] = {"streams": streams, "cuda_graph": cuda_graph, "plugin_library": plugin_library}
+        return open_stages(name, model, device, size, build=build, say=say, **options)
     if name == "auto":
         name = model.manifest.library if isinstance(model, Engine) else "onnxruntime"
     if name not in FACTORIES:
@@ -175,8 +201,17 @@ def open_backend(
         _check_gpu(name, device)
     for error in packages_missing(name):
         raise error
-    padded = None if size is None else (size[0] + -size[0] % SIZE_MULTIPLE, size[1] + -size[1] % SIZE_MULTIPLE)
-    request = Request(name, model, device, padded, streams, cuda_graph, plugin_library, say)
+    request = Request(
+        name=name,
+        model=model,
+        device=device,
+        size=None if size is None else model.interface.size.padded(*size),
+        streams=streams,
+        cuda_graph=cuda_graph,
+        plugin_library=plugin_library,
+        build=build,
+        say=say,
+    )
     backend: Backend = importlib.import_module(FACTORIES[name][0]).open_backend(request)
     return backend
 
@@ -215,7 +250,7 @@ class Finished:
     states: Mapping[str, Any]
     outputs: dict[str, Any]
     non_finite: Sequence[str]
-    """Names of the states that hold such values."""
+    """Names of the states and maps that hold such values."""
 
     def result(self) -> dict[str, Any]:
         """See `Pending.result`."""
@@ -264,9 +299,9 @@ class Gate:
         return not was_closed
 
 
-def non_finite(states: Mapping[str, np.ndarray]) -> list[str]:
-    """The names of the states that have a value which is not finite.
+def non_finite(tensors: Mapping[str, np.ndarray]) -> list[str]:
+    """The names of the tensors that have a value which is not finite.
 
     The largest and the smallest are enough to see it: both are NaN if any value is.
     """
-    return [name for name, value in states.items() if not np.isfinite([value.min(), value.max()]).all()]
+    return [name for name, value in tensors.items() if not np.isfinite([value.min(), value.max()]).all()]

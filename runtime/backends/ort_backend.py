@@ -21,7 +21,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
 from mtu.core.errors import InvalidInputError, MissingExtraError
-from mtu.core.interface import FRAME_NAMES, GRAPHS, Dim, GraphName, Interface
+from mtu.core.interface import Dim, Graph, Tensor, check_metadata
 from mtu.runtime.backends import Finished, Gate, Request, non_finite, out_of_memory
 from mtu.runtime.bundle import Bundle
 from mtu.runtime.gpu import find_gpu
@@ -51,17 +51,12 @@ class OrtBackend:
         self.device = device
         self.remarks: list[str] = []
         self._gate = Gate(self.name)
-        self._sessions: dict[GraphName, onnxruntime.InferenceSession] = {}
-        interfaces = []
-        for graph in GRAPHS:
-            session = self._open(str(bundle.graph(graph)))
-            self._sessions[graph] = session
-            interfaces.append(self._interface(session, graph, str(bundle.graph(graph))))
-        if interfaces[0] != interfaces[1]:
-            raise InvalidInputError(
-                f"model {bundle.directory}: first.onnx and step.onnx are of different models; export it again"
-            )
-        self.interface = interfaces[0]
+        self.interface = bundle.interface
+        self._sessions: dict[str, onnxruntime.InferenceSession] = {}
+        for graph in self.interface.graphs:
+            session = self._open(str(bundle.graph(graph.name)))
+            self._check(session, graph, str(bundle.graph(graph.name)))
+            self._sessions[graph.name] = session
 
     def _open(self, path: str) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
@@ -83,57 +78,55 @@ class OrtBackend:
             )
         return session
 
-    @staticmethod
-    def _interface(session: onnxruntime.InferenceSession, graph: GraphName, path: str) -> Interface:
-        interface = Interface.from_metadata(session.get_modelmeta().custom_metadata_map, graph, path)
-        for kind, specs, nodes in (
-            ("input", interface.inputs(graph), session.get_inputs()),
-            ("output", interface.outputs, session.get_outputs()),
+    def _check(self, session: onnxruntime.InferenceSession, graph: Graph, path: str) -> None:
+        """Raises InvalidInputError unless the file is the graph that the bundle describes."""
+        check_metadata(session.get_modelmeta().custom_metadata_map, self.interface, graph, path)
+        for kind, described, nodes in (
+            ("input", graph.inputs, session.get_inputs()),
+            ("output", graph.outputs, session.get_outputs()),
         ):
-            expected = {spec.name: (ORT_TYPES[spec.dtype], _fixed(spec.shape)) for spec in specs}
+            expected = {each.tensor.name: _type(each.tensor) for each in described}
             found = {node.name: (node.type, _fixed(node.shape)) for node in nodes}
             if expected != found:
                 raise InvalidInputError(
-                    f"{path}: its {kind}s are {found}, its metadata says {expected}; export the model again"
+                    f"{path}: its {kind}s are {found}, bundle.json says {expected}; export the model again"
                 )
-        return interface
 
-    def submit(self, inputs: Mapping[str, Any]) -> Finished:
+    def submit(self, graph: str, frames: Mapping[str, np.ndarray], states: Mapping[str, Any]) -> Finished:
         """See `Backend.submit`."""
         with self._gate:
-            return self._run(inputs)
+            return self._run(self.interface.graph(graph), frames, states)
 
-    def _run(self, inputs: Mapping[str, Any]) -> Finished:
-        graph: GraphName = "step" if any(state.input.name in inputs for state in self.interface.states) else "first"
-        session = self._sessions[graph]
+    def _run(self, graph: Graph, frames: Mapping[str, np.ndarray], states: Mapping[str, Any]) -> Finished:
+        session = self._sessions[graph.name]
         binding = session.io_binding()
-        for spec in self.interface.inputs(graph):
-            value = inputs[spec.name]
-            if isinstance(value, np.ndarray):
-                binding.bind_cpu_input(spec.name, value)
-            else:
-                binding.bind_ortvalue_input(spec.name, value)
-        states = {state.output.name for state in self.interface.states}
-        for spec in self.interface.outputs:
-            on_device = spec.name in states and self._kind == "cuda"
-            binding.bind_output(spec.name, "cuda" if on_device else "cpu", self._index if on_device else 0)
+        for name in graph.frames:
+            binding.bind_cpu_input(name, frames[name])
+        for name, source in graph.states.items():
+            binding.bind_ortvalue_input(name, states[source])
+        kept = self.interface.states
+        for output in graph.outputs:
+            on_device = output.tensor.name in kept and self._kind == "cuda"
+            binding.bind_output(output.tensor.name, "cuda" if on_device else "cpu", self._index if on_device else 0)
         quiet = onnxruntime.RunOptions()
         quiet.log_severity_level = SILENT
         try:
             session.run_with_iobinding(binding, quiet)
         except Exception as error:
-            height, width = inputs[FRAME_NAMES[0]].shape[1:3]
+            height, width = next(iter(frames.values())).shape[1:3]
             if _is_about_memory(error):
                 raise out_of_memory(self.name, height, width) from None
             raise InvalidInputError(
-                f"onnxruntime could not run {graph}.onnx on frames of {width}x{height}: {_reason(error)};"
+                f"onnxruntime could not run {graph.name}.onnx on frames of {width}x{height}: {_reason(error)};"
                 " export the model again"
             ) from None
-        values = dict(zip((spec.name for spec in self.interface.outputs), binding.get_outputs(), strict=True))
+        names = [output.tensor.name for output in graph.outputs]
+        values = dict(zip(names, binding.get_outputs(), strict=True))
+        floats = [output.tensor.name for output in self.interface.with_role("state", "map")]
         return Finished(
-            states={state.input.name: values[state.output.name] for state in self.interface.states},
-            outputs={name: value.numpy() for name, value in values.items() if name not in states},
-            non_finite=non_finite({name: values[name].numpy() for name in states}),
+            states={name: values[name] for name in kept},
+            outputs={name: value.numpy() for name, value in values.items() if name not in kept},
+            non_finite=non_finite({name: values[name].numpy() for name in floats}),
         )
 
     def read_states(self, states: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -169,6 +162,10 @@ def sums_are_exact(machine: str = platform.machine(), cpuinfo: Path = Path("/pro
     except OSError:
         return False
     return bool(flags & {"avx512_vnni", "avx_vnni"})
+
+
+def _type(tensor: Tensor) -> tuple[str, tuple[int | None, ...]]:
+    return ORT_TYPES[tensor.dtype], _fixed(tensor.shape)
 
 
 def _fixed(shape: Sequence[Dim | None]) -> tuple[int | None, ...]:

@@ -1,7 +1,7 @@
-"""PyTorch eager, for comparison and debugging. Imports torch and onnx (extra [export]).
+"""PyTorch, for comparison and debugging: eager, or compiled. Imports torch and onnx (extra [export]).
 
-It runs the network of `mtu.models.mtu.network` with the weights that the bundle's ONNX holds, so that a comparison with
-another backend compares executors and nothing else.
+It runs the network of the model's family with the weights that the bundle's ONNX holds, so that a comparison with
+another backend compares executors and nothing else. The one place behind the export that knows families.
 """
 
 from __future__ import annotations
@@ -18,16 +18,9 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, numpy_helper
 
 from mtu.core.errors import InvalidInputError
-from mtu.core.interface import (
-    DISPLACEMENT_NAME,
-    FRAME_NAMES,
-    MAX_DISPLACEMENT,
-    OUTPUT_NAME,
-    POOL_SIZE,
-    Interface,
-)
+from mtu.core.interface import Interface, check_metadata
 from mtu.models.checkpoint import Checkpoint
-from mtu.models.mtu.network import Network
+from mtu.models.families import find_family
 from mtu.runtime.backends import Finished, Gate, Request, non_finite, out_of_memory
 from mtu.runtime.bundle import Bundle
 
@@ -37,54 +30,50 @@ class TorchBackend:
 
     in_flight = 0
 
-    def __init__(self, interface: Interface, network: Network, device: str, name: str = "torch") -> None:
-        """`device` as torch names it."""
+    def __init__(
+        self, interface: Interface, graphs: Mapping[str, torch.nn.Module], device: str, name: str = "torch"
+    ) -> None:
+        """`graphs` are those of the family (`graphs(network)`), `device` as torch names it."""
         self.name = name
         self.interface = interface
         self.device = device
         self.remarks: list[str] = []
         self._gate = Gate(name)
-        self._dtype = torch.float16 if interface.state_dtype == "float16" else torch.float32
-        self._network = network.to(device, self._dtype).eval()
+        dtype = torch.float16 if interface.precision == "fp16" else torch.float32
+        self._graphs: dict[str, Any] = {name: graph.to(device, dtype).eval() for name, graph in graphs.items()}
 
-    def submit(self, inputs: Mapping[str, Any]) -> Finished:
+    def submit(self, graph: str, frames: Mapping[str, np.ndarray], states: Mapping[str, Any]) -> Finished:
         """See `Backend.submit`."""
         with self._gate:
             try:
-                return self._run(inputs)
+                return self._run(graph, frames, states)
             except (RuntimeError, MemoryError) as error:
                 if not _is_about_memory(error):
                     raise
-                raise out_of_memory(self.name, *inputs[FRAME_NAMES[0]].shape[1:3]) from None
+                raise out_of_memory(self.name, *next(iter(frames.values())).shape[1:3]) from None
 
     @torch.inference_mode()
-    def _run(self, inputs: Mapping[str, Any]) -> Finished:
-        frames = [self._to_float(inputs[name]) for name in FRAME_NAMES]
-        names = self.interface.states
+    def _run(self, graph: str, frames: Mapping[str, np.ndarray], states: Mapping[str, Any]) -> Finished:
+        described = self.interface.graph(graph)
+        inputs = [
+            states[described.states[name]] if name in described.states else self._on_device(frames[name])
+            for name in (each.tensor.name for each in described.inputs)
+        ]
         with without_tf32():
-            if any(state.input.name in inputs for state in names):
-                memory = [inputs[state.input.name] for state in names]
-                restored, states, displacement = self._network.step(frames, memory)
-            else:
-                restored, states, displacement = self._network.first(frames)
-        picture = (restored.float() * 255).round().to(torch.uint8)
-        outputs = {OUTPUT_NAME: picture.permute(0, 2, 3, 1).contiguous().cpu().numpy()}
-        if displacement is not None:
-            outputs[DISPLACEMENT_NAME] = displacement.cpu().numpy()
-        extremes = {
-            state.output.name: torch.stack(value.aminmax()).cpu().numpy()
-            for state, value in zip(names, states, strict=True)
-        }
+            given = self._graphs[graph](*inputs)
+        names = [each.tensor.name for each in described.outputs]
+        values = dict(zip(names, given if isinstance(given, tuple) else (given,), strict=True))
+        kept = self.interface.states
+        floats = [each.tensor.name for each in self.interface.with_role("state", "map")]
         return Finished(
-            states={state.input.name: value for state, value in zip(names, states, strict=True)},
-            outputs=outputs,
-            non_finite=non_finite(extremes),
+            states={name: values[name] for name in kept},
+            outputs={name: value.cpu().numpy() for name, value in values.items() if name not in kept},
+            non_finite=non_finite({name: torch.stack(values[name].aminmax()).cpu().numpy() for name in floats}),
         )
 
-    def _to_float(self, frame: np.ndarray) -> torch.Tensor:
+    def _on_device(self, frame: np.ndarray) -> torch.Tensor:
         # torch warns about arrays that are not writable, though it only reads this one.
-        frame = frame if frame.flags.writeable else frame.copy()
-        return torch.from_numpy(frame).to(self.device).to(self._dtype).permute(0, 3, 1, 2) / 255
+        return torch.from_numpy(frame if frame.flags.writeable else frame.copy()).to(self.device)
 
     def read_states(self, states: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """See `Backend.read_states`."""
@@ -97,14 +86,13 @@ class TorchBackend:
             return {name: torch.tensor(value, device=self.device) for name, value in arrays.items()}
 
     def compile(self) -> None:
-        """Compiles both graphs at their first call, which then takes a minute; once for each frame size."""
-        self._network.first = torch.compile(self._network.first, dynamic=False)  # type: ignore[method-assign]
-        self._network.step = torch.compile(self._network.step, dynamic=False)  # type: ignore[method-assign]
+        """Compiles all graphs at their first call, which then takes a minute; once for each frame size."""
+        self._graphs = {name: torch.compile(graph, dynamic=False) for name, graph in self._graphs.items()}
 
     def close(self) -> None:
         """See `Backend.close`."""
         if self._gate.close():
-            del self._network
+            self._graphs.clear()
 
 
 def _is_about_memory(error: Exception) -> bool:
@@ -128,68 +116,78 @@ def without_tf32() -> Iterator[None]:
             kind.allow_tf32 = value
 
 
-def read_model(bundle: Bundle) -> tuple[Interface, Checkpoint]:
-    """The interface and weights that a bundle's step graph holds. Raises InvalidInputError if it cannot be read."""
-    path = bundle.graph("step")
-    try:
-        model = onnx.load(path)
-    except (DecodeError, OSError, onnx.checker.ValidationError) as error:
-        raise InvalidInputError(f"{path} cannot be read as ONNX: {error}") from None
-    metadata = {prop.key: prop.value for prop in model.metadata_props}
-    interface = Interface.from_metadata(metadata, "step", str(path))
+def read_checkpoint(bundle: Bundle) -> Checkpoint:
+    """The weights that a bundle's graphs hold, in fp32. Raises InvalidInputError if they cannot be read, or if torch
+    could not compute what the bundle does."""
+    interface = bundle.interface
     if interface.int8_layers:
         raise InvalidInputError(
-            f"model {bundle.directory} is {interface.precision}, and torch computes in fp32 or fp16 alone: use"
+            f"model {bundle.directory} is {interface.arithmetic}, and torch computes in fp32 or fp16 alone: use"
             " --backend onnxruntime, or the bundle it was made of"
         )
-    stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    kinds = {TensorProto.FLOAT16 if interface.state_dtype == "float16" else TensorProto.FLOAT}
-    last = f"HGs.{interface.config.units - 1}.enc1.0.weight"
-    if last not in stored:
-        raise InvalidInputError(f"{path} lacks the weights {last}; export the model again")
-    weights = {}
+    stored: dict[str, TensorProto] = {}
+    read: set[str] = set()  # by nodes
+    for graph in interface.graphs:
+        path = bundle.graph(graph.name)
+        try:
+            model = onnx.load(path)
+        except (DecodeError, OSError, onnx.checker.ValidationError) as error:
+            raise InvalidInputError(f"{path} cannot be read as ONNX: {error}") from None
+        check_metadata({prop.key: prop.value for prop in model.metadata_props}, interface, graph, str(path))
+        stored |= {tensor.name: tensor for tensor in model.graph.initializer}
+        read |= {name for node in model.graph.node for name in node.input}
+    family = find_family(interface.family)
     with torch.device("meta"):
-        expected = Network(interface.config).state_dict()
+        expected = family.network(interface.settings).state_dict()
+    weights = {}
     for key, value in expected.items():
         if key in stored:
-            tensor = stored[key]
-            if tensor.data_type == TensorProto.FLOAT and interface.state_dtype == "float16":
-                raise InvalidInputError(
-                    f"model {bundle.directory} keeps {key} in fp32 among fp16 layers, and torch computes in one type:"
-                    " use --backend onnxruntime, or export the model again without --keep-fp32"
-                )
-            if tuple(tensor.dims) != tuple(value.shape) or tensor.data_type not in kinds:
-                found = f"{TensorProto.DataType.Name(tensor.data_type)} {list(tensor.dims)}"
-                raise InvalidInputError(
-                    f"{path} holds {key} as {found}, should be {interface.state_dtype} {list(value.shape)};"
-                    " export the model again"
-                )
-            weights[key] = torch.from_numpy(_values(tensor, path).astype(np.float32))
-        elif key.startswith("motion_layer.") and not interface.has_motion:
-            # One unit estimates no motion: its graph has no such layer, and nothing reads it.
+            weights[key] = torch.from_numpy(_weights(stored[key], value, bundle))
+        elif key in read:
+            raise InvalidInputError(f"{bundle.directory} lacks the weights {key}; export the model again")
+        else:  # inference does not use them
             weights[key] = torch.zeros(value.shape)
-        else:
-            raise InvalidInputError(f"{path} lacks the weights {key}; export the model again")
-    return interface, Checkpoint(interface.config, weights)
+    return Checkpoint(interface.family, interface.settings, weights, from_digest=interface.weights)
 
 
-def _values(tensor: TensorProto, path: Path) -> np.ndarray:
+def _weights(tensor: TensorProto, expected: torch.Tensor, bundle: Bundle) -> np.ndarray:
+    precision, directory = bundle.interface.precision, bundle.directory
+    if tensor.data_type == TensorProto.FLOAT and precision == "fp16":
+        raise InvalidInputError(
+            f"model {directory} keeps {tensor.name} in fp32 among fp16 layers, and torch computes in one type:"
+            " use --backend onnxruntime, or export the model again without --keep-fp32"
+        )
+    kind = TensorProto.FLOAT16 if precision == "fp16" else TensorProto.FLOAT
+    if tuple(tensor.dims) != tuple(expected.shape) or tensor.data_type != kind:
+        found = f"{TensorProto.DataType.Name(tensor.data_type)} {list(tensor.dims)}"
+        raise InvalidInputError(
+            f"{directory} holds {tensor.name} as {found}, should be {precision} {list(expected.shape)};"
+            " export the model again"
+        )
     try:
-        return numpy_helper.to_array(tensor)
+        return numpy_helper.to_array(tensor).astype(np.float32)
     except ValueError as error:
-        raise InvalidInputError(f"{path} holds a broken {tensor.name} ({error}); export the model again") from None
+        raise InvalidInputError(f"{directory} holds a broken {tensor.name} ({error}); export the model again") from None
 
 
 def open_backend(request: Request) -> TorchBackend:
     """`device` as `choose_device` takes it."""
     bundle, device = request.bundle, choose_device(request.device)
-    interface, checkpoint = read_model(bundle)
-    if (interface.max_displacement, interface.pool_size) != (MAX_DISPLACEMENT, POOL_SIZE):
+    backend = open_network(read_checkpoint(bundle), bundle.interface, device, request.name)
+    if request.name == "torch-compile":
+        backend.compile()
+    return backend
+
+
+def open_network(checkpoint: Checkpoint, interface: Interface, device: str, name: str = "torch") -> TorchBackend:
+    """The network of a checkpoint. Raises InvalidInputError where the interface is not that of the family."""
+    family = find_family(checkpoint.family)
+    if family.describe(checkpoint.settings).graphs != interface.graphs and interface.precision == "fp32":
         raise InvalidInputError(
-            f"{bundle.directory} searches {interface.max_displacement} positions and pools {interface.pool_size};"
-            f" the torch network {MAX_DISPLACEMENT} and {POOL_SIZE}: use --backend onnxruntime"
+            f"the model's graphs are not those of {checkpoint.family} in this release: use --backend onnxruntime,"
+            " or export the model again"
         )
-    return TorchBackend(interface, checkpoint.network(), device, request.name)
+    return TorchBackend(interface, family.graphs(checkpoint.network()), device, name)
 
 
 def choose_device(device: str) -> str:

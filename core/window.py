@@ -1,0 +1,62 @@
+"""Which frames a graph gets: padded to the size rule, clamped at the ends of a sequence. The one place. Imports numpy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtu.core.interface import Interface, Size, Tensor
+
+Picture = NDArray[np.uint8]
+
+
+class Window:
+    """The frames of a sequence that are still needed. A frame is the same array object each time that it is given."""
+
+    def __init__(self, interface: Interface, first: int = 0) -> None:
+        """`first` is the number of the first frame to come."""
+        self._interface = interface
+        self._held: dict[int, Picture] = {}
+        self._first = self.next = self.end = first
+        """`next` is the frame that `take` is for, `end` the one that `push` is for."""
+
+    def push(self, frame: Picture) -> None:
+        """Adds the next frame, uint8 [H, W, 3], of the size of those before."""
+        self._held[self.end] = pad(frame, self._interface.size)[None]
+        self.end += 1
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the frames after `next` that it needs are there."""
+        return self.end - self.next > self._interface.look_ahead
+
+    def take(self) -> dict[str, Picture]:
+        """The frames around frame `next`, uint8 [1, H, W, 3], padded, by name of the input; moves on by one.
+
+        Frames before the first and after the last one pushed are these themselves, so it is right where the window
+        `is_ready`, and at the end of the sequence.
+        """
+        index, last = self.next, self.end - 1
+        taken = {
+            name: self._held[min(max(index + frame.offset, self._first), last)]
+            for name, frame in self._interface.frames.items()
+        }
+        self.next += 1
+        self._held.pop(self.next - self._interface.look_back - 1, None)
+        return taken
+
+
+def pad(frame: Picture, size: Size) -> Picture:
+    """`frame` [H, W, 3] with its last row and column repeated up to what the rule asks; itself where it fits."""
+    height, width = size.padded(*frame.shape[:2])
+    if (height, width) != frame.shape[:2]:
+        return np.pad(frame, ((0, height - frame.shape[0]), (0, width - frame.shape[1]), (0, 0)), mode="edge")
+    return np.ascontiguousarray(frame)
+
+
+def cut(array: NDArray[Any], tensor: Tensor, height: int, width: int) -> NDArray[Any]:
+    """What belongs to a frame of height x width before it was padded: `array` is `tensor`, without the batch."""
+    result: NDArray[Any] = array[tuple(map(slice, tensor.at(height, width)))][0]
+    return result

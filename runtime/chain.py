@@ -1,0 +1,175 @@
+"""Models in a row: the pictures of each stage are the frames of the next. And the session for any model. Imports numpy.
+
+Scene cuts are found in the source alone and end the scene of all stages, so a chain gives what its models give one
+after the other, each over the pictures of the one before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from mtu.core.errors import InvalidInputError
+from mtu.core.interface import Interface, Size
+from mtu.core.window import Picture
+from mtu.runtime.backends import Backend, Stages, open_backend
+from mtu.runtime.scenes import SCENE_THRESHOLD, SceneDetector
+from mtu.runtime.session import Restored, Session, check_frame
+
+
+class StagedBackend:
+    """The backends of a chain. It says what a `Backend` says of itself; `open_session` runs it."""
+
+    def __init__(self, stages: Sequence[Backend]) -> None:
+        """At least two, of which each but the last gives pictures."""
+        self.stages = tuple(stages)
+        self.interface = combined([stage.interface for stage in stages])
+        self.name = " + ".join(dict.fromkeys(stage.name for stage in stages))
+        self.device = " + ".join(dict.fromkeys(stage.device for stage in stages))
+        self.in_flight = sum(stage.in_flight for stage in stages)
+
+    @property
+    def remarks(self) -> list[str]:
+        """Those of all stages."""
+        return [remark for stage in self.stages for remark in stage.remarks]
+
+    def submit(self, *_: Any) -> Any:
+        """A chain has no graphs of its own."""
+        raise InvalidInputError("a chain is run by a session of each stage: use mtu.runtime.open_session")
+
+    read_states = write_states = submit
+
+    def close(self) -> None:
+        """Closes all stages."""
+        for stage in self.stages:
+            stage.close()
+
+
+def check_stages(interfaces: Sequence[Interface]) -> None:
+    """Raises InvalidInputError unless each stage but the last gives pictures, and each takes one stream."""
+    for number, interface in enumerate(interfaces, 1):
+        if len(interface.streams) > 1:
+            raise InvalidInputError(
+                f"stage {number} ({interface.variant}) reads {len(interface.streams)} streams"
+                f" ({', '.join(interface.streams)}), and a chain has one: use it alone"
+            )
+        if number < len(interfaces) and interface.the("picture") is None:
+            raise InvalidInputError(
+                f"stage {number} ({interface.variant}) gives a map and no picture: it can only be the last of a chain"
+            )
+
+
+def combined(interfaces: Sequence[Interface]) -> Interface:
+    """What a chain is like from outside: the size rule is the largest, the outputs are those of the last stage."""
+    check_stages(interfaces)
+    scale = 1
+    for interface in interfaces:
+        scale *= interface.scale
+    last = interfaces[-1]
+    multiple = max(interface.size.multiple for interface in interfaces)
+    least = max(interface.size.minimum for interface in interfaces)
+    return dataclasses.replace(
+        last,
+        family="chain",
+        variant=" + ".join(interface.variant for interface in interfaces),
+        size=Size(multiple, least + -least % multiple),
+        weights=hashlib.sha256("".join(interface.weights for interface in interfaces).encode()).hexdigest(),
+        precision="fp16" if all(interface.precision == "fp16" for interface in interfaces) else "fp32",
+        working_bytes=max(interface.working_bytes for interface in interfaces),
+    )
+
+
+def open_stages(name: str, model: Stages, device: str, size: tuple[int, int] | None, **options: Any) -> Backend:
+    """The backends of a chain; the arguments are those of `open_backend`, `size` that of the source."""
+    opened: list[Backend] = []
+    with contextlib.ExitStack() as stack:
+        for stage in model.models:
+            backend = open_backend(name, stage, device, size=size, **options)
+            stack.callback(backend.close)
+            opened.append(backend)
+            size = size and (size[0] * stage.interface.scale, size[1] * stage.interface.scale)
+        staged = StagedBackend(opened)
+        stack.pop_all()
+    return staged
+
+
+class Chain:
+    """A session for each stage; used as a `Session`."""
+
+    def __init__(
+        self, backend: StagedBackend, *, scene_threshold: float | None = SCENE_THRESHOLD, strict: bool = False
+    ) -> None:
+        """See `Session`."""
+        self._sessions = [Session(stage, scene_threshold=None, strict=strict) for stage in backend.stages]
+        self._scene_threshold = scene_threshold
+        self._pushed = 0
+        self.cuts: list[int] = []
+        """See `Session.cuts`."""
+        self.reset()
+
+    @property
+    def max_displacement(self) -> int:
+        """See `Session.max_displacement`; that of the last stage, whose displacements the results have."""
+        return self._sessions[-1].max_displacement
+
+    @property
+    def redone(self) -> list[int]:
+        """Numbers of the frames of which a stage was restored as a first frame. See `Session.redone`."""
+        return sorted({number for session in self._sessions for number in session.redone})
+
+    @property
+    def inference_seconds(self) -> float:
+        """See `Session.inference_seconds`."""
+        return sum(session.inference_seconds for session in self._sessions)
+
+    def reset(self) -> None:
+        """See `Session.reset`."""
+        self._detector = SceneDetector(self._scene_threshold)
+        self._size: tuple[int, int] | None = None
+        for session in self._sessions:
+            session.reset()
+
+    def push(self, frame: Picture) -> list[Restored]:
+        """See `Session.push`."""
+        self._size = check_frame(frame, self._pushed, self._size)
+        restored = []
+        if self._detector.is_cut(frame):
+            self.cuts.append(self._pushed)
+            restored = self.flush()
+        self._pushed += 1
+        return restored + self._through(self._sessions[0].push(frame), 1)
+
+    def flush(self) -> list[Restored]:
+        """See `Session.flush`."""
+        restored = []
+        for number, session in enumerate(self._sessions, 1):
+            restored += self._through(session.flush(), number)
+        return restored
+
+    def _through(self, results: list[Restored], stage: int) -> list[Restored]:
+        """What becomes of the results of the stage before in all that follow."""
+        for session in self._sessions[stage:]:
+            results = [after for before in results for after in session.push(before.rgb)]
+        return results
+
+
+def open_session(
+    backend: Backend, *, scene_threshold: float | None = SCENE_THRESHOLD, strict: bool = False
+) -> Session | Chain:
+    """The session for one stream over `backend`, whatever it is. The arguments are those of `Session`."""
+    kind: Any = Chain if isinstance(backend, StagedBackend) else Session
+    session: Session | Chain = kind(backend, scene_threshold=scene_threshold, strict=strict)
+    return session
+
+
+def restore(
+    frames: Iterable[Picture], backend: Backend, *, scene_threshold: float | None = SCENE_THRESHOLD
+) -> Iterator[Restored]:
+    """Restores a whole stream: one result a frame, in order. The caller closes the backend."""
+    session = open_session(backend, scene_threshold=scene_threshold)
+    for frame in frames:
+        yield from session.push(frame)
+    yield from session.flush()
