@@ -15,7 +15,7 @@ from mtu.core.interface import MAX_DISPLACEMENT
 from mtu.runtime.bundle import open_bundle
 
 if TYPE_CHECKING:
-    from mtu.models.mtu.network import Network
+    from mtu.models.mtu.architecture import Network
     from mtu.training.data.clips import Clip
 
 
@@ -50,7 +50,7 @@ def measure(network: Network, clip: Clip) -> Row:
     """Restores a clip, blurred and sharp, with motion compensation and, where there is any, without."""
     import torch
 
-    from mtu.models.mtu.network import Network
+    from mtu.models.mtu.architecture import Network
     from mtu.plugins.correlation_argmax_warp.reference import displacement_vectors
     from mtu.training.losses import UNKNOWN, displacement_targets
     from mtu.training.validation import mean_psnr, restore

@@ -20,7 +20,7 @@ import torch
 from onnx import numpy_helper
 
 from mtu.core.errors import InvalidInputError
-from mtu.core.files import publish, temporary_beside, write_through
+from mtu.core.files import publish, temporary_beside
 from mtu.core.interface import Graph, Input, Interface, Output, Tensor
 from mtu.export.bundle_files import check_bundle_target, save_bundle
 from mtu.export.precision import check_layers, read_layers, to_fp16
@@ -47,7 +47,9 @@ def export_graph(checkpoint: Checkpoint, graph: Graph, interface: Interface) -> 
     traced = random_checkpoint(checkpoint.family, checkpoint.settings).network()
     module = find_family(checkpoint.family).graphs(traced)[graph.name]
     size = interface.size.padded(*TRACED_SIZE)
-    example = tuple(torch.zeros(each.tensor.at(*size), dtype=getattr(torch, each.tensor.dtype)) for each in graph.inputs)
+    example = tuple(
+        torch.zeros(each.tensor.at(*size), dtype=getattr(torch, each.tensor.dtype)) for each in graph.inputs
+    )
     model = _trace(module.eval(), example, graph, None)
     if any(_may_hold_size(node) for node in model.graph.node):
         model = _trace(module.eval(), example, graph, _symbolic(interface, graph))
@@ -94,7 +96,9 @@ def _symbolic(interface: Interface, graph: Graph) -> Any:
         for index, size in enumerate(each.tensor.shape):
             if isinstance(size, str):
                 times = Tensor("", "", (size,)).at(unit, unit)[0]
-                named[index] = times * base["h" if "H" in size else "w"] if times > 1 else base["h" if "H" in size else "w"]
+                named[index] = (
+                    times * base["h" if "H" in size else "w"] if times > 1 else base["h" if "H" in size else "w"]
+                )
         shapes.append(named)
     return tuple(shapes)
 
@@ -211,6 +215,8 @@ def _fill(model: onnx.ModelProto, checkpoint: Checkpoint) -> None:
 def _name_dimensions(model: onnx.ModelProto, graph: Graph) -> None:
     """Makes the graph dynamic: inputs and outputs get the description's names for sizes, what was traced goes."""
     del model.graph.value_info[:]
+    for node in model.graph.node:
+        del node.metadata_props[:]  # stack traces, with the paths of the machine that exported
     for value in (*model.graph.input, *model.graph.output):
         found: Any = value.type.tensor_type
         wanted = graph.tensors[value.name]

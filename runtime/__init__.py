@@ -23,8 +23,8 @@ from mtu.core.errors import (
 from mtu.core.window import Picture
 from mtu.runtime.backends import Backend, open_backend, open_model
 from mtu.runtime.bundle import Bundle, open_bundle
-from mtu.runtime.engine import Engine, open_engine
 from mtu.runtime.chain import Chain, open_session, restore
+from mtu.runtime.engine import Engine, open_engine
 from mtu.runtime.scenes import SCENE_THRESHOLD
 from mtu.runtime.session import Restored, Session, check_frame
 from mtu.runtime.tiles import TiledSession, Tiling

@@ -246,7 +246,9 @@ def choose_tiling(choice: TileChoice, frame: Sides, model: Model) -> Tiling | No
     frame does not fit. None: whole frames. Raises InvalidInputError for tiles that are too small."""
     if choice == "off":
         return None
-    rule = combined([each.interface for each in model.models]).size if isinstance(model, Stages) else model.interface.size
+    rule = (
+        combined([each.interface for each in model.models]).size if isinstance(model, Stages) else model.interface.size
+    )
     whole = rule.padded(*frame)
     if choice != "auto":
         # A tile is no larger than the frame, except where that is all that an engine takes.

@@ -29,7 +29,7 @@ from mtu.core.errors import InvalidInputError, MissingExtraError, MtuError, Outp
 from mtu.core.files import write_whole
 from mtu.core.interface import LOOK_AHEAD, WINDOW, NetworkConfig, preset_config, preset_name
 from mtu.models.checkpoint import load_checkpoint
-from mtu.models.mtu.network import Network
+from mtu.models.mtu.architecture import Network
 from mtu.training.batches import Batch, batches, training_clips, validation_clips
 from mtu.training.data.clips import Clip
 from mtu.training.losses import frame_losses

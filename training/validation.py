@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mtu.calib.quality import psnr
 from mtu.core.interface import WINDOW
-from mtu.models.mtu.network import Network
+from mtu.models.mtu.architecture import Network
 from mtu.runtime import Picture
 from mtu.training.data.clips import Clip
 

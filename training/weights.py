@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from mtu.models.mtu.network import Network
+from mtu.models.mtu.architecture import Network
 
 
 def initialise(network: Network, generator: torch.Generator) -> None:

@@ -11,7 +11,7 @@ from mtu.models.mtu.config import PRESETS, NetworkConfig, describe
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mtu.models.mtu.network import Network
+    from mtu.models.mtu.architecture import Network
 
 __all__ = ["KEYS", "PRESETS", "TRAINING_ONLY", "describe", "graphs", "network", "settings_of"]
 
@@ -37,13 +37,13 @@ def _count(pattern: str, keys: Mapping[str, Any]) -> int:
 
 def network(settings: Mapping[str, Any]) -> Network:
     """See `Family`."""
-    from mtu.models.mtu.network import Network
+    from mtu.models.mtu.architecture import Network
 
     return Network(NetworkConfig(**settings))
 
 
 def graphs(network: Network) -> Mapping[str, nn.Module]:
     """See `Family`."""
-    from mtu.models.mtu.network import FrameGraph
+    from mtu.models.mtu.architecture import FrameGraph
 
     return {"first": FrameGraph(network, "first"), "step": FrameGraph(network, "step")}

@@ -24,6 +24,7 @@ from mtu.runtime.engine import Engine, is_engine, open_engine
 from mtu.runtime.gpu import find_gpu
 from mtu.runtime.tensorrt_library import LIBRARIES, is_importable
 
+
 @dataclass(frozen=True)
 class Stages:
     """A chain of models: the pictures of each are the frames of the next."""

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from mtu.core.errors import InvalidInputError, MissingFileError
 from mtu.core.interface import PRESETS, NetworkConfig
 from mtu.models.checkpoint import load_checkpoint, random_checkpoint
-from mtu.models.mtu.network import Network, parameter_count
+from mtu.models.mtu.architecture import Network, parameter_count
 
 SMALL = NetworkConfig(units=2, channels=4, blocks=1)
 

@@ -315,7 +315,7 @@ def test_a_bundle_is_replaced_where_one_stands_and_through_links(tmp_path, monke
 def checkpoint_with(tmp_path, **changed):
     import torch
 
-    from mtu.models.mtu.network import Network
+    from mtu.models.mtu.architecture import Network
 
     state = Network(NetworkConfig(1, 2, 0)).state_dict()
     some = state["out.bias"]

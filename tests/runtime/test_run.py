@@ -62,7 +62,7 @@ def test_a_released_checkpoint_all_the_way(capsys, tmp_path, units):
     import torch
 
     from mtu.core.interface import NetworkConfig
-    from mtu.models.mtu.network import Network
+    from mtu.models.mtu.architecture import Network
 
     torch.manual_seed(units)
     network = Network(NetworkConfig(units, 6, 1), auxiliary=True)

@@ -25,7 +25,7 @@ from tests.training.test_training import write_gopro  # noqa: E402
 
 from mtu.core.interface import preset_config  # noqa: E402
 from mtu.models.checkpoint import load_checkpoint  # noqa: E402
-from mtu.models.mtu.network import Network  # noqa: E402
+from mtu.models.mtu.architecture import Network  # noqa: E402
 from mtu.training import data, options, pulse  # noqa: E402
 from mtu.training.losses import frame_losses  # noqa: E402
 from mtu.training.options import Options  # noqa: E402

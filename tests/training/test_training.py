@@ -29,7 +29,7 @@ from torch import Tensor  # noqa: E402
 from mtu.core.errors import InvalidInputError, MissingFileError, MtuError, OutputError  # noqa: E402
 from mtu.core.interface import LOOK_AHEAD, MAX_DISPLACEMENT, WINDOW  # noqa: E402
 from mtu.models.checkpoint import random_checkpoint  # noqa: E402
-from mtu.models.mtu.network import Network  # noqa: E402
+from mtu.models.mtu.architecture import Network  # noqa: E402
 from mtu.plugins.correlation_argmax_warp.reference import displacement_vectors, warp  # noqa: E402
 from mtu.training import data, losses, options, run  # noqa: E402
 from mtu.training.batches import Batch, Batches, MadeClips, RecordedClips, batches, cut, training_clips  # noqa: E402
