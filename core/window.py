@@ -1,4 +1,4 @@
-"""Which frames a graph gets: padded to the size rule, clamped at the ends of a sequence. The one place. Imports numpy."""
+"""Which frames a graph gets: padded to the size rule, clamped at the ends of a sequence. Imports numpy."""
 
 from __future__ import annotations
 

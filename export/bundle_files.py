@@ -19,7 +19,7 @@ OLD_FILES = {"first.onnx", "step.onnx"}
 
 
 def check_bundle_target(directory: Path, overwrite: bool) -> None:
-    """Raises OutputError unless a bundle may be written to `directory`, which may hold one where `overwrite` is given."""
+    """Raises OutputError unless a bundle may be written to `directory`; with `overwrite` it may hold one."""
     try:
         files = {BUNDLE, *(path.name for path in open_bundle(directory).files)} if directory.is_dir() else set()
     except MtuError:

@@ -41,8 +41,9 @@ def export_graph(checkpoint: Checkpoint, graph: Graph, interface: Interface) -> 
     """The fp32 ONNX model of one graph, dynamic in H and W, with the functions of its custom ops.
 
     Traced at one size, which is three times as fast as with symbolic sizes and gives the same nodes, where none of them
-    holds a size; else with symbolic ones. `verify` runs the graph at another size. Traced with random weights, because the exporter leaves out zero biases and merges equal tensors: a bundle holds every weight that
-    inference uses, under its checkpoint name.
+    holds a size; else with symbolic ones. `verify` runs the graph at another size. Traced with random weights, because
+    the exporter leaves out zero biases and merges equal tensors: a bundle holds every weight that inference uses, under
+    its checkpoint name.
     """
     traced = random_checkpoint(checkpoint.family, checkpoint.settings).network()
     module = find_family(checkpoint.family).graphs(traced)[graph.name]

@@ -172,10 +172,11 @@ def open_backend(
     "auto" is the library that an engine was built with, and onnxruntime for a bundle. `device` is "auto", "cpu", "cuda"
     or "cuda:N". `size` is height and width of the frames to come, where that is known; what cannot be run at that size
     is then refused at once. The TensorRT backends need it with a bundle, and `build`, which makes an engine of it for
-    that size (`mtu.export.engine_cache.cached_engine`) and tells `say` so. `streams` is how many sessions will share it, such as the tiles of a frame (`Tiling.count`): the
-    TensorRT backends count the memory of all. `cuda_graph` False makes them run every layer of every frame one by one;
-    `plugin_library` is the C++ plugin, which they need on TensorRT 8.6 in place of the one in Python. Of a chain the
-    backends of all stages are opened; `mtu.runtime.chain.open_session` runs them.
+    that size (`mtu.export.engine_cache.cached_engine`) and tells `say` so. `streams` is how many sessions will share
+    it, such as the tiles of a frame (`Tiling.count`): the TensorRT backends count the memory of all. `cuda_graph` False
+    makes them run every layer of every frame one by one; `plugin_library` is the C++ plugin, which they need on
+    TensorRT 8.6 in place of the one in Python. Of a chain the backends of all stages are opened;
+    `mtu.runtime.chain.open_session` runs them.
 
     Raises InvalidInputError for an unknown backend or device, a broken model, or an engine that is not for this host;
     MissingExtraError if a package of the backend is not installed.
