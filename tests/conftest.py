@@ -68,22 +68,24 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def small(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle of a tiny network of two units with random weights."""
     needs.library("torch")
-    from mtu.core.interface import NetworkConfig
     from mtu.export.to_onnx import export_bundle
     from mtu.models.checkpoint import random_checkpoint
 
-    return export_bundle(random_checkpoint(NetworkConfig(2, 4, 1)), tmp_path_factory.mktemp("small") / "bundle")
+    return export_bundle(
+        random_checkpoint("mtu", {"units": 2, "channels": 4, "blocks": 1}), tmp_path_factory.mktemp("small") / "bundle"
+    )
 
 
 @pytest.fixture(scope="session")
 def single(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle of one unit with random weights: no motion, and six layers that can be int8."""
     needs.library("torch")
-    from mtu.core.interface import NetworkConfig
     from mtu.export.to_onnx import export_bundle
     from mtu.models.checkpoint import random_checkpoint
 
-    return export_bundle(random_checkpoint(NetworkConfig(1, 4, 0)), tmp_path_factory.mktemp("single") / "bundle")
+    return export_bundle(
+        random_checkpoint("mtu", {"units": 1, "channels": 4, "blocks": 0}), tmp_path_factory.mktemp("single") / "bundle"
+    )
 
 
 @pytest.fixture(scope="module")

@@ -9,53 +9,61 @@ import torch
 from safetensors.torch import save_file
 
 from mtu.core.errors import InvalidInputError, MissingFileError
-from mtu.core.interface import PRESETS, NetworkConfig
 from mtu.models.checkpoint import load_checkpoint, random_checkpoint
-from mtu.models.mtu.architecture import Network, parameter_count
+from mtu.models.families import find_family
+from mtu.models.mtu.architecture import Network
+from mtu.models.mtu.config import PRESETS, NetworkConfig
 
-SMALL = NetworkConfig(units=2, channels=4, blocks=1)
+SMALL = {"units": 2, "channels": 4, "blocks": 1}
 
 FACTS = {"mtu1": 538_073, "mtu2": 1_037_325, "mtu4": 2_035_829, "mtu10": 5_031_341, "mtu10-large": 13_802_547}
 
 
 @pytest.mark.parametrize("name", FACTS)
 def test_parameter_counts_are_those_of_the_paper(name):
-    assert parameter_count(PRESETS[name]) == FACTS[name]
+    with torch.device("meta"):
+        network = find_family("mtu").network(PRESETS[name])
+    assert sum(value.numel() for value in network.parameters()) == FACTS[name]
 
 
-def released(config: NetworkConfig, prefix: str = "module.Network.") -> dict[str, torch.Tensor]:
+def released(settings: dict[str, int], prefix: str = "module.Network.") -> dict[str, torch.Tensor]:
     """A state dict as the authors save it: prefixed, with the training-only layers."""
     torch.manual_seed(1)
-    return {prefix + key: value for key, value in Network(config, auxiliary=True).state_dict().items()}
+    return {
+        prefix + key: value for key, value in Network(NetworkConfig(**settings), auxiliary=True).state_dict().items()
+    }
 
 
 @pytest.mark.parametrize("prefix", ["module.Network.", "module.", "Network.", ""])
-@pytest.mark.parametrize("config", [NetworkConfig(1, 3, 0), SMALL, NetworkConfig(4, 5, 2)])
-def test_the_network_is_read_off_keys_and_shapes(tmp_path, config, prefix):
+@pytest.mark.parametrize("shape", [(1, 3, 0), (2, 4, 1), (4, 5, 2)])
+def test_the_network_is_read_off_keys_and_shapes(tmp_path, shape, prefix):
+    settings = dict(zip(SMALL, shape, strict=True))
     path = tmp_path / "MTU2_DVD.pytorch"
-    state = released(config, prefix)
+    state = released(settings, prefix)
     torch.save(state, path)
     checkpoint = load_checkpoint(path)
-    assert checkpoint.config == config
-    assert len(checkpoint.dropped) == 2 * (config.units - 1)
+    assert (checkpoint.family, checkpoint.settings) == ("mtu", settings)
+    assert len(checkpoint.dropped) == 2 * (settings["units"] - 1)
     assert all(key.startswith("deblur_layer.") for key in checkpoint.dropped)
     for key, value in checkpoint.network().state_dict().items():
         assert torch.equal(value, state[prefix + key])
 
 
 def test_all_forms_of_a_file_give_the_same_digest(tmp_path):
-    state = random_checkpoint(SMALL).weights
+    state = random_checkpoint("mtu", SMALL).weights
     torch.save(dict(state), tmp_path / "zip.pt")
     torch.save(dict(state), tmp_path / "legacy.pt", _use_new_zipfile_serialization=False)
     torch.save({"state_dict": dict(state), "epoch": 3}, tmp_path / "nested.pt")
     save_file(dict(state), tmp_path / "named-anything.bin")
     digests = {load_checkpoint(path).digest for path in tmp_path.iterdir()}
-    assert digests == {random_checkpoint(SMALL).digest}
-    assert random_checkpoint(SMALL, seed=1).digest not in digests
+    assert digests == {random_checkpoint("mtu", SMALL).digest}
+    assert random_checkpoint("mtu", SMALL, seed=1).digest not in digests
 
 
 def test_half_precision_checkpoints_become_fp32(tmp_path):
-    torch.save({key: value.half() for key, value in random_checkpoint(SMALL).weights.items()}, tmp_path / "half.pt")
+    torch.save(
+        {key: value.half() for key, value in random_checkpoint("mtu", SMALL).weights.items()}, tmp_path / "half.pt"
+    )
     assert {value.dtype for value in load_checkpoint(tmp_path / "half.pt").weights.values()} == {torch.float32}
 
 
