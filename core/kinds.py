@@ -46,7 +46,7 @@ def kind_of(path: Path) -> Kind | None:
 
 def is_model_directory(path: Path) -> bool:
     """Whether it is the directory of a bundle or of an engine."""
-    return any((path / name).is_file() for name in ("first.onnx", "engine.json"))
+    return any((path / name).is_file() for name in ("bundle.json", "engine.json"))
 
 
 def meant(path: Path) -> str | None:

@@ -40,7 +40,7 @@ class Cost:
 
     def of(self, working_bytes: int, pixels: int) -> int:
         """Bytes for a frame."""
-        return self.fixed + math.ceil((self.working * working_bytes + self.pixel) * pixels)
+        return self.fixed + math.ceil(max(working_bytes, self.working * working_bytes + self.pixel) * pixels)
 
 
 COSTS: Mapping[tuple[str, str], Cost] = {

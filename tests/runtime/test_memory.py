@@ -18,7 +18,7 @@ from tests.media import make_video, moving
 from tests.processes import environment
 
 from mtu.core.errors import InvalidInputError
-from mtu.core.interface import FRAME_NAMES, PRESETS, Interface
+from mtu.models.mtu import PRESETS, describe
 from mtu.runtime import Bundle, open_backend, read_frames
 from mtu.runtime.engine import Engine, Profile, Sizes
 from mtu.runtime.memory import COSTS, Cost, available_memory, needed
@@ -120,24 +120,39 @@ def test_free_memory(tmp_path, content, free):
     assert available_memory(files(tmp_path, **content)) == free
 
 
+@pytest.mark.parametrize(("working_bytes", "bytes_each"), [(10, 10), (100, 100), (200, 300), (300, 500)])
+def test_cost_is_on_a_line_and_never_below_what_the_tensors_take(working_bytes, bytes_each):
+    assert Cost(7, 2, -100).of(working_bytes, 1000) == 7 + 1000 * bytes_each
+
+
 @pytest.mark.parametrize(
-    ("channels", "bytes_each"), [(4, 50), (8, 100), (17, 200), (26, 300), (37, 350), (48, 400), (96, 800)]
+    ("name", "working_bytes", "measured"),
+    # mtu2 with 8, 26 and 48 channels
+    [
+        *zip(["onnxruntime"] * 3, (266, 704, 1254), (1000, 3260, 6000), strict=True),
+        *zip(["torch"] * 3, (266, 704, 1254), (610, 1500, 2420), strict=True),
+    ],
 )
-def test_between_what_was_measured_cost_is_on_a_line(channels, bytes_each):
-    assert Cost(7, {8: 100, 26: 300, 48: 400}).of(channels, 1000) == 7 + 1000 * bytes_each
+def test_the_lines_go_through_what_was_measured(name, working_bytes, measured):
+    cost = COSTS[name, "fp32"]
+    assert (cost.of(working_bytes, 10**6) - cost.fixed) / 10**6 == pytest.approx(measured, rel=0.1)
 
 
 def stand_in(name="onnxruntime", device="cpu", **fields):
-    return SimpleNamespace(name=name, device=device, interface=replace(Interface(PRESETS["mtu2"]), **fields))
+    interface = replace(describe(PRESETS["mtu2"]), working_bytes=704, **fields)
+    return SimpleNamespace(name=name, device=device, interface=interface)
 
 
 def test_what_was_not_measured_is_not_known():
     size = (720, 1280)
     assert needed(stand_in("tensorrt"), size, size, 1) is None
     assert needed(stand_in(device="cuda:0"), size, size, 1) is None
-    assert needed(stand_in("torch-compile", state_dtype="float16"), size, size, 1) is None
+    assert needed(stand_in("torch-compile", precision="fp16"), size, size, 1) is None
+    assert (
+        needed(SimpleNamespace(**{**vars(stand_in()), "interface": describe(PRESETS["mtu2"])}), size, size, 1) is None
+    )
     for name, precision in COSTS:
-        fields = {"fp16": {"state_dtype": "float16"}, "int8": {"int8_layers": ("a",)}, "fp32": {}}[precision]
+        fields = {"fp16": {"precision": "fp16"}, "int8": {"int8_layers": ("a",)}, "fp32": {}}[precision]
         assert GIB < needed(stand_in(name, **fields), size, size, 1) < 6 * GIB
 
 
@@ -214,7 +229,9 @@ def test_what_was_asked_for_and_does_not_fit_is_refused_or_said(free):
     ],
 )
 def test_tiles_before_the_model_is_loaded(choice, profile, frame, tile):
-    model = None if profile is None else Engine(Path("engine"), SimpleNamespace(profile=profile))
+    interface = describe(PRESETS["mtu2"])
+    manifest = SimpleNamespace(profile=profile, interface=interface)
+    model = Bundle(Path("bundle"), interface) if profile is None else Engine(Path("engine"), manifest)
     tiling = choose_tiling(choice, frame, model)
     assert (tiling and tiling.tile) == tile
 
@@ -321,9 +338,10 @@ def test_another_failure_of_the_library_is_no_lack_of_memory(name, small):
     """States of another size than the frames."""
     backend = open_backend(name, small, "cpu")
     small_frame, large_frame = np.zeros((1, 8, 12, 3), np.uint8), np.zeros((1, 16, 16, 3), np.uint8)
-    states = backend.submit(dict.fromkeys(FRAME_NAMES, small_frame)).states
+    frames = small.interface.frames
+    states = backend.submit("first", dict.fromkeys(frames, small_frame), {}).states
     with pytest.raises((InvalidInputError, RuntimeError)) as error:
-        backend.submit({**dict.fromkeys(FRAME_NAMES, large_frame), **states})
+        backend.submit("step", dict.fromkeys(frames, large_frame), states)
     assert "memory" not in str(error.value)
     backend.close()
 
@@ -342,13 +360,13 @@ def test_another_failure_of_the_library_is_no_lack_of_memory(name, small):
     ],
 )
 def test_what_torch_says_of_memory_is_told_from_bugs(monkeypatch, small, error, is_memory):
-    def fail(inputs):
+    def fail(*_):
         raise error
 
     backend = open_backend("torch", small, "cpu")
     monkeypatch.setattr(backend, "_run", fail)
     with pytest.raises(InvalidInputError if is_memory else RuntimeError) as found:
-        backend.submit(dict.fromkeys(FRAME_NAMES, np.zeros((1, 8, 12, 3), np.uint8)))
+        backend.submit("first", dict.fromkeys(small.interface.frames, np.zeros((1, 8, 12, 3), np.uint8)), {})
     assert ("the memory is too small for frames of 12x8 with torch" in str(found.value)) == is_memory
     backend.close()
 
@@ -356,10 +374,10 @@ def test_what_torch_says_of_memory_is_told_from_bugs(monkeypatch, small, error, 
 def test_onnxruntime_leaves_the_words_to_us(single: Bundle, capfd: pytest.CaptureFixture[str]) -> None:
     """It writes what it raises into its log too, which is stderr."""
     pytest.importorskip("onnxruntime")
-    frames = {name: np.zeros((1, 16, 16, 3), np.uint8) for name in FRAME_NAMES}
-    frames[FRAME_NAMES[-1]] = np.zeros((1, 32, 32, 3), np.uint8)
+    frames = {name: np.zeros((1, 16, 16, 3), np.uint8) for name in single.interface.frames}
+    frames[list(frames)[-1]] = np.zeros((1, 32, 32, 3), np.uint8)
     with contextlib.closing(open_backend("onnxruntime", single, "cpu")) as backend:
         capfd.readouterr()
         with pytest.raises(InvalidInputError, match=r"could not run first\.onnx"):
-            backend.submit(frames)
+            backend.submit("first", frames, {})
     assert capfd.readouterr().err == ""

@@ -10,10 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtu.core.errors import InvalidInputError, NonFiniteError
-from mtu.core.interface import FRAME_NAMES, PRESETS, Interface
+from mtu.core.interface import Frame, Graph, Input, Interface, Output, Size, State, Tensor
+from mtu.core.window import pad
+from mtu.models.mtu import PRESETS, describe
 from mtu.runtime import deblur
 from mtu.runtime.backends import Finished
-from mtu.runtime.session import SceneDetector, Session, pad_to_multiple, restore
+from mtu.runtime.chain import restore
+from mtu.runtime.scenes import SceneDetector
+from mtu.runtime.session import Session
 
 
 class Recorder:
@@ -21,21 +25,26 @@ class Recorder:
 
     name, device, in_flight = "recorder", "none", 0
 
-    def __init__(self, preset: str = "mtu2"):
-        self.interface = Interface(PRESETS[preset])
+    def __init__(self, interface: str | Interface = "mtu2"):
+        self.interface = interface if isinstance(interface, Interface) else describe(PRESETS[interface])
         self.calls: list[tuple[list[int], object]] = []
 
-    def submit(self, inputs):
-        window = [int(inputs[name][0, 0, 0, 0]) for name in FRAME_NAMES]
-        states = {state.input.name for state in self.interface.states} & inputs.keys()
-        assert not states or len(states) == len(self.interface.states)
-        memory = {inputs[name] for name in states}
-        assert len(memory) <= 1
+    def submit(self, graph, frames, states):
+        taken = self.interface.graph(graph)
+        window = [int(frames[name][0, 0, 0, 0]) for name in taken.frames]
+        memory = {states[name] for name in taken.states.values()}
+        assert len(memory) <= 1 and taken == self.interface.graph_for(states)
         self.calls.append((window, memory.pop() if memory else None))
-        height, width = inputs["frame"].shape[1:3]
-        outputs = {tensor.name: np.zeros(tensor.at(height, width), tensor.dtype) for tensor in self.interface.outputs}
-        outputs["output"] = inputs["frame"].copy()
-        return Finished({state.input.name: window[2] for state in self.interface.states}, outputs, [])
+        middle = next(frames[name] for name, frame in taken.frames.items() if frame.offset == 0)
+        height, width = middle.shape[1:3]
+        scale = self.interface.scale
+        outputs = {
+            output.tensor.name: middle.repeat(scale, 1).repeat(scale, 2)
+            if output.role == "picture"
+            else np.zeros(output.tensor.at(height, width), output.tensor.dtype)
+            for output in self.interface.outputs
+        }
+        return Finished(dict.fromkeys(self.interface.states, int(middle[0, 0, 0, 0])), outputs, [])
 
     def close(self):
         pass
@@ -140,7 +149,7 @@ def test_wrong_frames(frame, message):
 @given(height=st.integers(1, 9), width=st.integers(1, 9), seed=st.integers(0, 99))
 def test_any_size_comes_back_as_it_was(height, width, seed):
     picture = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-    padded = pad_to_multiple(picture)
+    padded = pad(picture, Size(4, 4))
     assert padded.shape[0] % 4 == padded.shape[1] % 4 == 0
     assert padded.shape[0] - height < 4 and padded.shape[1] - width < 4
     assert (padded[height:] == padded[height - 1]).all() and (padded[:, width:] == padded[:, width - 1 : width]).all()
@@ -202,10 +211,10 @@ class InFlight(Recorder):
         super().__init__()
         self.log = []
 
-    def submit(self, inputs):
-        frame = int(inputs["frame"][0, 0, 0, 0])
+    def submit(self, graph, frames, states):
+        frame = int(frames["frame"][0, 0, 0, 0])
         self.log.append(f"submit {frame}")
-        finished = super().submit(inputs)
+        finished = super().submit(graph, frames, states)
         memory = self.calls[-1][1]
         is_bad = frame >= 250 or memory == -1 or (frame >= 200 and memory is not None)
         if is_bad:
@@ -261,6 +270,62 @@ def restore_with(session, pictures):
     for picture in pictures:
         yield from session.push(picture)
     yield from session.flush()
+
+
+def other(
+    offsets: tuple[int, ...], *, scale: int = 1, size: Size | None = None, role: str = "picture", states: bool = False
+) -> Interface:
+    """A network that is not ours."""
+    frames = tuple(
+        Input(Tensor(f"at{number}", "uint8", (1, "H", "W", 3)), Frame("image", offset))
+        for number, offset in enumerate(offsets)
+    )
+    sides = ("H", "W") if scale == 1 else (f"{scale}*H", f"{scale}*W")
+    tensor = Tensor("y", "uint8", (1, *sides, 3)) if role == "picture" else Tensor("y", "float32", (1, "H", "W"))
+    outputs = (Output(tensor, role),)  # type: ignore[arg-type]
+    memory = tuple(Tensor(f"memory{number}", "float32", (1, 2, "H", "W")) for number in range(3 * states))
+    outputs += tuple(Output(each, "state") for each in memory)
+    taken = tuple(Input(Tensor(f"{each.name}_in", each.dtype, each.shape), State(each.name)) for each in memory)
+    # With two of its three states there is a graph as well.
+    graphs = [Graph("begin", frames, outputs)]
+    graphs += [Graph("some", frames + taken[:2], outputs), Graph("all", frames + taken, outputs)] if states else []
+    return Interface("test", "custom", {}, tuple(graphs), size=size or Size(), scale=scale)
+
+
+def test_a_picture_at_a_time_needs_no_other_frame_and_no_state():
+    backend = Recorder(other((0,)))
+    session = Session(backend, scene_threshold=None)
+    assert [len(session.push(frame)) for frame in frames(1, 2, 3)] == [1, 1, 1]
+    assert session.flush() == [] and backend.calls == [([1], None), ([2], None), ([3], None)]
+    assert session.max_displacement == 0
+
+
+def test_a_window_that_looks_far_ahead_and_not_back():
+    backend = Recorder(other((0, 3)))
+    results = list(restore(frames(1, 2, 3, 4, 5), backend, scene_threshold=None))
+    assert [int(r.rgb[0, 0, 0]) for r in results] == [1, 2, 3, 4, 5]
+    assert backend.calls == [([1, 4], None), ([2, 5], None), ([3, 5], None), ([4, 5], None), ([5, 5], None)]
+
+
+def test_the_graph_is_the_one_that_uses_the_most_of_the_states():
+    interface = other((-1, 0), states=True)
+    assert interface.graph_for(()).name == interface.graph_for(("memory0",)).name == "begin"
+    assert interface.graph_for(("memory0", "memory1")).name == "some"
+    assert interface.graph_for(interface.states).name == "all"
+    backend = Recorder(interface)
+    list(restore(frames(1, 2, 3), backend, scene_threshold=None))
+    assert backend.calls == [([1, 1], None), ([1, 2], 1), ([2, 3], 2)]
+
+
+def test_an_enlarged_picture_is_cut_back_where_its_frame_ends():
+    (result,) = restore(frames(7, height=5, width=9), Recorder(other((0,), scale=2, size=Size(8, 16))))
+    assert result.rgb.shape == (10, 18, 3) and result.displacement is None
+
+
+def test_a_map_in_place_of_a_picture():
+    (result,) = restore(frames(7, height=5, width=9), Recorder(other((0,), role="map", size=Size(8, 8))))
+    assert result.picture is None and result.map is not None
+    assert (result.map.shape, result.map.dtype) == ((5, 9), np.float32)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from tests.frames import moving_frames
 
 from mtu.core.errors import InvalidInputError, NonFiniteError
-from mtu.core.interface import FRAME_NAMES, PRESETS, Interface
+from mtu.models.mtu import PRESETS, describe
 from mtu.runtime import Session, open_backend
 from mtu.runtime.backends import Finished
 from mtu.runtime.tiles import TiledSession, Tiling, parse_tile
@@ -24,22 +24,22 @@ class Echo:
     name, device = "echo", "none"
 
     def __init__(self, preset="mtu2", in_flight=0):
-        self.interface = Interface(PRESETS[preset])
+        self.interface = describe(PRESETS[preset])
         self.in_flight = in_flight
         self.shapes = set()
         self.firsts = 0
 
-    def submit(self, inputs):
-        frame = inputs["frame"]
+    def submit(self, graph, frames, states):
+        frame = frames["frame"]
         self.shapes.add(frame.shape[1:3])
-        assert all(inputs[name].flags.c_contiguous for name in FRAME_NAMES)
-        age = next((inputs[state.input.name] + 1 for state in self.interface.states if state.input.name in inputs), 0)
+        assert all(each.flags.c_contiguous for each in frames.values())
+        age = next((state + 1 for state in states.values()), 0)
         self.firsts += age == 0
         outputs = {"output": frame + np.uint8(age)}
-        if self.interface.has_motion:
+        if self.interface.the("displacement"):
             outputs["displacement"] = frame[:, ::4, ::4, 0].astype(np.int32)
         bad = ["motion"] if age and frame.max() == 255 else []
-        return Finished({state.input.name: age for state in self.interface.states}, outputs, bad)
+        return Finished(dict.fromkeys(self.interface.states, age), outputs, bad)
 
 
 def random_frames(count, height, width, seed=0):
@@ -97,7 +97,7 @@ def test_tiles_give_what_the_whole_frame_gives(size, tile, preset, in_flight):
     tiled = TiledSession(backend, Tiling(size, tile, 8), scene_threshold=None)
     assert_same(collect(tiled, frames), collect(Session(Echo(preset, in_flight), scene_threshold=None), frames))
     assert backend.shapes == {tile}  # one engine is enough
-    assert tiled.max_displacement == backend.interface.max_displacement
+    assert tiled.max_displacement == (0 if preset == "mtu1" else 10)
 
 
 @pytest.mark.parametrize("in_flight", [0, 1])
@@ -170,9 +170,9 @@ def test_the_last_pixels_are_repeated_where_tiles_reach_further(size, tile):
     given = []
 
     class Watched(Echo):
-        def submit(self, inputs):
-            given.append(inputs["frame"][0])
-            return super().submit(inputs)
+        def submit(self, graph, frames, states):
+            given.append(frames["frame"][0])
+            return super().submit(graph, frames, states)
 
     (frame,) = random_frames(1, *size)
     tiling = Tiling(size, tile, 8)
