@@ -24,7 +24,7 @@ from mtu.runtime.motion_picture import motion_picture
 from mtu.runtime.session import SCENE_THRESHOLD, Picture, Restored, Session
 from mtu.runtime.stages import Pipe, Stage, StoppedError
 from mtu.runtime.tiles import MEASURED, TileChoice, TiledSession, Tiling, choose_tiling, fit_memory
-from mtu.runtime.video import EncodeOptions, Frame, Reader, ReadOptions, Writer, open_reader, open_writer
+from mtu.runtime.video import EncodeOptions, Frame, Reader, ReadOptions, SourceInfo, Writer, open_reader, open_writer
 
 PATIENCE = 3.0
 """Seconds that the end of a run waits for a thread that waits for a pipe."""
@@ -102,8 +102,9 @@ def run_job(
     """
     with contextlib.ExitStack() as stack:
         reader = open_reader(job.source, job.read)
+        source = reader.info
         pipeline = stack.enter_context(Pipeline(reader, into_pipe=job.target == "-"))
-        frame, model = (reader.height, reader.width), open_model(job.model)
+        frame, model = (source.height, source.width), open_model(job.model)
         tiling = choose_tiling(job.tile, frame, model)
         backend = open_backend(
             job.backend,
@@ -118,18 +119,18 @@ def run_job(
         stack.enter_context(contextlib.closing(backend))
         tiling, why = fit_memory(job.tile, tiling, frame, backend)
         session = _open_session(job, backend, tiling)
-        turn = reader.display_matrix
-        height, width = compared_size(reader.height, reader.width, job.compare, turn)
+        turn = source.display_matrix
+        height, width = compared_size(source.height, source.width, job.compare, turn)
         writer = stack.enter_context(
-            open_writer(job.target, reader, width=width, height=height, options=job.encode, overwrite=job.overwrite)
+            open_writer(job.target, source, width=width, height=height, options=job.encode, overwrite=job.overwrite)
         )
-        motion_writer = stack.enter_context(_open_motion_writer(job, reader, backend)) if job.save_motion else None
-        report = _new_report(job, reader, backend, writer)
+        motion_writer = stack.enter_context(_open_motion_writer(job, source, backend)) if job.save_motion else None
+        report = _new_report(job, source, backend, writer)
         if tiling is not None:
             report.tiles = tiling.as_json()
             report.notes.append(f"each frame is restored in {tiling}; {MEASURED}")
         report.notes += [why] if why else []
-        start(report, reader.frame_count)
+        start(report, source.frame_count)
 
         def write(item: Any) -> None:
             if not isinstance(item, Shown):
@@ -175,7 +176,7 @@ def _redone_remark(frames: list[int]) -> list[str]:
     ]
 
 
-def _open_motion_writer(job: Job, reader: Reader, backend: Backend) -> Writer:
+def _open_motion_writer(job: Job, source: SourceInfo, backend: Backend) -> Writer:
     assert job.save_motion is not None
     if job.target != "-":
         target, motion = Path(job.target).resolve(), job.save_motion.resolve()
@@ -185,10 +186,10 @@ def _open_motion_writer(job: Job, reader: Reader, backend: Backend) -> Writer:
             )
     if not backend.interface.has_motion:
         raise InvalidInputError("--save-motion: a model of one unit estimates no motion; use one of two units or more")
-    return open_writer(f"{job.save_motion}/", reader, overwrite=job.overwrite, copy_streams=False)
+    return open_writer(f"{job.save_motion}/", source, overwrite=job.overwrite, copy_streams=False)
 
 
-def _new_report(job: Job, reader: Reader, backend: Backend, writer: Writer) -> RunReport:
+def _new_report(job: Job, source: SourceInfo, backend: Backend, writer: Writer) -> RunReport:
     interface = backend.interface
     return RunReport(
         source=job.source,
@@ -198,9 +199,9 @@ def _new_report(job: Job, reader: Reader, backend: Backend, writer: Writer) -> R
         precision=interface.precision,
         backend=backend.name,
         device=backend.device,
-        width=reader.width,
-        height=reader.height,
-        notes=[*reader.notes, *writer.notes],
+        width=source.width,
+        height=source.height,
+        notes=[*source.notes, *writer.notes],
     )
 
 

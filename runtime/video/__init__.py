@@ -22,11 +22,12 @@ What PyAV does not show of files
     pictures/files            decoding a picture file; listing those of a directory
 
 Reading
-    reader                    the interface of all sources, and what the user asks of them
+    source                    what the user asks of a source, what is known of it at once, its pictures
     damage                    what could not be read, in words
     normalise                 pictures that change inside a stream, as RGB of one size and colour
     subtitles                 text converted for a container; what is showing where a segment begins
-    video_reader              a container, or yuv4mpeg from stdin
+    decoder                   a container, or yuv4mpeg from stdin: its packets, the pictures of one stream
+    video_reader              what a video is, and its pictures and packets, of a segment
     pictures/reader           pictures of a directory, or a single one
     pictures/animated_webp    animated WebP, which FFmpeg does not decode
     sources                   which of these readers a source gets: `open_reader`
@@ -50,7 +51,7 @@ from mtu.runtime.video.colour import Colour
 from mtu.runtime.video.containers.muxer_options import parse_muxer_options
 from mtu.runtime.video.pictures.encoding import write_png
 from mtu.runtime.video.pictures.files import read_picture
-from mtu.runtime.video.reader import Frame, Reader, ReadOptions
+from mtu.runtime.video.source import Frame, Reader, ReadOptions, SourceInfo
 from mtu.runtime.video.sources import open_reader
 from mtu.runtime.video.targets import open_writer
 from mtu.runtime.video.timing import Segment, parse_rate
@@ -63,6 +64,7 @@ __all__ = [
     "ReadOptions",
     "Reader",
     "Segment",
+    "SourceInfo",
     "Writer",
     "open_reader",
     "open_writer",
