@@ -69,8 +69,7 @@ class PictureEncoding:
         """A file of uint8 [H, W, 3] RGB, or of a map."""
         encoder = self._open(pixels.shape[1], pixels.shape[0])
         if self.maps:
-            gray = levels(pixels, np.uint16).astype(">u2" if self._gray == "gray16be" else "<u2")
-            picture = av.VideoFrame.from_ndarray(gray, self._gray)
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(levels(pixels, np.uint16)), self._gray)
         elif self.kind == "jpg":
             picture = FromRGB("yuvj444p", _BT601, FULL)(pixels)
         else:
