@@ -12,7 +12,7 @@ import typer
 from mtu.core.errors import InvalidInputError
 from mtu.runtime.console import DAMAGED_INPUT, new_app, options, run_app, say
 from mtu.runtime.report import check_report, write_report
-from mtu.runtime.session import SCENE_THRESHOLD
+from mtu.runtime.scenes import SCENE_THRESHOLD
 from mtu.runtime.tiles import parse_tile
 
 PROGRAM = "mtu-run"
@@ -31,6 +31,7 @@ def run(
     picture_format: options.PictureFormatOption = None,
     compare: options.CompareOption = None,
     save_motion: options.SaveMotionOption = None,
+    save_maps: options.SaveMapsOption = None,
     overwrite: options.OverwriteOption = False,
     codec: options.CodecOption = None,
     crf: options.CrfOption = None,
@@ -77,6 +78,7 @@ def run(
         tile=parse_tile(tile),
         compare=compare,
         save_motion=save_motion,
+        save_maps=save_maps,
         read=ReadOptions(
             segment=None if segment is None else Segment.parse(segment),
             video_stream=video_stream,

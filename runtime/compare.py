@@ -34,6 +34,9 @@ def compose(
     """
     if compare is None:
         return after
+    if before.shape != after.shape:  # of a model that enlarges
+        down, across = (large // small for large, small in zip(after.shape[:2], before.shape[:2], strict=True))
+        before = before.repeat(down, 0).repeat(across, 1)
     axis, backwards = _across(display_matrix)
     low, high = (after, before) if backwards else (before, after)
     if compare == "side-by-side":

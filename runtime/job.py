@@ -17,18 +17,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mtu.core.errors import InvalidInputError, OutputError
-from mtu.core.interface import Output
-from mtu.core.window import Picture
+from mtu.core.errors import InvalidInputError
 from mtu.runtime.backends import Backend, Build, open_backend, open_model
 from mtu.runtime.chain import Chain, open_session
-from mtu.runtime.compare import Comparison, compared_size, compose
-from mtu.runtime.motion_picture import motion_picture
+from mtu.runtime.compare import Comparison
+from mtu.runtime.outputs import Outputs, Shown
 from mtu.runtime.scenes import SCENE_THRESHOLD
 from mtu.runtime.session import Restored, Session
 from mtu.runtime.stages import Pipe, Stage, StoppedError
 from mtu.runtime.tiles import MEASURED, TileChoice, TiledSession, Tiling, choose_tiling, fit_memory
-from mtu.runtime.video import EncodeOptions, Frame, Reader, ReadOptions, Writer, open_reader, open_writer
+from mtu.runtime.video import (
+    EncodeOptions,
+    Frame,
+    Reader,
+    ReadOptions,
+    SourceInfo,
+    Writer,
+    open_reader,
+)
 
 PATIENCE = 3.0
 """Seconds that the end of a run waits for a thread that waits for a pipe."""
@@ -50,6 +56,7 @@ class Job:
     tile: TileChoice = "auto"
     compare: Comparison | None = None
     save_motion: Path | None = None
+    save_maps: Path | None = None
     read: ReadOptions = field(default_factory=ReadOptions)
     scene_threshold: float | None = SCENE_THRESHOLD
     encode: EncodeOptions = field(default_factory=EncodeOptions)
@@ -107,8 +114,9 @@ def run_job(
     """
     with contextlib.ExitStack() as stack:
         reader = open_reader(job.source, job.read)
+        source = reader.info
         pipeline = stack.enter_context(Pipeline(reader, into_pipe=job.target == "-"))
-        frame, model = (reader.height, reader.width), open_model(job.model)
+        frame, model = (source.height, source.width), open_model(job.model)
         tiling = choose_tiling(job.tile, frame, model)
         backend = open_backend(
             job.backend,
@@ -124,45 +132,28 @@ def run_job(
         stack.enter_context(contextlib.closing(backend))
         tiling, why = fit_memory(job.tile, tiling, frame, backend)
         session = _open_session(job, backend, tiling)
-        turn = reader.display_matrix
-        scale = backend.interface.scale
-        height, width = compared_size(scale * reader.height, scale * reader.width, job.compare, turn)
-        writer = stack.enter_context(
-            open_writer(job.target, reader, width=width, height=height, options=job.encode, overwrite=job.overwrite)
-        )
-        motion_writer = stack.enter_context(_open_motion_writer(job, reader, backend)) if job.save_motion else None
-        report = _new_report(job, reader, backend, writer)
+        outputs = stack.enter_context(Outputs(job, source, backend.interface))
+        writer = outputs.writer
+        report = _new_report(job, source, backend, writer)
         if tiling is not None:
             report.tiles = tiling.as_json()
             report.notes.append(f"each frame is restored in {tiling}; {MEASURED}")
         report.notes += [why] if why else []
-        start(report, reader.frame_count)
-
-        motion = backend.interface.the("displacement")
-
-        def write(item: Any) -> None:
-            if not isinstance(item, Shown):
-                writer.copy(item)
-                return
-            writer.write(compose(item.source.rgb, item.result.rgb, job.compare, turn), item.source)
-            if motion_writer is not None:
-                motion_writer.write(item.motion_picture(motion), item.source)
+        start(report, source.frame_count)
 
         def done() -> None:
             report.frames += 1
             progress()
 
         began = time.perf_counter()
-        pipeline.run(session, write, done)
+        pipeline.run(session, outputs.write, done)
         report.damage, report.scene_cuts, report.redone = reader.damage, session.cuts, session.redone
         report.inference_seconds = session.inference_seconds
         if report.frames == 0:
             raise InvalidInputError(
                 f"{job.source}: no frame could be decoded" + (f": {reader.damage}" if reader.damage else "")
             )
-        writer.commit()
-        if motion_writer:
-            motion_writer.commit()
+        outputs.commit()
         report.remarks = [*reader.remarks, *writer.remarks, *backend.remarks, *_redone_remark(session.redone)]
         report.seconds = time.perf_counter() - began
     return report
@@ -187,23 +178,7 @@ def _redone_remark(frames: list[int]) -> list[str]:
     ]
 
 
-def _open_motion_writer(job: Job, reader: Reader, backend: Backend) -> Writer:
-    assert job.save_motion is not None
-    if job.target != "-":
-        target, motion = Path(job.target).resolve(), job.save_motion.resolve()
-        if target == motion or target in motion.parents or motion in target.parents:
-            raise OutputError(
-                f"--save-motion {job.save_motion} and the output {job.target} lie in each other: separate them"
-            )
-    if backend.interface.the("displacement") is None:
-        raise InvalidInputError(
-            f"--save-motion: the model {backend.interface.variant} estimates no motion; leave it out, or use one that"
-            " does, as mtu2"
-        )
-    return open_writer(f"{job.save_motion}/", reader, overwrite=job.overwrite, copy_streams=False)
-
-
-def _new_report(job: Job, reader: Reader, backend: Backend, writer: Writer) -> RunReport:
+def _new_report(job: Job, source: SourceInfo, backend: Backend, writer: Writer) -> RunReport:
     interface = backend.interface
     return RunReport(
         source=job.source,
@@ -213,9 +188,9 @@ def _new_report(job: Job, reader: Reader, backend: Backend, writer: Writer) -> R
         precision=interface.arithmetic,
         backend=backend.name,
         device=backend.device,
-        width=reader.width,
-        height=reader.height,
-        notes=[*reader.notes, *writer.notes],
+        width=source.width,
+        height=source.height,
+        notes=[*source.notes, *writer.notes],
     )
 
 
@@ -273,16 +248,3 @@ class Pipeline:
         for stage in stages:
             if stage.error is not None:
                 raise stage.error
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A frame and what became of it, on the way to the writer."""
-
-    source: Frame
-    result: Restored
-
-    def motion_picture(self, output: Output | None) -> Picture:
-        """The displacement, which the model gave as `output`, as colours, the size of the frame."""
-        assert output is not None and self.result.displacement is not None
-        return motion_picture(self.result.displacement, output, *self.source.rgb.shape[:2])

@@ -29,7 +29,7 @@ class Result:
 
 def run(source: str | Path, target: str | Path, *, read: ReadOptions | None = None, **options: Any) -> Result:
     """Copy a source to a target through decoding and encoding."""
-    with open_reader(source, read) as reader, open_writer(target, reader, **options) as writer:
+    with open_reader(source, read) as reader, open_writer(target, reader.info, **options) as writer:
         frames = 0
         for event in reader:
             if isinstance(event, Frame):
@@ -38,7 +38,7 @@ def run(source: str | Path, target: str | Path, *, read: ReadOptions | None = No
             else:
                 writer.copy(event)
         writer.commit()
-        return Result(frames, reader.notes, writer.notes, reader.remarks + writer.remarks, reader.damage)
+        return Result(frames, reader.info.notes, writer.notes, reader.remarks + writer.remarks, reader.damage)
 
 
 def frames_of(reader: Reader) -> list[Frame]:

@@ -30,7 +30,7 @@ ModelOption = Annotated[
     Path | None,
     typer.Option(
         metavar="MODEL",
-        help=f"{BUNDLED}, which comes with the package; a bundle made by mtu-export onnx, or an engine made by"
+        help=f"{BUNDLED}, which comes with the package; a bundle or chain made by mtu-export, or an engine made by"
         " mtu-build-engine.",
         show_default=BUNDLED,
         rich_help_panel=MODEL,
@@ -129,6 +129,14 @@ SaveMotionOption = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR", help="Also write the displacement of each frame as a colour picture.", rich_help_panel=OUTPUT
+    ),
+]
+SaveMapsOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Also write the map of each frame as .npy, for models that give one.",
+        rich_help_panel=OUTPUT,
     ),
 ]
 CodecOption = Annotated[

@@ -1,8 +1,8 @@
 """Video in and out for `mtu-run`: everything goes through PyAV, no ffmpeg program is needed.
 
 `open_reader` gives pictures as RGB with their own timestamps and the packets of all other streams; `open_writer` takes
-both and writes a video, yuv4mpeg, or pictures. The files, lowest first; each imports only from those above it
-(tests/test_layers.py):
+both and writes a video, yuv4mpeg, or pictures. Maps (float32 [H, W] in [0, 1]) go the same ways, and exactly into .npy
+files by `open_map_directory`. The files, lowest first; each imports only from those above it (tests/test_layers.py):
 
 Pictures, times and names
     containers/signatures     how files begin
@@ -22,11 +22,12 @@ What PyAV does not show of files
     pictures/files            decoding a picture file; listing those of a directory
 
 Reading
-    reader                    the interface of all sources, and what the user asks of them
+    source                    what the user asks of a source, what is known of it at once, its pictures
     damage                    what could not be read, in words
     normalise                 pictures that change inside a stream, as RGB of one size and colour
     subtitles                 text converted for a container; what is showing where a segment begins
-    video_reader              a container, or yuv4mpeg from stdin
+    decoder                   a container, or yuv4mpeg from stdin: its packets, the pictures of one stream
+    video_reader              what a video is, and its pictures and packets, of a segment
     pictures/reader           pictures of a directory, or a single one
     pictures/animated_webp    animated WebP, which FFmpeg does not decode
     sources                   which of these readers a source gets: `open_reader`
@@ -50,9 +51,9 @@ from mtu.runtime.video.colour import Colour
 from mtu.runtime.video.containers.muxer_options import parse_muxer_options
 from mtu.runtime.video.pictures.encoding import write_png
 from mtu.runtime.video.pictures.files import read_picture
-from mtu.runtime.video.reader import Frame, Reader, ReadOptions
+from mtu.runtime.video.source import Frame, Reader, ReadOptions, SourceInfo
 from mtu.runtime.video.sources import open_reader
-from mtu.runtime.video.targets import open_writer
+from mtu.runtime.video.targets import open_map_directory, open_writer
 from mtu.runtime.video.timing import Segment, parse_rate
 from mtu.runtime.video.writer import EncodeOptions, Writer
 
@@ -63,7 +64,9 @@ __all__ = [
     "ReadOptions",
     "Reader",
     "Segment",
+    "SourceInfo",
     "Writer",
+    "open_map_directory",
     "open_reader",
     "open_writer",
     "parse_muxer_options",

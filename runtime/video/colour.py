@@ -270,12 +270,12 @@ def _is_centred(picture: av.VideoFrame, matrix: int) -> bool:
     return chroma(tagged) == chroma(picture_of(edges))
 
 
-def upright(rgb: Pixels, matrix: tuple[int, ...]) -> Pixels:
-    """The picture as a display matrix (see `quarter_turn`) shows it: exact turns and flips, no copy."""
+def upright(picture: npt.NDArray[Any], matrix: tuple[int, ...]) -> npt.NDArray[Any]:
+    """The picture, [H, W] or [H, W, 3], as a display matrix (see `quarter_turn`) shows it, without a copy."""
     a, b, _, c, d = matrix[:5]
     if a:
-        return rgb[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
-    return rgb.transpose(1, 0, 2)[:: -1 if b < 0 else 1, :: -1 if c < 0 else 1]
+        return picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    return picture.swapaxes(0, 1)[:: -1 if b < 0 else 1, :: -1 if c < 0 else 1]
 
 
 def quarter_turn(matrix: tuple[int, ...]) -> bool:

@@ -21,7 +21,7 @@ from av.subtitles.stream import SubtitleStream
 from av.video.codeccontext import VideoCodecContext
 
 from mtu.runtime.video.containers.table import container_of
-from mtu.runtime.video.reader import Reader, is_inner
+from mtu.runtime.video.source import SourceInfo, is_inner
 from mtu.runtime.video.subtitles import add_text, converted, is_text
 from mtu.runtime.video.tags import attachment_of, lost_marks, lost_of_stream, set_tag, stream_metadata
 from mtu.runtime.video.timing import later_timecode
@@ -34,24 +34,24 @@ _DVB = {"dvbsub", "dvb_subtitle", "dvb_teletext", "libzvbi_teletextdec", "pgssub
 _FLV_OWN = ("pcm_", "adpcm_", "nellymoser", "speex")
 
 
-def timecode_of(reader: Reader) -> str | None:
+def timecode_of(source: SourceInfo) -> str | None:
     """The timecode of the first picture, such as "01:02:03:04": a tag of the pictures, of a data stream or the file."""
-    if reader.container is None or reader.stream is None:
+    if source.container is None or source.stream is None:
         return None
-    streams = [reader.stream, *(stream for stream in reader.container.streams if stream.type == "data")]
-    tags = [*(stream.metadata for stream in streams), reader.container.metadata]
+    streams = [source.stream, *(stream for stream in source.container.streams if stream.type == "data")]
+    tags = [*(stream.metadata for stream in streams), source.container.metadata]
     found = [value for each in tags for key, value in each.items() if key.lower() == "timecode"]
-    if not found or reader.segment is None:
+    if not found or source.segment is None:
         return found[0] if found else None
-    return later_timecode(found[0], math.ceil(reader.segment.begin * reader.rate), reader.rate) or found[0]
+    return later_timecode(found[0], math.ceil(source.segment.begin * source.rate), source.rate) or found[0]
 
 
 class Copier:
-    """Carries the streams that are not processed from a reader into an output container."""
+    """Carries the streams that are not processed from a source into an output container."""
 
     def __init__(
         self,
-        reader: Reader,
+        source: SourceInfo,
         output: OutputContainer,
         pictures: Sample,
         mux: Callable[[av.Packet[Any]], None],
@@ -64,22 +64,23 @@ class Copier:
         self._output, self._mux, self._row = output, mux, container_of(output.format.name)
         self._accepted = [pictures]
         self._copied: dict[int, _Copied] = {}
-        source = reader.container
-        assert source is not None and reader.stream is not None
-        others = [each for each in source.streams if each.index != reader.stream.index and not is_inner(each)]
-        self._first = first_packets(reader.source, len(source.streams)) if others else {}
+        self._source = source
+        assert source.container is not None and source.stream is not None
+        streams = source.container.streams
+        others = [each for each in streams if each.index != source.stream.index and not is_inner(each)]
+        self._first = first_packets(source.name, len(streams)) if others else {}
         for stream in others:
-            self._take(stream, reader)
-        chapters = _chapters(reader)
+            self._take(stream)
+        chapters = _chapters(source)
         if chapters and self._row.chapters:
             output.set_chapters(chapters)
         elif chapters:
             self.notes.append(f"{output.format.name} cannot hold chapters: dropped; .mkv would keep them")
 
-    def _take(self, stream: Stream, reader: Reader) -> None:
+    def _take(self, stream: Stream) -> None:
         container = self._output.format.name
         name = _describe(stream)
-        cover = reader.covers.get(stream.index)
+        cover = self._source.covers.get(stream.index)
         if cover is not None and container == "matroska":
             # It keeps them as attachments, and gives them back as pictures.
             self._output.add_attachment(*attachment_of(stream, bytes(cover)), bytes(cover))
@@ -89,9 +90,9 @@ class Copier:
         why = _refusal(self._output, self._accepted, stream, self._first.get(stream.index), cover is not None)
         text = self._as_text(stream)
         if isinstance(why, Sample):
-            self._copy_from(stream, why, reader, name)
+            self._copy_from(stream, why, name)
         elif text is not None:
-            self._copy_from(stream, text, reader, name)
+            self._copy_from(stream, text, name)
             self._copied[stream.index].converted = True
             self.notes.append(f"{container} cannot hold {name}: converted to {self._row.text}, without styles")
         else:
@@ -107,11 +108,11 @@ class Copier:
         sample = Sample(lambda output: add_text(output, stream, codec))
         return sample if refusal(self._output, self._accepted, sample) is None else None
 
-    def _copy_from(self, stream: Stream, sample: Sample, reader: Reader, name: str) -> None:
+    def _copy_from(self, stream: Stream, sample: Sample, name: str) -> None:
         track = Track(
-            "cover" if stream.index in reader.covers else stream.type,
+            "cover" if stream.index in self._source.covers else stream.type,
             stream.time_base or Fraction(1, 1000),
-            reader.origin,
+            self._source.origin,
             edit_lists=self._row.edit_lists,
             needs_ends=self._row.edit_lists,
         )
@@ -253,14 +254,14 @@ def _keeper(stream: Stream, packets: list[av.Packet[Any]] | None, cover: bool) -
     return None
 
 
-def _chapters(reader: Reader) -> list[Any]:
+def _chapters(source: SourceInfo) -> list[Any]:
     """The source's chapters on the output's clock, cut to the segment."""
-    assert reader.container is not None
+    assert source.container is not None
     chapters: list[Any] = []
-    segment = reader.segment
-    for chapter in reader.container.chapters():
+    segment = source.segment
+    for chapter in source.container.chapters():
         base = chapter["time_base"] or Fraction(1, 1000)
-        begin, end = chapter["start"] * base - reader.origin, chapter["end"] * base - reader.origin
+        begin, end = chapter["start"] * base - source.origin, chapter["end"] * base - source.origin
         if segment is not None:
             length = end if segment.until is None else segment.until - segment.begin
             begin, end = max(begin, Fraction(0)), min(end, length)

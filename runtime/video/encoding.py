@@ -24,8 +24,7 @@ from mtu.runtime.video.colour import FULL, RGB, UNSPECIFIED, is_rgb
 from mtu.runtime.video.containers.table import container_of
 from mtu.runtime.video.encoders import DEFAULTS, choose_codec, choose_format, choose_options, did_you_mean, holds
 from mtu.runtime.video.fields import Fields, marks_fields
-from mtu.runtime.video.reader import Reader
-from mtu.runtime.video.writer import EncodeOptions
+from mtu.runtime.video.writer import EncodeOptions, Target
 
 # The right pixel format whatever the source's is: colours made for the picture, and a conversion that the encoder does.
 _FORMATS = {"gif": "pal8", "libwebp": "bgra", "libwebp_anim": "bgra"}
@@ -98,28 +97,27 @@ def with_fields(encoding: Encoding, fields: Fields) -> tuple[Encoding, list[str]
     ]
 
 
-def choose_encoding(
-    container: OutputContainer, reader: Reader, width: int, height: int, wanted: EncodeOptions, turned: bool
-) -> tuple[Encoding, list[str]]:
+def choose_encoding(container: OutputContainer, target: Target, *, turned: bool) -> tuple[Encoding, list[str]]:
     """Settings that the encoder accepts, and what to say about them.
 
-    `width` and `height` are those of the encoded picture; `turned` says that its sides are exchanged with respect to
-    the source. Raises InvalidInputError naming what is allowed.
+    `turned` says that the sides of the encoded picture are exchanged. Raises InvalidInputError naming what is allowed.
     """
+    source, wanted = target.source, target.options
+    width, height = (target.height, target.width) if turned else (target.width, target.height)
     codec = choose_codec(container, wanted.codec).name
     formats = [form.name for form in Codec(codec, "w").video_formats or []]
-    pix_fmt = _choose_pix_fmt(container, codec, formats, reader.pix_fmt, wanted.pix_fmt)
+    pix_fmt = _choose_pix_fmt(container, codec, formats, source.pix_fmt, wanted.pix_fmt)
     options, qscale = choose_options(codec, wanted.options, wanted.crf)
     if container_of(container.format.name).in_order:
         options.setdefault("bf", "0")
-    matrix, color_range = reader.colour.encoded(height)
-    centred = reader.colour.centred
+    matrix, color_range = source.colour.encoded(height)
+    centred = source.colour.centred
     if codec == "mjpeg":
         # JFIF knows no other.
         matrix, color_range, centred = 5, FULL, True
-    sar, rate = reader.sample_aspect_ratio, reader.rate
+    sar, rate = source.sample_aspect_ratio, source.rate
     timed = holds_times(container)
-    bases = [reader.time_base, Fraction(1, 60000), 1 / rate]
+    bases = [source.time_base, Fraction(1, 60000), 1 / rate]
     if container.format.name == "gif":
         bases = [_GIF_TICK]
     if not timed:
@@ -130,13 +128,13 @@ def choose_encoding(
         height=height,
         pix_fmt=pix_fmt,
         time_base=bases[0],
-        rate=reader.average_rate,
+        rate=source.average_rate,
         sample_aspect_ratio=(1 / sar) if sar and turned else sar,
         matrix=matrix,
         range=color_range,
         centred=centred,
-        primaries=reader.colour.primaries or UNSPECIFIED,
-        transfer=reader.colour.transfer or UNSPECIFIED,
+        primaries=source.colour.primaries or UNSPECIFIED,
+        transfer=source.colour.transfer or UNSPECIFIED,
         qscale=qscale,
         options=options,
     )

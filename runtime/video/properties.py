@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import struct
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import av
@@ -37,20 +38,49 @@ _STEREO = {
 }
 
 
-def side_data(picture: av.VideoFrame) -> dict[str, bytes]:
-    """What a picture carries besides its pixels, by FFmpeg's names; few with their content."""
-    found: dict[str, bytes] = {}
+@dataclass(frozen=True)
+class Carried:
+    """What a decoded picture carries."""
+
+    matrix: tuple[int, ...] | None
+    """The display matrix (9 integers, FFmpeg's layout), None if there is none or it does nothing."""
+    stereo: str | None
+    """How it holds two views, in Matroska's words, None if it holds one."""
+    profile: bool
+    """Whether there is a colour profile (ICC)."""
+    lost: list[str]
+    """What no output will have, in words."""
+
+
+def carried_by(picture: av.VideoFrame, stream: VideoStream | None = None) -> Carried:
+    """What a picture carries besides its pixels; the tags of its stream count first."""
     # PyAV (18.1) frees the text beside a colour profile twice, which ends the process: it must not see one.
-    if _sieved(picture, "select") is not None:
+    profile = _sieved(picture, "select") is not None
+    if profile:
         picture = _sieved(picture, "delete") or picture
-        found["ICC_PROFILE"] = b""
-    container: Any
-    try:
-        container = picture.side_data
-    except ValueError:
-        return found  # PyAV 18 fails on kinds that are newer than its list, such as EXIF
-    kept = ("DISPLAYMATRIX", "STEREO3D")
-    return found | {data.type.name: bytes(data) if data.type.name in kept else b"" for data in container}
+    found: dict[str, bytes] = {}
+    with suppress(ValueError):  # PyAV 18 fails on kinds that are newer than its list, such as EXIF
+        container: Any = picture.side_data
+        for data in container:
+            name = data.type.name
+            found[name] = bytes(data) if name in ("DISPLAYMATRIX", "STEREO3D") else b""
+    if "DISPLAYMATRIX" in found:
+        matrix = struct.unpack("9i", found["DISPLAYMATRIX"][:36])
+    else:
+        # Degrees counterclockwise; all that is left where the side data cannot be read.
+        turn = round(picture.rotation / 90) % 4
+        a, b = [(65536, 0), (0, -65536), (-65536, 0), (0, 65536)][turn]
+        matrix = (a, b, 0, -b, a, 0, 0, 0, 1 << 30)
+    stereo = None if stream is None else stream.metadata.get("stereo_mode")
+    if stereo is None and len(found.get("STEREO3D", b"")) >= 8:
+        kind, flags = struct.unpack("2i", found["STEREO3D"][:8])
+        stereo = _STEREO[kind][flags & 1] if kind in _STEREO else None
+    return Carried(
+        None if matrix[:2] + matrix[3:5] == (65536, 0, 0, 65536) else matrix,
+        None if stereo == "mono" else stereo,
+        profile,
+        [_LOST[name] for name in found if name in _LOST],
+    )
 
 
 def _sieved(picture: av.VideoFrame, mode: str) -> av.VideoFrame | None:
@@ -61,31 +91,35 @@ def _sieved(picture: av.VideoFrame, mode: str) -> av.VideoFrame | None:
     return None if found is None else found[1]
 
 
-def display_matrix(picture: av.VideoFrame) -> tuple[int, ...] | None:
-    """The display matrix of a decoded picture (9 integers, FFmpeg's layout), None if it has none or it does nothing."""
-    data = side_data(picture).get("DISPLAYMATRIX")
-    if data is not None:
-        matrix = struct.unpack("9i", data[:36])
-    else:
-        # Degrees counterclockwise; all that is left where the side data cannot be read.
-        turn = round(picture.rotation / 90) % 4
-        a, b = [(65536, 0), (0, -65536), (-65536, 0), (0, 65536)][turn]
-        matrix = (a, b, 0, -b, a, 0, 0, 0, 1 << 30)
-    return None if matrix[:2] + matrix[3:5] == (65536, 0, 0, 65536) else matrix
-
-
-def picture_notes(picture: av.VideoFrame, colour_notes: list[str], *, alpha: bool = True) -> list[str]:
+def picture_notes(
+    picture: av.VideoFrame, colour_notes: list[str], carried: Carried, *, alpha: bool = True
+) -> list[str]:
     """What to say about a source with such a picture; `alpha` False: its alpha channel hides nothing."""
     notes = list(colour_notes)
     components = picture.format.components
     depth = max((component.bits for component in components), default=8)
     if depth > 8:
         notes.append(f"the source has {depth} bits per component: processed in 8 bits")
-    if alpha and any(component.is_alpha for component in components):
+    if alpha and has_alpha(picture):
         notes.append("the source has an alpha channel: dropped")
-    if "ICC_PROFILE" in side_data(picture):
+    if carried.profile:
         notes.append("the source has a colour profile (ICC): dropped, the pixel values are kept as they are")
     return notes
+
+
+def stream_notes(picture: av.VideoFrame, stream: VideoStream, carried: Carried) -> list[str]:
+    """What of a video no output will have."""
+    notes = []
+    if stream.metadata.get("alpha_mode") == "1" and not has_alpha(picture):
+        notes.append("the source has an alpha channel beside its pictures: dropped")
+    if carried.lost:
+        notes.append(f"cannot be carried over by this PyAV: {', '.join(carried.lost)}")
+    return notes
+
+
+def has_alpha(picture: av.VideoFrame) -> bool:
+    """Whether one of its components is an alpha channel."""
+    return any(component.is_alpha for component in picture.format.components)
 
 
 def hidden_border(stream: VideoStream) -> tuple[int, int, int, int]:
@@ -98,24 +132,3 @@ def hidden_border(stream: VideoStream) -> tuple[int, int, int, int]:
         output.add_stream_from_template(stream, opaque=True)
         output.start_encoding()
     return matroska.crop(header, len(header.getvalue()))
-
-
-def stereo_mode(picture: av.VideoFrame, stream: VideoStream) -> str | None:
-    """How a picture holds two views, in Matroska's words, None if it holds one."""
-    mode = stream.metadata.get("stereo_mode")
-    data = side_data(picture).get("STEREO3D", b"")
-    if mode is None and len(data) >= 8:
-        kind, flags = struct.unpack("2i", data[:8])
-        mode = _STEREO[kind][flags & 1] if kind in _STEREO else None
-    return None if mode == "mono" else mode
-
-
-def property_notes(picture: av.VideoFrame, stream: VideoStream) -> list[str]:
-    """What of a stream's properties no output will have."""
-    notes = []
-    if stream.metadata.get("alpha_mode") == "1" and not any(part.is_alpha for part in picture.format.components):
-        notes.append("the source has an alpha channel beside its pictures: dropped")
-    lost = [_LOST[name] for name in side_data(picture) if name in _LOST]
-    if lost:
-        notes.append(f"cannot be carried over by this PyAV: {', '.join(lost)}")
-    return notes

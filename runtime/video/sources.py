@@ -12,7 +12,7 @@ from mtu.runtime.video.pictures.animated_webp import AnimatedWebPReader
 from mtu.runtime.video.pictures.files import PICTURE_SUFFIXES, list_pictures
 from mtu.runtime.video.pictures.header import Header, known_header
 from mtu.runtime.video.pictures.reader import PictureReader
-from mtu.runtime.video.reader import Reader, ReadOptions
+from mtu.runtime.video.source import Reader, ReadOptions
 from mtu.runtime.video.video_reader import VideoReader
 
 _ANIMATIONS = {".gif", ".apng"}
@@ -59,9 +59,7 @@ def _pictures(directory: Path) -> list[Path]:
 def _open_animation(name: str, header: Header, options: ReadOptions) -> Reader:
     if header.kind == "webp":
         return AnimatedWebPReader(name, header, options)
-    reader = VideoReader(name, options, {"png": "apng", "gif": "gif"}[header.kind])
-    reader.loops = header.loops
-    return reader
+    return VideoReader(name, options, {"png": "apng", "gif": "gif"}[header.kind], header.loops)
 
 
 def _refuse_other_input() -> None:

@@ -6,10 +6,8 @@ with all streams that it takes. Writes only the target and its temporary file be
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import av
@@ -26,11 +24,11 @@ from mtu.runtime.video.copying import Copier, timecode_of
 from mtu.runtime.video.encoding import NO_TIMESTAMPS, Encoding, choose_encoding, with_fields
 from mtu.runtime.video.fields import FieldMarker
 from mtu.runtime.video.filters import FromRGBToPalette
-from mtu.runtime.video.reader import USUAL_RATE, Frame, Reader
+from mtu.runtime.video.source import USUAL_RATE, Frame
 from mtu.runtime.video.tags import kept_metadata, lost_of_stream, lost_tags, set_tag, stream_metadata
 from mtu.runtime.video.timing import Drift
 from mtu.runtime.video.trial import Refused, Sample, is_fatal, reason_of, rehearse
-from mtu.runtime.video.writer import EncodeOptions, Writer, create_file, finish_file, temporary_name, write_failed
+from mtu.runtime.video.writer import Target, Writer, write_failed
 
 # Codecs that hold the aspect ratio of their pixels; PyAV cannot write Matroska's own.
 _KEEPS_ASPECT = {"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video"}
@@ -39,123 +37,115 @@ _KEEPS_ASPECT = {"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video"}
 class VideoWriter(Writer):
     """A video file in any container that PyAV can write."""
 
-    def __init__(
-        self,
-        path: Path,
-        reader: Reader,
-        width: int,
-        height: int,
-        options: EncodeOptions,
-        overwrite: bool,
-        copy_streams: bool,
-    ) -> None:
-        super().__init__(reader, width, height)
-        self._path, self._overwrite = path, overwrite
-        self._temporary = temporary_name(path)
-        self._origin = reader.origin
+    def __init__(self, target: Target) -> None:
+        super().__init__(target)
         self._last: int | None = None
         self._end = Fraction(0)
         self._moved = self._written = self._count = self._otherwise = 0
         self._refused: list[Exception] = []
-        self._fixed = 1 / reader.rate
         self._drift = Drift()
         self._copier: Copier | None = None
+        suffix = self._path.suffix
         try:
             # A relative name with a colon would be a protocol to FFmpeg.
             self._container = av.open(str(self._temporary.absolute()), "w")
         except ValueError:
             raise InvalidInputError(
-                f"no video format has the ending '{path.suffix}': name the output .mp4, .mkv, .mov or .webm, or give a "
+                f"no video format has the ending '{suffix}': name the output .mp4, .mkv, .mov or .webm, or give a "
                 "name without ending for a directory of pictures"
             ) from None
         if self._container.format.no_file:
-            raise InvalidInputError(
-                f"{path.suffix} is not one file but several: name the output .mp4, .mkv, .mov or .webm"
-            )
+            raise InvalidInputError(f"{suffix} is not one file but several: name the output .mp4, .mkv, .mov or .webm")
+        self._name, self._timeless = self._container.format.name, bool(self._container.format.flags & NO_TIMESTAMPS)
+        self._row = container_of(self._name)
         try:
-            self._prepare(reader, width, height, options, copy_streams)
-            create_file(self._temporary, path)
+            self._keep_orientation()
+            self._encoding = self._choose_encoding()
+            self._from_rgb = (
+                FromRGBToPalette()
+                if self._encoding.pix_fmt == "pal8"
+                else FromRGB(
+                    self._encoding.pix_fmt,
+                    self._encoding.matrix,
+                    self._encoding.range,
+                    centred=self._encoding.centred,
+                )
+            )
+            self._add_streams()
+            self._create()
             self._container.start_encoding()
         except (av.FFmpegError, ValueError) as error:
             self.close()
             if isinstance(error, InvalidInputError):
                 raise
             if isinstance(error, OSError):
-                raise write_failed(path, error) from None
-            raise InvalidInputError(f"{path.suffix} cannot hold this video: {error}") from None
+                raise write_failed(self._path, error) from None
+            raise InvalidInputError(f"{suffix} cannot hold this video: {error}") from None
         except BaseException:
             self.close()
             raise
 
-    def _prepare(self, reader: Reader, width: int, height: int, options: EncodeOptions, copy_streams: bool) -> None:
-        container = self._container
-        self._row = container_of(container.format.name)
+    def _keep_orientation(self) -> None:
+        """By a display matrix, where the container has one."""
         if self._turn and self._row.matrix and hasattr(VideoStream, "set_display_matrix"):
             self._turn = None
         elif self._turn:
-            self.notes.append(f"{container.format.name} holds no orientation: the pictures are turned upright")
+            self.notes.append(f"{self._name} holds no orientation: the pictures are turned upright")
+
+    def _choose_encoding(self) -> Encoding:
+        """The settings of the encoder; says what the encoded stream does not tell of the source."""
+        source, name = self._target.source, self._name
         turned = self._turn is not None and swaps_sides(self._turn)
-        if turned:
-            width, height = height, width
-        encoding, notes = choose_encoding(container, reader, width, height, options, turned)
+        encoding, notes = choose_encoding(self._container, self._target, turned=turned)
         self.notes += notes
-        if reader.fields != "progressive" and self._turn is not None:
+        if source.fields != "progressive" and self._turn is not None:
             self.notes.append("pictures that are turned cannot be interlaced: they are marked as progressive")
-        elif reader.fields != "progressive":
-            encoding, notes = with_fields(encoding, reader.fields)
+        elif source.fields != "progressive":
+            encoding, notes = with_fields(encoding, source.fields)
             self.notes += notes
-        self._fields, self._mark = (reader.fields, encoding.fields), FieldMarker()
+        self._mark = FieldMarker()
         lost = self._row.matroska and Codec(encoding.codec, "w").canonical_name not in _KEEPS_ASPECT
         if lost and encoding.sample_aspect_ratio not in (None, 1):
-            self.notes.append(f"the aspect ratio of {encoding.codec} is lost in {container.format.name}: use .mp4")
-        if reader.stems is not None and reader.average_rate == USUAL_RATE:
+            self.notes.append(f"the aspect ratio of {encoding.codec} is lost in {name}: use .mp4")
+        if source.stems is not None and source.average_rate == USUAL_RATE:
             self.notes.append(f"pictures have no timing: written at {USUAL_RATE} per second (--rate)")
-        self._time_base = encoding.time_base
-        self._name, self._timeless = container.format.name, bool(container.format.flags & NO_TIMESTAMPS)
-        self._from_rgb = (
-            FromRGBToPalette()
-            if encoding.pix_fmt == "pal8"
-            else FromRGB(encoding.pix_fmt, encoding.matrix, encoding.range, centred=encoding.centred)
-        )
-        if reader.loops not in (None, 1) and self._row.loops is None:
-            times = f"{reader.loops} times" if reader.loops else "for ever"
-            self.notes.append(f"{self._name} does not say how often it is played: the source is, {times}")
+        if source.loops not in (None, 1) and self._row.loops is None:
+            times = f"{source.loops} times" if source.loops else "for ever"
+            self.notes.append(f"{name} does not say how often it is played: the source is, {times}")
+        return encoding
 
-        def add(output: OutputContainer) -> VideoStream:
-            return self._add_pictures(output, encoding, reader)
-
-        if reader.container is not None:
-            container.metadata.update(kept_metadata(reader.container.metadata))
-        black = self._picture(np.zeros((height, width, 3), np.uint8), 0, 1)
-        container.container_options.update(kept_options(container.format.name, reader))
-        sample, tags = self._try(add, encoding.codec, black)
-        if options.muxer_options:
-            add_options(container, options.muxer_options, sample.add)
-            sample, tags = self._try(add, encoding.codec, black)
-        self._stream = add(container)
-        self._say_what_is_lost(reader, tags)
-        if reader.container is not None and copy_streams:
-            self._copier = Copier(reader, container, sample, self._mux)
+    def _add_streams(self) -> None:
+        """To the container, with its options; says what it does not hold."""
+        source, container, wanted = self._target.source, self._container, self._target.options.muxer_options
+        if source.container is not None:
+            container.metadata.update(kept_metadata(source.container.metadata))
+        container.container_options.update(kept_options(self._name, source))
+        black = self._picture(np.zeros((self._encoding.height, self._encoding.width, 3), np.uint8), 0, 1)
+        sample, tags = self._try(black)
+        if wanted:
+            add_options(container, wanted, sample.add)
+            sample, tags = self._try(black)
+        self._stream = self._add_pictures(container)
+        self._say_what_is_lost(tags)
+        if source.container is not None and self._target.copy_streams:
+            self._copier = Copier(source, container, sample, self._mux)
             self.notes += self._copier.notes
 
-    def _try(
-        self, add: Callable[[OutputContainer], VideoStream], codec: str, picture: av.VideoFrame
-    ) -> tuple[Sample, list[tuple[str, str]]]:
+    def _try(self, picture: av.VideoFrame) -> tuple[Sample, list[tuple[str, str]]]:
         try:
-            return rehearse(self._container, add, picture)
+            return rehearse(self._container, self._add_pictures, picture)
         except Refused as error:
-            why = reason_of(error)
             raise InvalidInputError(
-                f"{self._path.suffix} cannot hold this video as {codec} ({why}): name the output .mp4 or .mkv"
+                f"{self._path.suffix} cannot hold this video as {self._encoding.codec} ({reason_of(error)}): name the "
+                "output .mp4 or .mkv"
             ) from None
 
-    def _say_what_is_lost(self, reader: Reader, tags: list[tuple[str, str]]) -> None:
+    def _say_what_is_lost(self, tags: list[tuple[str, str]]) -> None:
         """Compare what was to be written with the tags that the container gave back."""
-        if reader.stereo_mode is not None and not self._row.keeps_stereo(reader.stereo_mode):
-            self.notes.append(
-                f"{self._name} is not told of the stereo 3D ({reader.stereo_mode}) of the pictures; .mkv is"
-            )
-        timecode = timecode_of(reader)
+        stereo = self._target.source.stereo_mode
+        if stereo is not None and not self._row.keeps_stereo(stereo):
+            self.notes.append(f"{self._name} is not told of the stereo 3D ({stereo}) of the pictures; .mkv is")
+        timecode = timecode_of(self._target.source)
         if timecode is not None and "timecode" not in {key.lower() for key, _ in tags}:
             self.notes.append(f"{self._name} cannot hold the timecode {timecode} of this video: dropped")
         if tags_lost := [tag for tag in lost_tags(self._container.metadata, tags) if tag != "timecode"]:
@@ -165,52 +155,54 @@ class VideoWriter(Writer):
         if name_lost := lost_of_stream(names, tags):
             self.notes.append(f"{self._name} cannot hold of the video stream: {name_lost}")
 
-    def _add_pictures(self, output: OutputContainer, encoding: Encoding, reader: Reader) -> VideoStream:
+    def _add_pictures(self, output: OutputContainer) -> VideoStream:
+        encoding, source = self._encoding, self._target.source
         stream = output.add_stream(encoding.codec, rate=encoding.rate)
         assert isinstance(stream, VideoStream)
         encoding.apply(stream.codec_context)
         stream.time_base = encoding.time_base
         set_tag(stream, output.format.name)
-        if reader.display_matrix is not None and self._turn is None and hasattr(stream, "set_display_matrix"):
-            stream.set_display_matrix(reader.display_matrix)
-        if reader.stream is not None:
-            stream.metadata.update(stream_metadata(reader.stream.metadata, output.format.name, encoded=True))
-            stream.disposition = reader.stream.disposition
-        if reader.stereo_mode is not None and self._row.keeps_stereo(reader.stereo_mode):
-            stream.metadata["stereo_mode"] = reader.stereo_mode
-        timecode = timecode_of(reader)
+        if source.display_matrix is not None and self._turn is None and hasattr(stream, "set_display_matrix"):
+            stream.set_display_matrix(source.display_matrix)
+        if source.stream is not None:
+            stream.metadata.update(stream_metadata(source.stream.metadata, output.format.name, encoded=True))
+            stream.disposition = source.stream.disposition
+        if source.stereo_mode is not None and self._row.keeps_stereo(source.stereo_mode):
+            stream.metadata["stereo_mode"] = source.stereo_mode
+        timecode = timecode_of(source)
         if timecode is not None:
             stream.metadata["timecode"] = timecode
         return stream
 
-    def _write(self, rgb: Pixels, frame: Frame) -> None:
-        ticks = round((frame.pts * frame.time_base - self._origin) / self._time_base)
+    def _write(self, picture: Pixels, frame: Frame) -> None:
+        base = self._encoding.time_base
+        ticks = round((frame.pts * frame.time_base - self._target.source.origin) / base)
         if self._last is not None and ticks <= self._last:
             ticks = self._last + 1
             self._moved += 1
         self._last = ticks
-        duration = max(1, round(frame.duration * frame.time_base / self._time_base))
+        duration = max(1, round(frame.duration * frame.time_base / base))
         self._see_times(frame, ticks)
-        self._end = (ticks + duration) * self._time_base
-        picture = self._picture(rgb, ticks, duration)
-        if self._fields[1] != "progressive" and frame.fields != "progressive":
-            picture = self._mark(picture, frame.fields)
-        self._otherwise += (frame.fields == "progressive") != (self._fields[0] == "progressive")
-        self._encode(picture)
+        self._end = (ticks + duration) * base
+        converted = self._picture(picture, ticks, duration)
+        if self._encoding.fields != "progressive" and frame.fields != "progressive":
+            converted = self._mark(converted, frame.fields)
+        self._otherwise += (frame.fields == "progressive") != (self._target.source.fields == "progressive")
+        self._encode(converted)
 
     def _see_times(self, frame: Frame, ticks: int) -> None:
         """Compare the time that the container will hold with the source's."""
         if self._timeless:
-            written = self._count * self._fixed
+            written = self._count / self._target.source.rate
         else:
-            base = self._stream.time_base or self._time_base
-            written = round(ticks * self._time_base / base) * base
+            base = self._stream.time_base or self._encoding.time_base
+            written = round(ticks * self._encoding.time_base / base) * base
         self._count += 1
         self._drift.see(frame.pts * frame.time_base, written)
 
     def _picture(self, rgb: Pixels, ticks: int, duration: int) -> av.VideoFrame:
         picture = self._from_rgb(rgb)
-        picture.pts, picture.time_base, picture.duration = ticks, self._time_base, duration
+        picture.pts, picture.time_base, picture.duration = ticks, self._encoding.time_base, duration
         return picture
 
     def _encode(self, picture: av.VideoFrame | None) -> None:
@@ -260,10 +252,10 @@ class VideoWriter(Writer):
             self.remarks.append(
                 f"{self._name} refused {len(self._refused)} packets{words} ({reason_of(self._refused[-1])})"
             )
-        finish_file(self._temporary, self._path, self._overwrite)
-        if self._otherwise and self._fields[0] == "progressive":
+        self._publish()
+        if self._otherwise and self._target.source.fields == "progressive":
             self.remarks.append(f"{self._otherwise} pictures are interlaced, but marked as progressive like the first")
-        elif self._otherwise and self._fields[1] != "progressive":
+        elif self._otherwise and self._encoding.fields != "progressive":
             self.remarks.append(f"{self._otherwise} pictures are progressive, but may be marked as interlaced")
         if self._moved:
             self.remarks.append(f"{self._moved} pictures lie too close for the time base: moved by its smallest step")
@@ -285,5 +277,4 @@ class VideoWriter(Writer):
             self._container.close()
         if self._copier is not None:
             self._copier.close()
-        with suppress(OSError):
-            self._temporary.unlink()
+        super().close()

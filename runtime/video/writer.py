@@ -11,18 +11,21 @@ import os
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import av
 import numpy as np
+import numpy.typing as npt
 
 from mtu.core.errors import OutputError
-from mtu.runtime.video.colour import Pixels, quarter_turn, upright
-from mtu.runtime.video.reader import Frame, Reader
+from mtu.runtime.video.colour import quarter_turn, upright
+from mtu.runtime.video.source import Frame, SourceInfo
 
+Map = npt.NDArray[np.float32]
+"""One map: float32 [H, W], in [0, 1]."""
 PictureKind = Literal["png", "jpg", "tiff"]
 """Kinds of files that a directory of pictures is written as."""
 
@@ -53,6 +56,23 @@ class EncodeOptions:
         return [flag for flag, value in flags.items() if value is not None]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What is to be written, and where."""
+
+    path: Path | None
+    """None: stdout."""
+    source: SourceInfo
+    width: int
+    """Of what is given to `write`, in pixels."""
+    height: int
+    options: EncodeOptions = EncodeOptions()
+    overwrite: bool = False
+    copy_streams: bool = True
+    maps: bool = False
+    """Whether maps are given instead of pictures."""
+
+
 class Writer(ABC):
     """A target opened by `open_writer`. Leaving the `with` without `commit` removes what was written."""
 
@@ -60,28 +80,40 @@ class Writer(ABC):
     """What the target cannot hold and how it is written; complete before the first frame."""
     remarks: list[str]
     """Harmless things found while writing; complete after `commit`."""
+    _keeps_maps = False
+    """Whether `_write` takes maps; others get them as gray pictures."""
 
-    def __init__(self, reader: Reader, width: int, height: int) -> None:
+    def __init__(self, target: Target) -> None:
         self.notes, self.remarks = [], []
-        self._shape = (height, width, 3)
-        self._turn: tuple[int, ...] | None = None
-        matrix = reader.display_matrix
-        if matrix is not None and quarter_turn(matrix):
-            self._turn = matrix
-
-    def write(self, rgb: Pixels, frame: Frame) -> None:
-        """Write a processed picture (uint8 [H, W, 3] RGB) with the timing of its source frame.
-
-        `rgb` may be reused as soon as this returns. Raises OutputError if it cannot be written.
-        """
-        if rgb.shape != self._shape or rgb.dtype != np.uint8:
-            raise ValueError(
-                f"a picture of this writer is uint8 {list(self._shape)}, got {rgb.dtype} {list(rgb.shape)}"
+        self._target, self._path = target, target.path or Path("stdout")
+        self._temporary = temporary_name(self._path)
+        matrix = target.source.display_matrix
+        self._turn = matrix if matrix is not None and quarter_turn(matrix) else None
+        if target.maps and not self._keeps_maps:
+            self.notes.append(
+                "maps are written in gray with 8 bits, in steps of 1/255, less what the encoder changes: a directory of"
+                " PNG or TIFF pictures keeps 16 bits"
             )
-        self._write(rgb if self._turn is None else upright(rgb, self._turn), frame)
+
+    def write(self, picture: npt.NDArray[Any], frame: Frame) -> None:
+        """Write a processed picture (uint8 [H, W, 3] RGB), or a map (float32 [H, W]), with its source frame's timing.
+
+        Which of them is said at the opening. Values of maps are clipped to 0 to 1, NaN is 0. `picture` may be reused as
+        soon as this returns. Raises OutputError if it cannot be written.
+        """
+        size, maps = (self._target.height, self._target.width), self._target.maps
+        shape, kind = (size, np.dtype(np.float32)) if maps else ((*size, 3), np.dtype(np.uint8))
+        if picture.shape != shape or picture.dtype != kind:
+            what = "map" if maps else "picture"
+            raise ValueError(
+                f"a {what} of this writer is {kind} {list(shape)}, got {picture.dtype} {list(picture.shape)}"
+            )
+        if maps and not self._keeps_maps:
+            picture = np.repeat(levels(picture, np.uint8)[..., None], 3, axis=2)
+        self._write(picture if self._turn is None else upright(picture, self._turn), frame)
 
     @abstractmethod
-    def _write(self, rgb: Pixels, frame: Frame) -> None: ...
+    def _write(self, picture: Any, frame: Frame) -> None: ...
 
     def copy(self, packet: av.Packet[Any]) -> None:  # noqa: B027  only videos hold other streams
         """Write another stream's packet, unchanged; those the target cannot hold are dropped."""
@@ -90,17 +122,41 @@ class Writer(ABC):
     def commit(self) -> None:
         """Finish, and give the result its final name. Raises OutputError."""
 
-    @abstractmethod
     def close(self) -> None:
         """Remove what was not committed. May be called twice."""
+        with suppress(OSError):
+            self._temporary.unlink()
 
     def __enter__(self) -> Writer:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _create(self) -> None:
+        """Create the temporary file. Raises OutputError, such as where the directory cannot be written."""
+        try:
+            os.close(os.open(self._temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        except OSError as error:
+            raise write_failed(self._path, error) from None
+
+    def _publish(self) -> None:
+        """Put the whole file in its place. Raises OutputError."""
+        try:
+            with self._temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            if self._path.exists() and not self._target.overwrite:
+                raise OutputError(f"{self._path} has appeared meanwhile and is not replaced: choose another name")
+            self._temporary.replace(self._path)
+        except OSError as error:
+            raise write_failed(self._path, error) from None
+
+
+def levels(values: npt.NDArray[Any], kind: type[np.uint8 | np.uint16]) -> npt.NDArray[Any]:
+    """The whole numbers nearest to a map's values, of which 1 is the largest of `kind`."""
+    largest = np.iinfo(kind).max
+    rounded: npt.NDArray[Any] = np.rint(np.nan_to_num(values.astype(np.float64)).clip(0, 1) * largest).astype(kind)
+    return rounded
 
 
 def write_failed(path: Path, error: Exception) -> OutputError:
@@ -116,23 +172,3 @@ def write_failed(path: Path, error: Exception) -> OutputError:
 def temporary_name(path: Path) -> Path:
     """A hidden name beside `path`, with its ending; not longer than a file system allows where `path` is not."""
     return path.parent / f".{path.stem[:40]}.{secrets.token_hex(4)}.part{path.suffix}"
-
-
-def create_file(path: Path, target: Path) -> None:
-    """Create the temporary file of `target`. Raises OutputError, such as where the directory cannot be written."""
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    except OSError as error:
-        raise write_failed(target, error) from None
-
-
-def finish_file(temporary: Path, target: Path, overwrite: bool) -> None:
-    """Put a whole file in its place."""
-    try:
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        if target.exists() and not overwrite:
-            raise OutputError(f"{target} has appeared meanwhile and is not replaced: choose another name")
-        temporary.replace(target)
-    except OSError as error:
-        raise error if isinstance(error, OutputError) else write_failed(target, error) from None

@@ -7,39 +7,35 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from mtu.core.errors import InvalidInputError, OutputError
 from mtu.runtime.video.colour import FULL, FromRGB, Pixels, swaps_sides
-from mtu.runtime.video.reader import Frame, Reader
-from mtu.runtime.video.writer import EncodeOptions, Writer, create_file, finish_file, temporary_name, write_failed
+from mtu.runtime.video.source import Frame
+from mtu.runtime.video.writer import Target, Writer, write_failed
 
 _LAYOUTS = {"yuv420p": "420mpeg2", "yuv422p": "422", "yuv444p": "444", "yuv411p": "411", "gray": "mono"}
 _MATRICES = {1: "BT.709", 9: "BT.2020", 7: "SMPTE 240M", 4: "FCC"}
 
 
 class Y4MWriter(Writer):
-    """yuv4mpeg at a constant rate; `path` None writes to stdout."""
+    """yuv4mpeg at a constant rate."""
 
-    def __init__(
-        self, path: Path | None, reader: Reader, width: int, height: int, options: EncodeOptions, overwrite: bool
-    ) -> None:
-        super().__init__(reader, width, height)
+    def __init__(self, target: Target) -> None:
+        super().__init__(target)
+        options, source = target.options, target.source
         if given := [flag for flag in options.given() if flag != "--pix-fmt"]:
             raise InvalidInputError(f"yuv4mpeg takes no {', '.join(given)}: leave it out, or write a video file")
         form = options.pix_fmt or next(
-            (f for f in _LAYOUTS if reader.pix_fmt.replace("j", "").startswith(f)), "yuv444p"
+            (f for f in _LAYOUTS if source.pix_fmt.replace("j", "").startswith(f)), "yuv444p"
         )
         if form not in _LAYOUTS:
             known = ", ".join(_LAYOUTS)
             raise InvalidInputError(f"yuv4mpeg cannot hold the pixel format '{form}': choose one of {known}")
-        self._header = self._describe(reader, width, height, form)
-        self._path, self._overwrite = path, overwrite
-        self._temporary: Path | None = None
-        if path is None:
+        self._header = self._describe(form)
+        if target.path is None:
             if sys.stdout is None:
                 raise OutputError("stdout is closed: give a file as the output")
             if sys.stdout.isatty():
@@ -49,18 +45,18 @@ class Y4MWriter(Writer):
                 )
             self._out: BinaryIO = sys.stdout.buffer
         else:
-            self._temporary = temporary_name(path)
-            create_file(self._temporary, path)
+            self._create()
             self._out = self._temporary.open("wb")
 
-    def _describe(self, reader: Reader, width: int, height: int, form: str) -> bytes:
+    def _describe(self, form: str) -> bytes:
         """The first line; sets what pictures are converted with, and says what they lose."""
-        sar = reader.sample_aspect_ratio
+        width, height, source = self._target.width, self._target.height, self._target.source
+        sar = source.sample_aspect_ratio
         if self._turn is not None:
             self.notes.append("yuv4mpeg holds no orientation: the pictures are turned upright")
             if swaps_sides(self._turn):
                 width, height, sar = height, width, sar and 1 / sar
-        rate, colour = reader.rate, reader.colour
+        rate, colour = source.rate, source.colour
         matrix, color_range = colour.encoded(height)
         self._from_rgb = FromRGB(form, matrix, color_range, centred=colour.centred)
         self.notes.append(
@@ -69,18 +65,18 @@ class Y4MWriter(Writer):
         )
         aspect = f"{sar.numerator}:{sar.denominator}" if sar else "0:0"
         full = "FULL" if color_range == FULL else "LIMITED"
-        order = {"progressive": "p", "tff": "t", "bff": "b"}[reader.fields if self._turn is None else "progressive"]
+        order = {"progressive": "p", "tff": "t", "bff": "b"}[source.fields if self._turn is None else "progressive"]
         layout = "420jpeg" if form == "yuv420p" and colour.centred else _LAYOUTS[form]
         return (
             f"YUV4MPEG2 W{width} H{height} F{rate.numerator}:{rate.denominator} I{order} A{aspect} "
             f"C{layout} XCOLORRANGE={full}\n"
         ).encode()
 
-    def _write(self, rgb: Pixels, frame: Frame) -> None:
-        picture = self._from_rgb(rgb)
+    def _write(self, picture: Pixels, frame: Frame) -> None:
+        converted = self._from_rgb(picture)
         parts = [self._header, b"FRAME\n"]
         self._header = b""
-        for plane in picture.planes:
+        for plane in converted.planes:
             rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
             parts.append(rows[: plane.height, : plane.width].tobytes())
         self._put(b"".join(parts))
@@ -92,19 +88,18 @@ class Y4MWriter(Writer):
         except BrokenPipeError:
             raise OutputError("stdout was closed by the program that reads it: see its message") from None
         except OSError as error:
-            raise write_failed(self._path or Path("stdout"), error) from None
+            raise write_failed(self._path, error) from None
 
     def commit(self) -> None:
         """Write what is left, and give a file its final name. Raises OutputError."""
         self._put(self._header)
-        if self._path is not None and self._temporary is not None:
+        if self._target.path is not None:
             self._out.close()
-            finish_file(self._temporary, self._path, self._overwrite)
+            self._publish()
 
     def close(self) -> None:
         """Remove a file that was not committed; leaves stdout open, which is not ours. May be called twice."""
-        if self._temporary is not None:
+        if self._target.path is not None:
             with suppress(OSError):
                 self._out.close()
-            with suppress(OSError):
-                self._temporary.unlink()
+            super().close()

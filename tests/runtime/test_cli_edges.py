@@ -183,7 +183,7 @@ def test_closed_streams_are_said(capsys, tmp_path, monkeypatch, small, clip, str
             open_reader("-")
     else:
         with open_reader(str(clip)) as reader, pytest.raises(OutputError, match="stdout is closed"):
-            open_writer("-", reader)
+            open_writer("-", reader.info)
 
 
 def test_without_stderr_nothing_is_said_on_stdout(tmp_path, small, clip):
@@ -287,7 +287,7 @@ def test_the_expected_number_of_frames_is_not_too_small(tmp_path):
     from mtu.runtime.video import ReadOptions, Segment
 
     with open_reader(source, ReadOptions(Segment(0, 0.1))) as reader:
-        assert reader.frame_count == 3
+        assert reader.info.frame_count == 3
 
 
 # The files that mtu-export writes.

@@ -19,7 +19,7 @@ from mtu.core.errors import InvalidInputError
 from mtu.runtime.video.containers.quicktime import index_is_first
 from mtu.runtime.video.containers.table import container_of
 from mtu.runtime.video.encoders import did_you_mean
-from mtu.runtime.video.reader import Reader
+from mtu.runtime.video.source import SourceInfo
 
 
 def parse_muxer_options(items: Iterable[str]) -> dict[str, str]:
@@ -34,20 +34,20 @@ def parse_muxer_options(items: Iterable[str]) -> dict[str, str]:
     return options
 
 
-def kept_options(form: str, reader: Reader) -> dict[str, str]:
+def kept_options(form: str, source: SourceInfo) -> dict[str, str]:
     """What `form` (FFmpeg's name of a container) needs to keep what the source has."""
     flags = []
-    if container_of(form).quicktime and reader.container is not None:
+    if container_of(form).quicktime and source.container is not None:
         # Apple's tags are lost unless they are asked for.
-        if any(key.startswith("com.") for key in reader.container.metadata):
+        if any(key.startswith("com.") for key in source.container.metadata):
             flags.append("use_metadata_tags")
-        if "mp4" in reader.container.format.name.split(",") and _index_is_first(reader.source):
+        if "mp4" in source.container.format.name.split(",") and _index_is_first(source.name):
             flags.append("faststart")
     options = {"movflags": "".join(f"+{flag}" for flag in flags)} if flags else {}
     option = container_of(form).loops
     if option is not None:
         # What is no animation yet plays for ever, as those who make one expect.
-        plays = reader.loops or 0
+        plays = source.loops or 0
         if form == "gif":
             plays = {0: 0, 1: -1}.get(plays, plays - 1)  # its number is that of the repetitions; -1 is none
         options[option] = str(min(plays, 65535))

@@ -17,9 +17,11 @@ from mtu.core.errors import InvalidInputError
 from mtu.runtime.video.colour import Pixels, ToRGB, colour_of
 from mtu.runtime.video.pictures.files import decode_data
 from mtu.runtime.video.pictures.header import Header
-from mtu.runtime.video.properties import picture_notes
-from mtu.runtime.video.reader import Frame, Reader, ReadOptions
+from mtu.runtime.video.properties import carried_by, has_alpha, picture_notes
+from mtu.runtime.video.source import Frame, Reader, ReadOptions, SourceInfo
+from mtu.runtime.video.timing import Segment
 
+_TICK = Fraction(1, 1000)
 _SHORTEST, _INSTEAD = 10, 100
 """A frame of at most so many milliseconds is shown for 100, as in browsers."""
 
@@ -45,38 +47,52 @@ class AnimatedWebPReader(Reader):
     """An animated WebP. Its frames are laid over each other, on black where nothing is."""
 
     def __init__(self, source: str, header: Header, options: ReadOptions) -> None:
-        self.source, self.segment = source, options.segment
+        self._source, self._segment, self.remarks = source, options.segment or Segment(), []
         if options.rate is not None:
             raise InvalidInputError(f"--rate is for pictures, which have no times; {source} has its own: leave it out")
         if options.deinterlace:
             raise InvalidInputError(f"{source} is not interlaced: leave out --deinterlace")
         if options.video_stream:
             raise InvalidInputError(f"{source} has one video stream: leave out --video-stream")
-        self.width, self.height, self.loops = header.width, header.height, header.loops
-        self.time_base, self.notes, self.remarks, self.covers = Fraction(1, 1000), [], [], {}
         # RGB and how much of it can be seen.
-        self._canvas = np.zeros((self.height, self.width, 4), np.uint8)
-        self._broken, self._transparent = 0, False
+        self._canvas = np.zeros((header.height, header.width, 4), np.uint8)
+        self._broken = 0
         self._parts, self._cut = _parts(Path(source).read_bytes())
         length = sum(part.duration for part in self._parts)
-        self.average_rate = Fraction(len(self._parts) * 1000, length) if self._parts else None
-        segment = options.segment
-        self.frame_count = sum(segment is None or segment.holds(Fraction(part.time, 1000)) for part in self._parts)
+        count = sum(self._segment.holds(_seconds(part)) for part in self._parts)
         self._frames = self._compose()
         first = next(self._frames, None)
-        if first is None and self.frame_count:
+        if first is None and count:
             raise InvalidInputError(f"{source}: not one picture could be decoded ({self._broken} are damaged)")
         if first is None:
-            raise InvalidInputError(f"{source} has no pictures in segment {segment}: it lasts {length / 1000:g} s")
+            raise InvalidInputError(
+                f"{source} has no pictures in segment {options.segment}: it lasts {length / 1000:g} s"
+            )
         self._first = first
-        self.notes, self.remarks = self.notes + self.remarks, []
-        self.start = first.pts * self.time_base
-        self.origin = self.start if segment is not None else Fraction(0)
+        # Frames often have an alpha channel where nothing can be seen through.
+        colour, notes = colour_of(self._opening)
+        notes = picture_notes(self._opening, notes, carried_by(self._opening), alpha=False) + self.remarks
+        self.remarks, start = [], first.pts * _TICK
+        self.info = SourceInfo(
+            name=source,
+            width=header.width,
+            height=header.height,
+            time_base=_TICK,
+            average_rate=Fraction(len(self._parts) * 1000, length) if self._parts else None,
+            frame_count=count,
+            colour=colour,
+            pix_fmt=self._opening.format.name,
+            start=start,
+            origin=start if options.segment is not None else Fraction(0),
+            segment=options.segment,
+            notes=tuple(notes),
+            loops=header.loops,
+        )
 
     def _compose(self) -> Iterator[Frame]:
-        described = False
+        opened = transparent = False
         for part in self._parts:
-            if self.segment is not None and self.segment.past(Fraction(part.time, 1000)):
+            if self._segment.past(_seconds(part)):
                 return
             try:
                 picture = decode_data("webp", part.data)
@@ -86,16 +102,13 @@ class AnimatedWebPReader(Reader):
             except (av.FFmpegError, ValueError):
                 self._broken += 1
                 continue
-            if not described:
-                self.colour, notes = colour_of(picture)
-                # Frames often have an alpha channel where nothing can be seen through.
-                self.notes = picture_notes(picture, notes, alpha=False)
-                self.pix_fmt, described = picture.format.name, True
-            if not self._transparent and self._canvas[..., 3].min() < 255:
-                self._transparent = True
+            if not opened:
+                self._opening, opened = picture, True
+            if not transparent and self._canvas[..., 3].min() < 255:
+                transparent = True
                 self.remarks.append("transparent parts are shown on black")
-            if self.segment is None or self.segment.holds(Fraction(part.time, 1000)):
-                yield Frame(self._canvas[..., :3].copy(), part.time, self.time_base, part.duration)
+            if self._segment.holds(_seconds(part)):
+                yield Frame(self._canvas[..., :3].copy(), part.time, _TICK, part.duration)
             if part.cleared:
                 place[:] = 0
 
@@ -106,7 +119,11 @@ class AnimatedWebPReader(Reader):
         lost = [f"{self._broken} pictures were damaged and are left out"] if self._broken else []
         lost += ["the file was cut off"] if self._cut else []
         if lost:
-            self.damage = f"{self.source}: {'; '.join(lost)}"
+            self.damage = f"{self._source}: {'; '.join(lost)}"
+
+
+def _seconds(part: _Part) -> Fraction:
+    return part.time * _TICK
 
 
 def _parts(data: bytes) -> tuple[list[_Part], bool]:
@@ -144,7 +161,7 @@ def _still(content: bytes, width: int, height: int) -> bytes:
 def _pixels(picture: av.VideoFrame) -> tuple[Pixels, Pixels | None]:
     """RGB, and alpha [H, W, 1] if there is any."""
     rgb = ToRGB(colour_of(picture)[0])(picture)
-    if not any(component.is_alpha for component in picture.format.components):
+    if not has_alpha(picture):
         return rgb, None
     return rgb, np.ascontiguousarray(picture.reformat(format="rgba").to_ndarray()[:, :, 3:])
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
+import numpy.typing as npt
 from av.codec.context import Flags
 from av.video.codeccontext import VideoCodecContext
 
 from mtu.core.errors import InvalidInputError, OutputError
 from mtu.runtime.video.colour import FULL, FromRGB, Pixels, picture_of
-from mtu.runtime.video.writer import EncodeOptions, PictureKind
+from mtu.runtime.video.writer import Map, PictureKind, Target, levels
 
 SUFFIXES: Mapping[PictureKind, tuple[str, ...]] = {
     "png": (".png",),
@@ -33,6 +36,8 @@ class PictureEncoding:
     kind: PictureKind = "png"
     options: Mapping[str, str] = field(default_factory=dict)
     """jpg: q, 1 (best, and the default) to 31. tiff: compression_algo, deflate by default. All but jpg are lossless."""
+    maps: bool = False
+    """Whether maps are encoded, in gray with 16 bits."""
 
     def __post_init__(self) -> None:
         known = {"png": [], "jpg": ["q"], "tiff": ["compression_algo"]}[self.kind]
@@ -45,11 +50,13 @@ class PictureEncoding:
             raise InvalidInputError(f"-e q={quality}: the quality of jpg pictures goes from 1 (best) to 31")
         if compression not in _TIFF_COMPRESSIONS:
             raise InvalidInputError(f"-e compression_algo={compression}: choose one of {', '.join(_TIFF_COMPRESSIONS)}")
+        if self.maps and self.kind == "jpg":
+            raise InvalidInputError("jpg pictures hold 8 bits, and maps more: write them as png or tiff pictures")
 
     @property
-    def suffix(self) -> str:
-        """Ending of file names."""
-        return SUFFIXES[self.kind][0]
+    def suffixes(self) -> tuple[str, ...]:
+        """Endings of file names; the first is the one given to files."""
+        return SUFFIXES[self.kind]
 
     def check(self, width: int, height: int) -> None:
         """Raises InvalidInputError if there are no pictures of that size."""
@@ -58,11 +65,21 @@ class PictureEncoding:
         except (av.FFmpegError, ValueError, OverflowError) as error:
             raise InvalidInputError(f"{self.kind} cannot hold {width}x{height}: {error}") from None
 
-    def encode(self, rgb: Pixels) -> bytes:
-        """A file of uint8 [H, W, 3] RGB."""
-        encoder = self._open(rgb.shape[1], rgb.shape[0])
-        picture = FromRGB("yuvj444p", _BT601, FULL)(rgb) if self.kind == "jpg" else picture_of(rgb)
+    def encode(self, pixels: npt.NDArray[Any]) -> bytes:
+        """A file of uint8 [H, W, 3] RGB, or of a map."""
+        encoder = self._open(pixels.shape[1], pixels.shape[0])
+        if self.maps:
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(levels(pixels, np.uint16)), self._gray)
+        elif self.kind == "jpg":
+            picture = FromRGB("yuvj444p", _BT601, FULL)(pixels)
+        else:
+            picture = picture_of(pixels)
         return b"".join(bytes(packet) for packet in encoder.encode(picture) + encoder.encode(None))
+
+    @property
+    def _gray(self) -> str:
+        """The format of 16 bits that the encoder takes."""
+        return "gray16be" if self.kind == "png" else "gray16le"
 
     def _open(self, width: int, height: int) -> VideoCodecContext:
         encoder = av.CodecContext.create("mjpeg" if self.kind == "jpg" else self.kind, "w")
@@ -78,7 +95,7 @@ class PictureEncoding:
             quality = self.options.get("q", "1")
             encoder.options = {"qmin": quality, "qmax": quality}
         else:
-            encoder.pix_fmt = "rgb24"
+            encoder.pix_fmt = self._gray if self.maps else "rgb24"
             # Level 1 is 4 times faster than the default and 4 % larger.
             encoder.options = {"compression_level": "1"}
             if self.kind == "tiff":
@@ -87,10 +104,28 @@ class PictureEncoding:
         return encoder
 
 
-def choose_picture_encoding(wanted: EncodeOptions, path: Path | None = None) -> PictureEncoding:
-    """The encoding of a directory's pictures, or of the single one at `path`. Raises InvalidInputError."""
+@dataclass(frozen=True)
+class NpyEncoding:
+    """Maps as NumPy's files: float32 [H, W], the values as they are."""
+
+    kind = "npy"
+    suffixes = (".npy",)
+
+    def check(self, width: int, height: int) -> None:
+        """There are files of any size."""
+
+    def encode(self, values: Map) -> bytes:
+        """A file of a map."""
+        file = io.BytesIO()
+        np.save(file, values)
+        return file.getvalue()
+
+
+def choose_picture_encoding(target: Target, *, single: bool) -> PictureEncoding:
+    """The encoding of a directory's pictures, or of a `single` one by its name. Raises InvalidInputError."""
+    wanted, path = target.options, target.path
     kind: PictureKind = wanted.picture_format or "png"
-    if path is not None:
+    if single and path is not None:
         suffix = path.suffix.lower()
         named = next((name for name, suffixes in SUFFIXES.items() if suffix in suffixes), None)
         if named is None:
@@ -104,7 +139,7 @@ def choose_picture_encoding(wanted: EncodeOptions, path: Path | None = None) -> 
     if given := [flag for flag in wanted.given() if flag not in ("-e", "--picture-format")]:
         quality = "; the quality of jpg pictures is -e q=1 (best) to 31" if "--crf" in given else ""
         raise InvalidInputError(f"{kind} pictures take no {', '.join(given)}: leave it out, or write a video{quality}")
-    return PictureEncoding(kind, wanted.options)
+    return PictureEncoding(kind, wanted.options, target.maps)
 
 
 def encode_png(rgb: Pixels) -> bytes:

@@ -15,7 +15,7 @@ from av.video.codeccontext import VideoCodecContext
 from mtu.core.errors import InvalidInputError
 from mtu.runtime.video.colour import Pixels, ToRGB, colour_of, quarter_turn, upright
 from mtu.runtime.video.pictures.header import known_header, open_picture
-from mtu.runtime.video.properties import display_matrix
+from mtu.runtime.video.properties import carried_by
 
 _KINDS = "png jpg jpeg jpe jfif bmp dib tif tiff webp ppm pgm pbm pnm pam tga exr dpx jp2 j2k jxl qoi sgi"
 _DECODERS = {"png": "png", "jpeg": "mjpeg", "tiff": "tiff", "webp": "webp", "gif": "gif"}
@@ -75,7 +75,7 @@ def decode_picture(path: Path, *, damaged: bool = False) -> tuple[av.VideoFrame,
         else:
             with open_picture(path) as container:
                 picture = next(container.decode(video=0))
-            matrix = display_matrix(picture)
+            matrix = carried_by(picture).matrix
         rgb = ToRGB(colour_of(picture)[0])(picture)
         if matrix and quarter_turn(matrix):
             rgb = np.ascontiguousarray(upright(rgb, matrix))

@@ -15,30 +15,27 @@ from mtu.core.errors import InvalidInputError, MtuError, some
 from mtu.runtime.video.colour import Pixels, colour_of
 from mtu.runtime.video.pictures.files import decode_picture
 from mtu.runtime.video.pictures.header import Header, read_header
-from mtu.runtime.video.properties import picture_notes
-from mtu.runtime.video.reader import USUAL_RATE, Frame, Reader, ReadOptions
+from mtu.runtime.video.properties import carried_by, picture_notes
+from mtu.runtime.video.source import USUAL_RATE, Frame, Reader, ReadOptions, SourceInfo
 
 
 class PictureReader(Reader):
     """A directory of pictures, or one picture, as a video of `ReadOptions.rate` pictures per second."""
 
     def __init__(self, source: str, paths: list[Path], options: ReadOptions) -> None:
-        self.source, self.segment = source, options.segment
-        segment = options.segment
+        self._source, segment = source, options.segment
         if options.deinterlace:
             raise InvalidInputError(f"{source} is made of pictures, which are not interlaced: leave out --deinterlace")
         if options.video_stream:
             raise InvalidInputError(f"{source} is made of pictures and has no video streams: leave out --video-stream")
         rate = options.rate or USUAL_RATE
-        self.time_base, self.average_rate = 1 / rate, rate
+        self._time_base = 1 / rate
         paths = [path for index, path in enumerate(paths) if segment is None or segment.holds(index / rate)]
         if not paths:
             raise InvalidInputError(f"{source} has no pictures in segment {segment} (at {float(rate):g} per second)")
         self._paths = paths
         stems = tuple(path.stem for path in paths)
-        self.stems = stems if len(set(stems)) == len(stems) else tuple(path.name for path in paths)
-        self.frame_count = len(paths)
-        self.remarks, self.covers, self.notes = [], {}, []
+        self.remarks = []
         self._partly: list[str] = []
         self._left_out: list[str] = []
         self._headers = _checked(source, paths)
@@ -47,10 +44,21 @@ class PictureReader(Reader):
         if first is None:
             raise InvalidInputError(f"{source}: not one picture could be decoded ({self._left_out[0]})")
         self._first, picture = first
-        self.height, self.width = self._first.rgb.shape[:2]
-        self.colour = colour_of(picture)[0]
-        self.pix_fmt = picture.format.name
-        self.notes, self.remarks = [*_pages(paths, self._headers), *self.remarks], []
+        height, width = self._first.rgb.shape[:2]
+        self.info = SourceInfo(
+            name=source,
+            width=width,
+            height=height,
+            time_base=self._time_base,
+            average_rate=rate,
+            frame_count=len(paths),
+            colour=colour_of(picture)[0],
+            pix_fmt=picture.format.name,
+            segment=segment,
+            notes=(*_pages(paths, self._headers), *self.remarks),
+            stems=stems if len(set(stems)) == len(stems) else tuple(path.name for path in paths),
+        )
+        self.remarks = []
 
     def _decode_all(self) -> Iterator[tuple[Frame, av.VideoFrame]]:
         """Frames with their pictures as decoded; what is new of a picture is added to the remarks."""
@@ -63,7 +71,7 @@ class PictureReader(Reader):
             notes = [note for note in _notes(picture, header) if note not in known]
             self.remarks += [f"{path.name}: {note}" if known or index else note for note in notes]
             known.update(notes)
-            yield Frame(rgb, index, self.time_base, 1), picture
+            yield Frame(rgb, index, self._time_base, 1), picture
 
     def _decode(self, path: Path) -> tuple[av.VideoFrame, Pixels] | None:
         """A picture, as far as it can be had; None if it cannot."""
@@ -85,7 +93,7 @@ class PictureReader(Reader):
             if frame.rgb.shape != self._first.rgb.shape:
                 height, width = frame.rgb.shape[:2]
                 other = [(self._paths[frame.pts], (width, height))]
-                raise InvalidInputError(_sizes_differ(other, self._paths[0], (self.width, self.height)))
+                raise InvalidInputError(_sizes_differ(other, self._paths[0], (self.info.width, self.info.height)))
             yield frame
         lost = []
         if self._left_out:
@@ -93,7 +101,7 @@ class PictureReader(Reader):
         if self._partly:
             lost.append(f"{len(self._partly)} pictures are damaged, and kept as far as they go: {some(self._partly)}")
         if lost:
-            self.damage = f"{self.source}: {'; '.join(lost)}"
+            self.damage = f"{self._source}: {'; '.join(lost)}"
 
 
 def _checked(source: str, paths: list[Path]) -> list[Header]:
@@ -126,7 +134,7 @@ def _sizes_differ(other: list[tuple[Path, tuple[int, int]]], first: Path, size: 
 
 def _notes(picture: av.VideoFrame, header: Header) -> list[str]:
     # FFmpeg gives CMYK as RGB with an alpha channel that hides nothing.
-    notes = picture_notes(picture, colour_of(picture)[1], alpha=not header.cmyk)
+    notes = picture_notes(picture, colour_of(picture)[1], carried_by(picture), alpha=not header.cmyk)
     if header.cmyk:
         notes.append("the source is CMYK: converted to RGB without its colour profile")
     return notes

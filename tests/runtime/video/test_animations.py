@@ -73,8 +73,8 @@ def test_animated_webp(tmp_path: Path, pictures: Any, options: dict[str, Any], t
     path = animation(tmp_path / "a.webp", pictures(), **options)
     with open_reader(path) as reader:
         frames = frames_of(reader)
-        assert (reader.width, reader.height, reader.frame_count, reader.damage) == (64, 48, 4, None)
-        assert ("shown on black" in " ".join(reader.notes)) == (pictures is transparent)
+        assert (reader.info.width, reader.info.height, reader.info.frame_count, reader.damage) == (64, 48, 4, None)
+        assert ("shown on black" in " ".join(reader.info.notes)) == (pictures is transparent)
     assert [frame.duration for frame in frames] == TIMES
     assert [frame.pts for frame in frames] == [0, 40, 240, 270]
     for frame, want in zip(frames, on_black(path), strict=True):
@@ -105,14 +105,14 @@ def test_apng_under_any_name(tmp_path: Path, name: str) -> None:
 def test_how_often_it_is_played(tmp_path: Path, ending: str, written: int | None, plays: int) -> None:
     path = animation(tmp_path / f"a.{ending}", opaque(), loop=written)
     with open_reader(path) as reader:
-        assert reader.loops == plays
+        assert reader.info.loops == plays
 
 
 def test_what_is_no_animation_is_not_played_again(tmp_path: Path) -> None:
     for ending in ("png", "webp", "jpg"):
         opaque(1)[0].save(tmp_path / f"a.{ending}")
         with open_reader(tmp_path / f"a.{ending}") as reader:
-            assert reader.loops is None and reader.frame_count == 1
+            assert reader.info.loops is None and reader.info.frame_count == 1
 
 
 @pytest.mark.parametrize("ending", ["webp", "png", "gif"])
@@ -127,7 +127,7 @@ def test_a_part_of_an_animated_webp(tmp_path: Path) -> None:
     with open_reader(path, ReadOptions(segment=Segment(0.2, 0.26))) as reader:
         (frame,) = frames_of(reader)
         # It is laid over those before, which are not given.
-        assert np.array_equal(frame.rgb, np.asarray(small_changes()[2])) and reader.origin == Fraction(240, 1000)
+        assert np.array_equal(frame.rgb, np.asarray(small_changes()[2])) and reader.info.origin == Fraction(240, 1000)
     with pytest.raises(InvalidInputError, match=r"no pictures in segment 5:.* it lasts 0.37 s"):
         open_reader(path, ReadOptions(segment=Segment(5)))
 

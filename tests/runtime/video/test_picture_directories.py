@@ -132,7 +132,7 @@ def test_an_orientation_behind_the_pixels_counts(tmp_path: Path) -> None:
     path.write_bytes(data[:at] + data[at + size : end] + data[at : at + size] + data[end:])
     assert np.array_equal(read_picture(path), np.rot90(picture, -1))
     with open_reader(path) as reader:
-        assert (reader.width, reader.height) == (48, 64)
+        assert (reader.info.width, reader.info.height) == (48, 64)
 
 
 def broken(path: Path, how: str) -> None:
@@ -242,8 +242,8 @@ def test_kinds_of_pixels(tmp_path: Path, name: str, mode: str, options: dict[str
     want = np.asarray(Image.open(tmp_path / "in" / name).convert("RGB")).astype(int)
     with open_reader(tmp_path / "in") as reader:
         assert np.abs(frames_of(reader)[0].rgb - want).mean() <= 8
-        assert said in " ".join(reader.notes)
-        assert said == "alpha" or "alpha" not in " ".join(reader.notes)
+        assert said in " ".join(reader.info.notes)
+        assert said == "alpha" or "alpha" not in " ".join(reader.info.notes)
 
 
 def test_what_is_new_in_a_later_picture_is_said(tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_further_pages_are_said(tmp_path: Path, name: str, options: dict[str, An
     pictures[0].save(tmp_path / name, save_all=True, append_images=pictures[1:], **options)
     want = np.asarray(Image.open(tmp_path / name).convert("RGB")).astype(int)
     with open_reader(tmp_path / name) as reader:
-        assert any(f"only the first is read: {name} (3)" in note for note in reader.notes)
+        assert any(f"only the first is read: {name} (3)" in note for note in reader.info.notes)
         assert np.abs(frames_of(reader)[0].rgb - want).mean() < 4
 
 
@@ -296,7 +296,7 @@ def test_pipes_and_directories_are_no_pictures(tmp_path: Path) -> None:
     os.mkfifo(source / "8.png")
     (source / "9.png").mkdir()
     with open_reader(source) as reader:
-        assert reader.frame_count == 2
+        assert reader.info.frame_count == 2
 
 
 @pytest.mark.parametrize("after", ["gone", "empty", "directory"])

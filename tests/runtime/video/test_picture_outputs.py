@@ -120,18 +120,18 @@ def test_only_pictures_of_the_same_kind_are_replaced(
         (out / name).write_text("precious")
     source, options = make_video(tmp_path / "in.mp4", 1), EncodeOptions(picture_format=kind)
     with open_reader(source) as reader, pytest.raises(OutputError, match="not empty"):
-        open_writer(out, reader, options=options)
+        open_writer(out, reader.info, options=options)
     if replaced:
         run(source, out, options=options, overwrite=True)
         assert len(list(out.iterdir())) == 1
         return
     with open_reader(source) as reader, pytest.raises(OutputError, match=f"holds more than {kind} files"):
-        open_writer(out, reader, options=options, overwrite=True)
+        open_writer(out, reader.info, options=options, overwrite=True)
     assert [(out / name).read_text() for name in there] == ["precious"] * len(there)
 
 
 def test_a_size_that_the_kind_cannot_hold_is_refused_first(tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mp4", 1)
     with open_reader(source) as reader, pytest.raises(InvalidInputError, match="jpg cannot hold 70000x48"):
-        open_writer(tmp_path / "out", reader, width=70000, options=EncodeOptions(picture_format="jpg"))
+        open_writer(tmp_path / "out", reader.info, width=70000, options=EncodeOptions(picture_format="jpg"))
     assert not (tmp_path / "out").exists()

@@ -78,7 +78,7 @@ def test_times_of_an_animation(tmp_path: Path, target: str) -> None:
 def test_rates_that_gif_does_not_know(tmp_path: Path) -> None:
     fast = make_video(tmp_path / "fast.mp4", 5, rate=120, time_base=Fraction(1, 120))
     with open_reader(fast) as reader, pytest.raises(InvalidInputError, match=r"at most 100 .* not 120: choose \.apng"):
-        open_writer(tmp_path / "out.gif", reader)
+        open_writer(tmp_path / "out.gif", reader.info)
     quick = make_video(tmp_path / "quick.mp4", 5, rate=60, time_base=Fraction(1, 60))
     assert "most programs show a GIF of 60 pictures per second slower" in run(quick, tmp_path / "out.gif").said
     assert times(tmp_path / "out.gif") == [Fraction(tick, 100) for tick in (0, 2, 3, 5, 7)]

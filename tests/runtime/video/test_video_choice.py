@@ -52,15 +52,15 @@ def test_video_stream_is_chosen(tmp_path: Path, number: int) -> None:
     # A cover is a video stream to FFmpeg, but none that is counted here.
     source = three(tmp_path / "in.mp4", default={1}, cover=True)
     with open_reader(source, ReadOptions(video_stream=number)) as reader:
-        assert (reader.width, reader.height) == SIZES[number]
-        assert any(f"number {number} is processed, the others are copied" in note for note in reader.notes)
+        assert (reader.info.width, reader.info.height) == SIZES[number]
+        assert any(f"number {number} is processed, the others are copied" in note for note in reader.info.notes)
 
 
 def test_none_is_marked(tmp_path: Path) -> None:
     source = three(tmp_path / "in.mkv", default=set())
     with open_reader(source) as reader:
-        assert (reader.width, reader.height) == SIZES[0]
-        assert any("number 0, the first, is processed" in note for note in reader.notes)
+        assert (reader.info.width, reader.info.height) == SIZES[0]
+        assert any("number 0, the first, is processed" in note for note in reader.info.notes)
 
 
 @pytest.mark.parametrize("number", [3, -1, 99])

@@ -100,9 +100,11 @@ def test_file_keeps_colours_and_tags(tmp_path: Path, matrix: int, color_range: i
     run(source, target, options=EncodeOptions(codec=codec, options=lossless))
     with open_reader(source) as before, open_reader(target) as after:
         first, second = frames_of(before)[0].rgb, frames_of(after)[0].rgb
-        assert (after.colour.used_matrix, after.colour.used_range) == (matrix, color_range)
+        assert (after.info.colour.used_matrix, after.info.colour.used_range) == (matrix, color_range)
         # VP9 knows one BT.601.
-        assert after.colour.matrix in {BT601: (5, 6)}.get(matrix, (matrix,)) and after.pix_fmt.endswith("444p")
+        assert after.info.colour.matrix in {BT601: (5, 6)}.get(matrix, (matrix,)) and after.info.pix_fmt.endswith(
+            "444p"
+        )
     assert np.abs(first.astype(int) - patches()).max() <= 2
     assert np.abs(first.astype(int) - second).max() <= 2
 
@@ -122,8 +124,12 @@ def test_hdr_is_tagged_and_not_tone_mapped(tmp_path: Path, transfer: int) -> Non
     )
     run(source, tmp_path / "out.mp4", options=EncodeOptions(crf=0))
     with open_reader(source) as before, open_reader(tmp_path / "out.mp4") as after:
-        assert "10 bits" in " ".join(before.notes) and "not tone-mapped" in " ".join(before.notes)
-        assert (after.colour.matrix, after.colour.primaries, after.colour.transfer) == (BT2020, 9, transfer)
+        assert "10 bits" in " ".join(before.info.notes) and "not tone-mapped" in " ".join(before.info.notes)
+        assert (after.info.colour.matrix, after.info.colour.primaries, after.info.colour.transfer) == (
+            BT2020,
+            9,
+            transfer,
+        )
         assert np.abs(centres(frames_of(after)[0].rgb) - centres(patches())).max() <= 4
 
 
@@ -133,7 +139,7 @@ def test_full_range_mjpeg_and_gray(tmp_path: Path) -> None:
     run(source, tmp_path / "out.avi", options=EncodeOptions(codec="mjpeg"))
     for name in ("gray.mp4", "out.avi"):
         with open_reader(source) as before, open_reader(tmp_path / name) as after:
-            assert after.colour.used_range == FULL
+            assert after.info.colour.used_range == FULL
             assert np.abs(centres(frames_of(after)[0].rgb) - centres(frames_of(before)[0].rgb)).max() <= 4
 
 
@@ -143,7 +149,7 @@ def test_writer_does_not_keep_the_callers_array(tmp_path: Path) -> None:
     with open_reader(source) as reader:
         want = [frame.rgb for frame in frames_of(reader)]
     options = EncodeOptions(codec="libx264rgb", pix_fmt="rgb24", options={"qp": "0"})
-    with open_reader(source) as reader, open_writer(tmp_path / "out.mkv", reader, options=options) as writer:
+    with open_reader(source) as reader, open_writer(tmp_path / "out.mkv", reader.info, options=options) as writer:
         for event in reader:
             if isinstance(event, Frame):
                 buffer[:] = event.rgb

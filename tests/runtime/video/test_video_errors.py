@@ -71,7 +71,7 @@ def refused(target: Path | str, source: Path, match: str, error: type[MtuError] 
     parent = Path(target).parent
     before = sorted(parent.iterdir()) if parent.is_dir() and parent != Path("/proc") else None
     with open_reader(source) as reader, pytest.raises(error, match=match):
-        open_writer(target, reader, **options)
+        open_writer(target, reader.info, **options)
     assert before is None or sorted(parent.iterdir()) == before
 
 
@@ -188,7 +188,7 @@ def test_good_options_are_used(tmp_path: Path, clip: Path) -> None:
     run(clip, tmp_path / "coarse.mp4", options=EncodeOptions(codec="h264", crf=45, pix_fmt="yuv444p"))
     assert (tmp_path / "coarse.mp4").stat().st_size < (tmp_path / "fine.mp4").stat().st_size
     with open_reader(tmp_path / "coarse.mp4") as reader:
-        assert reader.pix_fmt == "yuv444p"
+        assert reader.info.pix_fmt == "yuv444p"
 
 
 @pytest.mark.parametrize("target", ["out.mp4", "out.mkv", "frames"])
@@ -196,7 +196,7 @@ def test_nothing_is_left_without_commit(tmp_path: Path, clip: Path, target: str)
     class CrashError(Exception):
         pass
 
-    with pytest.raises(CrashError), open_reader(clip) as reader, open_writer(tmp_path / target, reader) as output:
+    with pytest.raises(CrashError), open_reader(clip) as reader, open_writer(tmp_path / target, reader.info) as output:
         for number, event in enumerate(reader):
             if isinstance(event, Frame):
                 output.write(event.rgb, event)
@@ -210,7 +210,7 @@ def test_nothing_is_left_without_commit(tmp_path: Path, clip: Path, target: str)
 
 
 def test_wrong_picture_shape_is_a_bug_of_the_caller(tmp_path: Path, clip: Path) -> None:
-    with open_reader(clip) as reader, open_writer(tmp_path / "o.mp4", reader) as output:
+    with open_reader(clip) as reader, open_writer(tmp_path / "o.mp4", reader.info) as output:
         frame = next(event for event in reader if isinstance(event, Frame))
         for wrong in (frame.rgb[:-1], frame.rgb.astype(np.float32), frame.rgb[..., 0]):
             with pytest.raises(ValueError, match=r"uint8 \[48, 64, 3\]"):
@@ -218,7 +218,7 @@ def test_wrong_picture_shape_is_a_bug_of_the_caller(tmp_path: Path, clip: Path) 
 
 
 def test_target_that_appears_meanwhile_is_not_replaced(tmp_path: Path, clip: Path) -> None:
-    with open_reader(clip) as reader, open_writer(tmp_path / "o.mp4", reader) as output:
+    with open_reader(clip) as reader, open_writer(tmp_path / "o.mp4", reader.info) as output:
         for event in reader:
             if isinstance(event, Frame):
                 output.write(event.rgb, event)
@@ -237,7 +237,7 @@ from mtu.runtime.video import Frame, open_reader, open_writer
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
 try:
-    with open_reader(sys.argv[1]) as reader, open_writer(sys.argv[2], reader) as writer:
+    with open_reader(sys.argv[1]) as reader, open_writer(sys.argv[2], reader.info) as writer:
         for event in reader:
             if isinstance(event, Frame):
                 writer.write(event.rgb, event)
@@ -275,7 +275,7 @@ def test_full_disk(tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch, 
     with (
         pytest.raises(OutputError, match=r"disk full while writing .*free some space"),
         open_reader(source) as reader,
-        open_writer(tmp_path / name, reader) as output,
+        open_writer(tmp_path / name, reader.info) as output,
     ):
         monkeypatch.setattr(Path, "write_bytes", full)
         if isinstance(output, video_writer.VideoWriter):

@@ -151,8 +151,8 @@ def combs(rgb: Pixels) -> float:
 def test_deinterlacing(tmp_path: Path, order: Fields, count: int) -> None:
     source = interlaced(tmp_path / "in.mkv", [order] * count, sar=Fraction(4, 3))
     with open_reader(source) as plain, open_reader(source, DEINTERLACE) as reader:
-        assert (reader.colour, reader.sample_aspect_ratio, reader.fields) == (
-            plain.colour,
+        assert (reader.info.colour, reader.info.sample_aspect_ratio, reader.info.fields) == (
+            plain.info.colour,
             Fraction(4, 3),
             "progressive",
         )

@@ -56,7 +56,9 @@ def test_index_and_tags_of_a_phone_stay(tmp_path: Path) -> None:
     found = boxes(tmp_path / "out.mp4")
     assert found.index("moov") < found.index("mdat")
     with open_reader(tmp_path / "out.mp4") as reader:
-        assert reader.container is not None and reader.container.metadata["com.apple.quicktime.make"] == "Apple"
+        assert (
+            reader.info.container is not None and reader.info.container.metadata["com.apple.quicktime.make"] == "Apple"
+        )
 
 
 @pytest.mark.parametrize(
@@ -101,7 +103,7 @@ def test_options_of_other_containers(tmp_path: Path, clip: Path) -> None:
 )
 def test_option_that_is_refused(tmp_path: Path, clip: Path, name: str, items: list[str], words: str) -> None:
     with open_reader(clip) as reader, pytest.raises(InvalidInputError, match=words):
-        open_writer(tmp_path / name, reader, options=options(*items))
+        open_writer(tmp_path / name, reader.info, options=options(*items))
     assert not list(tmp_path.iterdir())
 
 

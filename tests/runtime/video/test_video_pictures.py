@@ -63,9 +63,9 @@ def test_a_colour_profile_is_said_and_ends_no_process(tmp_path: Path) -> None:
     finally:
         gc.unfreeze()
     with open_reader(path) as reader:
-        assert any("profile (ICC)" in note for note in reader.notes)
+        assert any("profile (ICC)" in note for note in reader.info.notes)
     with open_reader(tmp_path / "plain.png") as reader:
-        assert not any("profile" in note for note in reader.notes)
+        assert not any("profile" in note for note in reader.info.notes)
 
 
 def test_png_refuses_what_is_no_picture(tmp_path: Path) -> None:
@@ -104,9 +104,9 @@ def test_kinds_of_pictures(tmp_path: Path, ending: str, codec: str, pix_fmt: str
     (tmp_path / f"a.{ending}").write_bytes(data)
     assert np.abs(read_picture(tmp_path / f"a.{ending}").astype(int) - picture).max() <= tolerance
     with open_reader(tmp_path / f"a.{ending}") as reader:
-        assert reader.frame_count == 1 and len(frames_of(reader)) == 1
-        assert ("alpha" in " ".join(reader.notes)) == (pix_fmt in ("rgba", "bgra"))
-        assert ("16 bits" in " ".join(reader.notes)) == (pix_fmt == "rgb48be")
+        assert reader.info.frame_count == 1 and len(frames_of(reader)) == 1
+        assert ("alpha" in " ".join(reader.info.notes)) == (pix_fmt in ("rgba", "bgra"))
+        assert ("16 bits" in " ".join(reader.info.notes)) == (pix_fmt == "rgb48be")
 
 
 def test_natural_order() -> None:
@@ -175,11 +175,11 @@ def test_directories_are_never_lost(tmp_path: Path) -> None:
             (folder / entry).mkdir() if entry.endswith("/") else (folder / entry).write_text("precious")
         for overwrite in (False, True):
             with open_reader(source) as reader, pytest.raises(OutputError, match=r"not empty|more than png files"):
-                open_writer(folder, reader, overwrite=overwrite)
+                open_writer(folder, reader.info, overwrite=overwrite)
         assert (folder / "a.png").read_text() == "precious"
     old = directory(tmp_path / "old", ["x.png"], moving(1))
     with open_reader(source) as reader, pytest.raises(OutputError, match="not empty"):
-        open_writer(old, reader)
+        open_writer(old, reader.info)
     run(source, old, overwrite=True)
     assert sorted(path.name for path in old.iterdir()) == ["000000.png", "000001.png"]
     (tmp_path / "empty").mkdir()
@@ -188,7 +188,7 @@ def test_directories_are_never_lost(tmp_path: Path) -> None:
     assert len(list((tmp_path / "empty").iterdir())) == len(list((tmp_path / "new.dir").iterdir())) == 2
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
     with open_reader(old) as reader, pytest.raises(OutputError, match="is the source itself"):
-        open_writer(old, reader, overwrite=True)
+        open_writer(old, reader.info, overwrite=True)
 
 
 @pytest.mark.parametrize("ending", ["mp4", "mov", "mkv", "webm"])
@@ -199,8 +199,8 @@ def test_display_matrix_is_carried_over(tmp_path: Path, ending: str, matrix: tup
     source = make_video(tmp_path / "in.mp4", 3, display_matrix=matrix)
     assert not run(source, tmp_path / f"out.{ending}").writer_notes
     with open_reader(source) as before, open_reader(tmp_path / f"out.{ending}") as after:
-        assert before.display_matrix == after.display_matrix == matrix
-        assert (after.width, after.height) == (64, 48)
+        assert before.info.display_matrix == after.info.display_matrix == matrix
+        assert (after.info.width, after.info.height) == (64, 48)
 
 
 @pytest.mark.parametrize("target", ["out.avi", "out.ts", "out"])
@@ -208,9 +208,9 @@ def test_pictures_are_turned_where_the_target_holds_no_matrix(tmp_path: Path, ta
     source = make_video(tmp_path / "in.mp4", 3, display_matrix=QUARTER, sar=Fraction(4, 3))
     assert "turned upright" in run(source, tmp_path / target).said
     with open_reader(source) as before, open_reader(tmp_path / target) as after:
-        assert (after.width, after.height, after.display_matrix) == (48, 64, None)
+        assert (after.info.width, after.info.height, after.info.display_matrix) == (48, 64, None)
         if target != "out":
-            assert after.sample_aspect_ratio == Fraction(3, 4)
+            assert after.info.sample_aspect_ratio == Fraction(3, 4)
         stored, shown = frames_of(before)[1].rgb, frames_of(after)[1].rgb
     # Another turn would be far off; 4:2:0 and the codec blur the colours of single pixels.
     assert (
@@ -228,26 +228,26 @@ def test_odd_sizes(tmp_path: Path, width: int, height: int, ending: str) -> None
     result = run(source, tmp_path / f"out.{ending}")
     with open_reader(tmp_path / f"out.{ending}") as reader:
         frames = frames_of(reader)
-        assert (reader.width, reader.height, len(frames)) == (width, height, 3)
-        assert ("encoded as yuv444p" in result.said) == (reader.pix_fmt == "yuv444p")
+        assert (reader.info.width, reader.info.height, len(frames)) == (width, height, 3)
+        assert ("encoded as yuv444p" in result.said) == (reader.info.pix_fmt == "yuv444p")
     assert np.abs(frames[1].rgb.astype(int) - moving(3, height, width)[1]).mean() < 12
 
 
 def test_odd_size_with_a_chosen_format_is_refused(tmp_path: Path) -> None:
     source = directory(tmp_path / "in", ["0.png"], moving(1, 33, 17))
     with open_reader(source) as reader, pytest.raises(InvalidInputError, match="cannot encode 17x33 as yuv420p"):
-        open_writer(tmp_path / "o.mp4", reader, options=EncodeOptions(pix_fmt="yuv420p"))
+        open_writer(tmp_path / "o.mp4", reader.info, options=EncodeOptions(pix_fmt="yuv420p"))
 
 
 def test_wider_pictures_for_comparison(tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mp4", 3)
-    with open_reader(source) as reader, open_writer(tmp_path / "o.mp4", reader, width=128) as writer:
+    with open_reader(source) as reader, open_writer(tmp_path / "o.mp4", reader.info, width=128) as writer:
         for event in reader:
             if isinstance(event, Frame):
                 writer.write(np.concatenate([event.rgb, event.rgb], 1), event)
         writer.commit()
     with open_reader(tmp_path / "o.mp4") as reader:
-        assert (reader.width, reader.height) == (128, 48)
+        assert (reader.info.width, reader.info.height) == (128, 48)
 
 
 @pytest.mark.parametrize("ending", ["gif", "mov", "avi", "ts", "flv", "wmv", "mpg", "3gp", "m4v", "mxf"])
@@ -256,7 +256,7 @@ def test_other_containers(tmp_path: Path, ending: str) -> None:
     result = run(source, tmp_path / f"out.{ending}")
     with open_reader(tmp_path / f"out.{ending}") as reader:
         assert len(frames_of(reader)) == result.frames == 8
-        assert (reader.width, reader.height) == (176, 144)
+        assert (reader.info.width, reader.info.height) == (176, 144)
 
 
 @pytest.mark.parametrize("codec", ["prores", "hevc", "av1", "ffv1", "mpeg4", "mjpeg"])
@@ -273,7 +273,7 @@ PIPE = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from mtu.runtime.video import Frame, open_reader, open_writer
-with open_reader(sys.argv[2]) as reader, open_writer(sys.argv[3], reader) as writer:
+with open_reader(sys.argv[2]) as reader, open_writer(sys.argv[3], reader.info) as writer:
     for event in reader:
         if isinstance(event, Frame):
             writer.write(event.rgb, event)
@@ -308,8 +308,12 @@ def test_yuv4mpeg_in_and_out_of_a_pipe(tmp_path: Path, pix_fmt: str, size: tuple
     )
     assert second.returncode == 0
     with open_reader(source) as before, open_reader(tmp_path / "out.mkv") as after:
-        assert after.average_rate == Fraction(30000, 1001)
-        assert after.sample_aspect_ratio == before.sample_aspect_ratio == (None if size[0] % 2 else Fraction(4, 3))
+        assert after.info.average_rate == Fraction(30000, 1001)
+        assert (
+            after.info.sample_aspect_ratio
+            == before.info.sample_aspect_ratio
+            == (None if size[0] % 2 else Fraction(4, 3))
+        )
         pairs = list(zip(frames_of(before), frames_of(after), strict=True))
     assert len(pairs) == 5
     # Two more conversions through 4:2:0 blur the colours of single pixels.
@@ -376,7 +380,7 @@ def test_pictures_are_not_written_to_a_terminal(tmp_path: Path, monkeypatch: pyt
         open_reader(source) as reader,
         pytest.raises(InvalidInputError, match=r"stdout is a terminal, .* -o - . ffplay"),
     ):
-        open_writer("-", reader)
+        open_writer("-", reader.info)
     assert shown.getvalue() == b""
 
 
@@ -394,7 +398,7 @@ def test_closed_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     source = make_video(tmp_path / "in.mp4", 2, matrix=BT709)
     monkeypatch.setattr(sys, "stdout", Stdout)
-    with open_reader(source) as reader, open_writer("-", reader) as writer:
+    with open_reader(source) as reader, open_writer("-", reader.info) as writer:
         assert "no colour matrix (it is BT.709)" in writer.notes[-1]
         frame = next(event for event in reader if isinstance(event, Frame))
         with pytest.raises(OutputError, match="stdout was closed"):

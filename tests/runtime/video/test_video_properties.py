@@ -92,8 +92,8 @@ def test_hidden_border_is_cut_off(tmp_path: Path, borders: dict[str, int], form:
         for whole, first, second in zip(pictures, frames_of(before), frames_of(after), strict=True):
             shown = whole[top : 48 - bottom, left : 64 - right].astype(int)
             assert np.abs(first.rgb - shown).max() <= 4 and np.abs(second.rgb - first.rgb.astype(int)).max() <= 4
-        assert not [note for note in after.notes if "border" in note]
-        assert after.sample_aspect_ratio in (None, 1)
+        assert not [note for note in after.info.notes if "border" in note]
+        assert after.info.sample_aspect_ratio in (None, 1)
 
 
 def test_border_and_shape(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_border_and_shape(tmp_path: Path) -> None:
     source = patched(tmp_path, borders + shape)
     run(source, tmp_path / "out.mkv")
     with open_reader(tmp_path / "out.mkv") as reader:
-        assert (reader.width, reader.height, reader.sample_aspect_ratio) == (64, 24, Fraction(2))
+        assert (reader.info.width, reader.info.height, reader.info.sample_aspect_ratio) == (64, 24, Fraction(2))
 
 
 def test_border_in_a_segment_and_in_another_codec(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def stereo(folder: Path, mode: str) -> Path:
 def test_stereo_is_kept_or_said(tmp_path: Path, mode: str, ending: str) -> None:
     result = run(stereo(tmp_path, mode), tmp_path / f"out.{ending}")
     with open_reader(tmp_path / f"out.{ending}") as reader:
-        kept = reader.stereo_mode
+        kept = reader.info.stereo_mode
     said = f"is not told of the stereo 3D ({mode})" in result.said
     assert kept == (None if said else mode)
     assert said == (ending in ("mp4", "ts") or (ending == "webm" and mode == "row_interleaved_rl"))
@@ -148,7 +148,7 @@ def test_stereo_in_the_pictures_is_kept_in_matroska(tmp_path: Path) -> None:
     assert "stereo 3D (left_right)" in run(source, tmp_path / "out.mp4").said
     run(source, tmp_path / "out.mkv")
     with open_reader(tmp_path / "out.mkv") as reader:
-        assert reader.stereo_mode == "left_right"
+        assert reader.info.stereo_mode == "left_right"
 
 
 @pytest.mark.parametrize("ending", ["mkv", "mp4"])

@@ -279,7 +279,7 @@ class Late:
 @pytest.mark.parametrize(("fails", "end"), [((2,), False), ((1, 5, 7), False), ((), True), ((3,), True)])
 def test_what_is_reported_late_ends_nothing(tmp_path: Path, target: str, fails: Sequence[int], end: bool) -> None:
     source = make_video(tmp_path / "in.mkv", 10, audio=True)
-    with open_reader(source) as reader, open_writer(tmp_path / f"out.{target}", reader) as writer:
+    with open_reader(source) as reader, open_writer(tmp_path / f"out.{target}", reader.info) as writer:
         wrong = av.error.InvalidDataError(1094995529, "Invalid data found when processing input")
         writer._container = Late(writer._container, fails, wrong, end=end)  # type: ignore[attr-defined]
         for event in reader:
@@ -297,7 +297,7 @@ def test_a_full_disk_or_an_unreadable_file_ends_the_run(tmp_path: Path) -> None:
         with (
             pytest.raises(OutputError, match=r"disk full|cannot write"),
             open_reader(source) as reader,
-            open_writer(tmp_path / "out.mp4", reader) as writer,
+            open_writer(tmp_path / "out.mp4", reader.info) as writer,
         ):
             writer._container = Late(writer._container, fails, error, end=end)  # type: ignore[attr-defined]
             for event in reader:
@@ -333,7 +333,7 @@ def test_any_container_holds_all_pictures_or_is_refused_at_once(tmp_path: Path, 
     source = make_video(tmp_path / "in.mkv", 5, audio=True, subtitles=True)
     frames = 0
     try:
-        with open_reader(source) as reader, open_writer(tmp_path / f"out.{ending}", reader) as writer:
+        with open_reader(source) as reader, open_writer(tmp_path / f"out.{ending}", reader.info) as writer:
             for event in reader:
                 if isinstance(event, Frame):
                     frames += 1
@@ -370,7 +370,7 @@ def test_a_codec_that_a_container_cannot_write_is_refused_before_the_first_frame
         with (
             open_reader(source) as reader,
             pytest.raises(InvalidInputError, match=r"cannot|choose"),
-            open_writer(tmp_path / f"out.{ending}", reader, options=EncodeOptions(codec)),
+            open_writer(tmp_path / f"out.{ending}", reader.info, options=EncodeOptions(codec)),
         ):
             pass
     assert list(tmp_path.iterdir()) == [source]

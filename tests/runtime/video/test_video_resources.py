@@ -39,7 +39,7 @@ def test_fifty_openings_leave_nothing(tmp_path: Path) -> None:
 
     def once(number: int) -> None:
         run(source, tmp_path / "out.mp4", overwrite=True)
-        with open_reader(source) as reader, open_writer(tmp_path / "left.mp4", reader) as writer:
+        with open_reader(source) as reader, open_writer(tmp_path / "left.mp4", reader.info) as writer:
             for event in reader:
                 if isinstance(event, Frame):
                     writer.write(event.rgb, event)
@@ -62,7 +62,7 @@ def test_fifty_openings_leave_nothing(tmp_path: Path) -> None:
 def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
     pictures = moving(40, 144, 176)
     source = make_video(tmp_path / "in.mkv", pictures * 10, audio=True, options={"preset": "ultrafast"})
-    with open_reader(source) as reader, open_writer(tmp_path / "out.mkv", reader) as writer:
+    with open_reader(source) as reader, open_writer(tmp_path / "out.mkv", reader.info) as writer:
         seen: list[int] = []
         for number, event in enumerate(reader):
             if isinstance(event, Frame):
@@ -101,7 +101,7 @@ def test_reader_and_writer_in_two_threads(tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mkv", moving(40, 96, 128), audio=True)
     events: queue.Queue[object] = queue.Queue(4)
     failures: list[BaseException] = []
-    with open_reader(source) as reader, open_writer(tmp_path / "out.mkv", reader) as writer:
+    with open_reader(source) as reader, open_writer(tmp_path / "out.mkv", reader.info) as writer:
 
         def read() -> None:
             for event in reader:

@@ -56,7 +56,7 @@ def test_y4m_file_has_the_rate(tmp_path: Path, rate: Fraction) -> None:
     run(source, tmp_path / "out.y4m")
     assert f"F{rate.numerator}:{rate.denominator}" in header(tmp_path / "out.y4m")
     with open_reader(tmp_path / "out.y4m") as reader:
-        assert reader.average_rate == rate and len(frames_of(reader)) == 4
+        assert reader.info.average_rate == rate and len(frames_of(reader)) == 4
 
 
 @pytest.mark.parametrize(
@@ -89,13 +89,13 @@ def test_y4m_of_pictures(tmp_path: Path) -> None:
 
 
 def test_y4m_file_is_whole_or_not_there(tmp_path: Path, full: Path) -> None:
-    with open_reader(full) as reader, open_writer(tmp_path / "out.y4m", reader) as writer:
+    with open_reader(full) as reader, open_writer(tmp_path / "out.y4m", reader.info) as writer:
         frame = frames_of(reader)[0]
         writer.write(frame.rgb, frame)
         assert [path.name[0] for path in tmp_path.iterdir()] == ["."]
     assert not list(tmp_path.iterdir())
     with open_reader(full) as reader, pytest.raises(InvalidInputError, match="yuv4mpeg takes no --codec"):
-        open_writer(tmp_path / "out.y4m", reader, options=EncodeOptions(codec="libx264"))
+        open_writer(tmp_path / "out.y4m", reader.info, options=EncodeOptions(codec="libx264"))
 
 
 FAST = {"libx264": {"preset": "ultrafast"}, "libx265": {"preset": "ultrafast"}, "libsvtav1": {"preset": "12"}}
@@ -146,7 +146,7 @@ def test_rate_that_mpeg_does_not_know(
 ) -> None:
     source = make_video(tmp_path / "in.mp4", 4, time_base=1 / rate, rate=rate)
     with open_reader(source) as reader, pytest.raises(InvalidInputError, match=words):
-        open_writer(tmp_path / f"out.{ending}", reader, options=EncodeOptions(codec=codec))
+        open_writer(tmp_path / f"out.{ending}", reader.info, options=EncodeOptions(codec=codec))
     assert list(tmp_path.iterdir()) == [source]
 
 
@@ -174,7 +174,7 @@ def test_rate_near_one_that_mpeg_knows(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (58, 96, 128, 3), dtype=np.uint8)
     source = make_video(tmp_path / "in.mp4", list(noise), pts=pts, time_base=Fraction(1, 30), rate=30)
     with open_reader(source) as reader:
-        assert reader.average_rate is not None and 29 <= reader.average_rate < 29.9
+        assert reader.info.average_rate is not None and 29 <= reader.info.average_rate < 29.9
     assert "written as 29.97, each picture at the nearest 1/29.97 s" in run(source, tmp_path / "out.mpg").said
     found = times(tmp_path / "out.mpg")
     assert len(found) == 58

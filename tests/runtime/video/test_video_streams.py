@@ -50,7 +50,7 @@ def test_constant_rates_are_exact(tmp_path: Path, rate: Fraction) -> None:
     run(source, tmp_path / "out.mp4")
     assert times(tmp_path / "out.mp4") == times(source) == [index / rate for index in range(9)]
     with open_reader(tmp_path / "out.mp4") as reader:
-        assert reader.average_rate == rate and reader.frame_count == 9
+        assert reader.info.average_rate == rate and reader.info.frame_count == 9
 
 
 @pytest.mark.parametrize("ending", ["mp4", "mkv"])
@@ -138,7 +138,7 @@ def test_clock_says_what_it_changed() -> None:
 
 def test_disordered_timestamps_do_not_stop_the_muxer(tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mkv", 8, audio=True)
-    with open_reader(source) as reader, open_writer(tmp_path / "out.mp4", reader) as writer:
+    with open_reader(source) as reader, open_writer(tmp_path / "out.mp4", reader.info) as writer:
         for event in reader:
             if isinstance(event, Frame):
                 writer.write(event.rgb, Frame(event.rgb, event.pts // 80 * 80, event.time_base, event.duration))
@@ -208,7 +208,7 @@ def test_text_subtitles_are_converted(tmp_path: Path, source_ending: str, target
 
 def test_what_a_container_refuses_is_said_before_the_first_frame(tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mkv", 5, audio=True, subtitles=("ass",), attachment=True, chapters=True)
-    with open_reader(source) as reader, open_writer(tmp_path / "out.webm", reader) as writer:
+    with open_reader(source) as reader, open_writer(tmp_path / "out.webm", reader.info) as writer:
         said = " | ".join(writer.notes)
         assert "webm cannot hold audio stream 1 (aac, eng): dropped" in said and ".mkv would keep it" in said
         assert "webm cannot hold attachment stream" in said and "converted to webvtt" in said
@@ -235,7 +235,7 @@ def test_sample_aspect_ratio_is_kept(tmp_path: Path, ending: str) -> None:
     source = make_video(tmp_path / "in.mp4", 4, sar=Fraction(4, 3))
     run(source, tmp_path / f"out.{ending}")
     with open_reader(tmp_path / f"out.{ending}") as reader:
-        assert reader.sample_aspect_ratio == Fraction(4, 3)
+        assert reader.info.sample_aspect_ratio == Fraction(4, 3)
 
 
 def test_interleaving_is_the_demuxers(tmp_path: Path) -> None:
@@ -347,8 +347,8 @@ def test_segments(tmp_path: Path, ending: str, start: float | None, end: float |
         frames = [event for event in events if isinstance(event, Frame)]
         want = [index for index in range(80) if begin <= index / 25 < stop - 1e-9]
         assert [round(float(frame.rgb.mean()) / 3) for frame in frames] == want
-        assert reader.start == frames[0].pts * frames[0].time_base and reader.damage is None
-        assert reader.frame_count is not None and abs(reader.frame_count - len(want)) <= 2
+        assert reader.info.start == frames[0].pts * frames[0].time_base and reader.damage is None
+        assert reader.info.frame_count is not None and abs(reader.info.frame_count - len(want)) <= 2
         sound = [event for event in events if not isinstance(event, Frame)]
         length = float(sum(packet.duration * packet.time_base for packet in sound))
         assert length == pytest.approx(stop - begin, abs=0.2)

@@ -259,7 +259,7 @@ def test_a_clock_that_begins_late_is_whole(tmp_path: Path, ending: str) -> None:
     with open_reader(source) as reader:
         frames = [event for event in reader if isinstance(event, Frame)]
         assert len(frames) == 8 and reader.damage is None
-        assert reader.frame_count is not None and abs(reader.frame_count - 8) <= 1
+        assert reader.info.frame_count is not None and abs(reader.info.frame_count - 8) <= 1
     for target in ("mkv", "mp4"):
         assert run(source, tmp_path / f"out.{target}", overwrite=True).damage is None
 

@@ -1,18 +1,11 @@
-"""What all sources share: the interface, what the user asks of it, and the frames that it gives. Opens no files.
-
-Rotation: pixels are given as they are stored, and the display matrix is in `Reader.display_matrix`. PyAV 18 can write
-the matrix of an encoded stream (`VideoStream.set_display_matrix`), and MP4, MOV, Matroska and WebM keep it, so the
-writer carries it over; for other targets, or an older PyAV, the writer turns the pixels upright. Single pictures are
-turned upright by their reader, since the pictures that are written carry no orientation.
-"""
+"""What all sources share: what the user asks, what is known at once, and the frames that come. Opens no files."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
-from types import TracebackType
 from typing import Any, Literal
 
 import av
@@ -58,14 +51,12 @@ class Frame:
     fields: Fields = "progressive"
 
 
-class Reader(ABC):
-    """A source opened by `open_reader`. Iterate once and in one thread at a time; close it when no thread uses it.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SourceInfo:
+    """What is known of a source before its first picture is processed."""
 
-    Iteration gives `Frame`s and, in demux order, `av.Packet`s of the other streams. The first picture is decoded when
-    the reader is made, so everything but `remarks` and `damage` is known then.
-    """
-
-    source: str
+    name: str
+    """As the user gave it."""
     width: int
     """Of the pictures as given, in pixels."""
     height: int
@@ -79,7 +70,11 @@ class Reader(ABC):
     """FFmpeg's name of the source's pixel format."""
     sample_aspect_ratio: Fraction | None = None
     display_matrix: tuple[int, ...] | None = None
-    """9 integers in FFmpeg's layout, None if pictures are shown as they are stored."""
+    """9 integers in FFmpeg's layout, None if pictures are shown as they are stored.
+
+    Pixels are given as they are stored. PyAV 18 can write the matrix of an encoded stream, so that the writer carries
+    it over where the container keeps it, and turns the pixels upright elsewhere. Still pictures are turned upright by
+    their reader: those that are written carry no orientation."""
     fields: Fields = "progressive"
     """Of the first picture."""
     stereo_mode: str | None = None
@@ -90,17 +85,13 @@ class Reader(ABC):
     """Time on the source's clock that is 0 in the output: the first picture of a segment, the beginning of a clock that
     starts anywhere (MPEG-TS) or below 0; otherwise 0."""
     segment: Segment | None = None
-    notes: list[str]
+    notes: tuple[str, ...] = ()
     """What to say before the first picture."""
-    remarks: list[str]
-    """Harmless things found while reading, such as timestamps that had to be made up; complete after the iteration."""
-    damage: str | None = None
-    """What could not be decoded, None if all was well; complete after the iteration."""
     container: InputContainer | None = None
     """Where the other streams come from; None for pictures."""
     stream: VideoStream | None = None
     """The stream that is decoded; None for pictures."""
-    covers: dict[int, av.Packet[Any]]
+    covers: Mapping[int, av.Packet[Any]] = field(default_factory=dict)
     """Still pictures that belong to the file, by stream number; they are given before everything else."""
     stems: tuple[str, ...] | None = None
     """File names without ending, of a directory of pictures, by the `pts` of their frames."""
@@ -112,6 +103,20 @@ class Reader(ABC):
         """`average_rate`, `USUAL_RATE` where it is unknown."""
         return self.average_rate or USUAL_RATE
 
+
+class Reader(ABC):
+    """A source opened by `open_reader`. Iterate once and in one thread at a time; close it when no thread uses it.
+
+    Iteration gives `Frame`s and, in demux order, `av.Packet`s of the other streams.
+    """
+
+    info: SourceInfo
+    """Known when the reader is made, since the first picture is decoded then."""
+    remarks: list[str]
+    """Harmless things found while reading, such as timestamps that had to be made up; complete after the iteration."""
+    damage: str | None = None
+    """What could not be decoded, None if all was well; complete after the iteration."""
+
     @abstractmethod
     def __iter__(self) -> Iterator[Frame | av.Packet[Any]]:
         """Pictures and other packets. Raises InvalidInputError where pictures change their size."""
@@ -122,9 +127,7 @@ class Reader(ABC):
     def __enter__(self) -> Reader:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

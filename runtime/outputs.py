@@ -1,0 +1,119 @@
+"""What a run of `mtu-run` writes: pictures or maps, and motion pictures and maps beside them. Imports numpy."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mtu.core.errors import InvalidInputError, OutputError
+from mtu.core.interface import Interface, Output
+from mtu.runtime.compare import compared_size, compose
+from mtu.runtime.motion_picture import motion_picture
+from mtu.runtime.session import Restored
+from mtu.runtime.video import Frame, SourceInfo, open_map_directory, open_writer
+
+if TYPE_CHECKING:
+    from mtu.runtime.job import Job
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A frame and what became of it, on the way to the writer."""
+
+    source: Frame
+    result: Restored
+
+
+class Outputs:
+    """Everything that a run writes: what the model gives, and beside it motion pictures and maps, if asked for.
+
+    A context manager; leaving it without `commit` removes what was written.
+    """
+
+    def __init__(self, job: Job, source: SourceInfo, interface: Interface) -> None:
+        """Raises InvalidInputError for what the model does not give, and as `open_writer`."""
+        self._compare, self._turn = job.compare, source.display_matrix
+        self._map, self._motion = interface.the("map"), interface.the("displacement")
+        self._shows = "picture" if interface.the("picture") else "map"
+        if job.compare is not None and self._shows == "map":
+            raise InvalidInputError(f"--compare: the model {interface.variant} gives a map, no picture; leave it out")
+        for option, wanted, given, what in (
+            ("--save-motion", job.save_motion, self._motion, "estimates no motion"),
+            ("--save-maps", job.save_maps, self._map, "gives no map"),
+        ):
+            if wanted is not None and given is None:
+                raise InvalidInputError(
+                    f"{option}: the model {interface.variant} {what}; leave it out, or use a model that does"
+                )
+        height, width = _shape(interface.the("picture") or self._map, source)
+        height, width = compared_size(height, width, job.compare, self._turn)
+        with contextlib.ExitStack() as stack:
+            self.writer = stack.enter_context(
+                open_writer(
+                    job.target,
+                    source,
+                    width=width,
+                    height=height,
+                    options=job.encode,
+                    overwrite=job.overwrite,
+                    maps=self._shows == "map",
+                )
+            )
+            self._motion_writer = self._map_writer = None
+            if job.save_motion is not None:
+                _check_apart("--save-motion", job.save_motion, job.target)
+                name = f"{job.save_motion}/"
+                self._motion_writer = stack.enter_context(
+                    open_writer(name, source, overwrite=job.overwrite, copy_streams=False)
+                )
+            if job.save_maps is not None:
+                _check_apart("--save-maps", job.save_maps, job.target)
+                height, width = _shape(self._map, source)
+                self._map_writer = stack.enter_context(
+                    open_map_directory(job.save_maps, source, height=height, width=width, overwrite=job.overwrite)
+                )
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Outputs:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    def write(self, item: Any) -> None:
+        """Writes a `Shown` frame, or copies a packet of another stream."""
+        if not isinstance(item, Shown):
+            self.writer.copy(item)
+            return
+        source, result = item.source, item.result
+        if self._shows == "map":
+            self.writer.write(result.map, source)
+        else:
+            self.writer.write(compose(source.rgb, result.rgb, self._compare, self._turn), source)
+        if self._motion_writer is not None and self._motion is not None and result.displacement is not None:
+            size = source.rgb.shape[:2]
+            self._motion_writer.write(motion_picture(result.displacement, self._motion, *size), source)
+        if self._map_writer is not None:
+            self._map_writer.write(result.map, source)
+
+    def commit(self) -> None:
+        """Gives everything its name."""
+        for writer in (self.writer, self._motion_writer, self._map_writer):
+            if writer is not None:
+                writer.commit()
+
+
+def _shape(output: Output | None, source: SourceInfo) -> tuple[int, int]:
+    """Height and width of an output of the model for the frames of the source."""
+    assert output is not None, "every model gives a picture or a map"
+    height, width = output.tensor.at(source.height, source.width)[1:3]
+    return height, width
+
+
+def _check_apart(option: str, directory: Path, target: str) -> None:
+    """Raises OutputError if one lies in the other."""
+    whole, other = Path(target).resolve(), directory.resolve()
+    if target != "-" and (whole == other or whole in other.parents or other in whole.parents):
+        raise OutputError(f"{option} {directory} and the output {target} lie in each other: separate them")
