@@ -6,61 +6,60 @@ What compares, calibrates and feeds other tools goes over clips by this module. 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from mtu.core.errors import InvalidInputError, NonFiniteError
-from mtu.core.interface import FRAME_NAMES, LOOK_AHEAD, WINDOW, GraphName
-from mtu.runtime import Picture
+from mtu.core.interface import Graph, Interface
+from mtu.core.window import Picture, Window
 from mtu.runtime.backends import Backend
-from mtu.runtime.session import pad_to_multiple
 
 Array = NDArray[Any]
 
 
-def windows(frames: Iterable[Picture]) -> Iterator[tuple[int, tuple[int, int], dict[str, Picture]]]:
-    """For each frame its number, its height and width, and the window of padded frames around it, by input name.
+def windows(
+    interface: Interface, frames: Iterable[Picture]
+) -> Iterator[tuple[int, tuple[int, int], dict[str, Picture]]]:
+    """For each frame its number, its height and width, and what `Window.take` gives for it.
 
-    `frames` are uint8 [H, W, 3] of one size; InvalidInputError if they are not. Numbers outside the clip are clamped.
+    `frames` are uint8 [H, W, 3] of one size; InvalidInputError if they are not.
     """
-    held: dict[int, Picture] = {}
-    size = (0, 0)
-
-    def window(index: int, last: int) -> tuple[int, tuple[int, int], dict[str, Picture]]:
-        places = (min(max(index + offset, 0), last) for offset in WINDOW)
-        return index, size, {name: held[place] for name, place in zip(FRAME_NAMES, places, strict=True)}
-
-    last = -1
-    for last, frame in enumerate(frames):
-        if last and frame.shape[:2] != size:
+    window, size = Window(interface), (0, 0)
+    for number, frame in enumerate(frames):
+        if number and frame.shape[:2] != size:
             raise InvalidInputError(
-                f"frame {last} is {frame.shape[1]}x{frame.shape[0]}, the frames before are {size[1]}x{size[0]}: a clip"
-                " has frames of one size"
+                f"frame {number} is {frame.shape[1]}x{frame.shape[0]}, the frames before are {size[1]}x{size[0]}: a"
+                " clip has frames of one size"
             )
         size = (frame.shape[0], frame.shape[1])
-        held[last] = pad_to_multiple(frame)[None]
-        if last >= LOOK_AHEAD:
-            yield window(last - LOOK_AHEAD, last)
-            held.pop(last - LOOK_AHEAD + WINDOW[0], None)
-    for index in range(max(last - LOOK_AHEAD + 1, 0), last + 1):
-        yield window(index, last)
+        window.push(frame)
+        if window.is_ready:
+            yield window.next, size, window.take()
+    while window.next < window.end:
+        yield window.next, size, window.take()
 
 
-def feeds(backend: Backend, frames: Iterable[Picture]) -> Iterator[tuple[GraphName, dict[str, Array]]]:
-    """For each frame the graph that restores it and everything that graph takes, by input name.
+def feed(graph: Graph, frames: Mapping[str, Array], states: Mapping[str, Array]) -> dict[str, Array]:
+    """Everything that `graph` takes, by input name: of a window, and of states by the names of the outputs."""
+    taken = {name: states[given] for name, given in graph.states.items()}
+    return {**{name: frames[name] for name in graph.frames}, **taken}
+
+
+def feeds(backend: Backend, frames: Iterable[Picture]) -> Iterator[tuple[str, dict[str, Array]]]:
+    """For each frame the name of the graph that restores it and everything that graph takes, by input name.
 
     `backend` runs the model over the frames, uint8 [H, W, 3]: the states are those that it made of the frame before.
     The arrays stay valid. Raises InvalidInputError for frames of different sizes, NonFiniteError with the frame's
     number if the model overflows.
     """
-    states: Any = {}
-    for index, _, inputs in windows(frames):
-        graph: GraphName = "step" if states else "first"
-        yield graph, {**inputs, **(backend.read_states(states) if states else {})}
-        pending = backend.submit({**inputs, **states})
+    states: Mapping[str, Any] = {}
+    for index, _, window in windows(backend.interface, frames):
+        graph = backend.interface.graph_for(states)
+        yield graph.name, feed(graph, window, backend.read_states(states))
+        pending = backend.submit(graph.name, window, states)
         try:
             pending.result()
         except NonFiniteError as error:
