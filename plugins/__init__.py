@@ -1,1 +1,10 @@
-"""Custom ops, one folder each. Importing this package imports nothing heavy."""
+"""Custom ops, one folder each, and what they share. Importing this package imports nothing heavy.
+
+op           an op as one object; the table name -> folder
+nodes        the nodes of our ops in an ONNX graph
+nvrtc        CUDA sources compiled and kept; launches through the driver
+register     makes plugins known to a TensorRT, from a C++ library or in Python
+trt_python   the plugin in Python, but for what is the op's own
+cpp/         the same in C++, and its build
+build, cli   mtu-build-plugin
+"""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mtu.core.errors import InvalidInputError, MissingFileError, OutputError
 
-SOURCE = Path(__file__).parent / "correlation_argmax_warp" / "tensorrt"
+SOURCE = Path(__file__).parent / "cpp"
 """Where the CMakeLists.txt is."""
 
 CUDA = Path("/usr/local/cuda")

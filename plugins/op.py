@@ -14,7 +14,7 @@ DOMAIN = "mtu"
 """ONNX domain and plugin namespace of all ops."""
 
 OPS: Mapping[str, str] = {"CorrelationArgmaxWarp": "correlation_argmax_warp"}
-"""The folder of each op, by the op's name. plugins/cpp/ops.h lists them for C++."""
+"""The folder of each op, by the op's name. cpp/ops.h lists them for C++."""
 
 
 @dataclass(frozen=True)

@@ -61,10 +61,9 @@ def test_the_wheel_holds_every_module_and_the_bundled_model(wheel):
             assert str(inside) in names, f"{inside} is not in the wheel"
     for graph in ("first", "step"):
         assert f"mtu/models/weights/mtu2/{graph}.onnx" in names
-    op = ROOT / "plugins" / "correlation_argmax_warp"
-    for folder in ("cuda", "tensorrt"):
-        for path in (op / folder).iterdir():
-            assert f"mtu/plugins/correlation_argmax_warp/{folder}/{path.name}" in names, path
+    sources = [path for path in (ROOT / "plugins").rglob("*") if path.suffix in (".cu", ".cuh", ".h", ".cpp", ".map")]
+    for path in (*sources, ROOT / "plugins/cpp/CMakeLists.txt"):
+        assert f"mtu/{path.relative_to(ROOT)}" in names, path
     assert not [name for name in names if not name.startswith(("mtu/", "mtu_trt-"))]
     assert not [name for name in names if "test" in name]
 

@@ -6,8 +6,8 @@
 
 namespace mtu {
 
-// Raised whenever the kernel, its workspace or what an engine serialises changes. __init__.py says the same; a test holds
-// them together.
+// Raised whenever the kernel, its workspace or what an engine serialises changes. ../__init__.py says the same; a test
+// holds them together.
 constexpr int32_t kKernelRevision = 1;
 
 enum class Type : int32_t { kFloat = 0, kHalf = 1 };
