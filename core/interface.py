@@ -122,7 +122,8 @@ class Graph:
     @property
     def tensors(self) -> dict[str, Tensor]:
         """Inputs and outputs by name, in order."""
-        return {each.tensor.name: each.tensor for each in (*self.inputs, *self.outputs)}
+        every: tuple[Input | Output, ...] = (*self.inputs, *self.outputs)
+        return {each.tensor.name: each.tensor for each in every}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from mtu.runtime.session import Picture
+from mtu.core.window import Picture
 from mtu.runtime.video.colour import quarter_turn, swaps_sides
 
 Comparison = Literal["side-by-side", "split"]

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mtu.core.errors import InvalidInputError, OutputError
 from mtu.core.interface import Interface, Output
 from mtu.runtime.compare import compared_size, compose
@@ -89,20 +92,25 @@ class Outputs:
             return
         source, result = item.source, item.result
         if self._shows == "map":
-            self.writer.write(result.map, source)
+            self.writer.write(_map(result), source)
         else:
             self.writer.write(compose(source.rgb, result.rgb, self._compare, self._turn), source)
         if self._motion_writer is not None and self._motion is not None and result.displacement is not None:
             size = source.rgb.shape[:2]
             self._motion_writer.write(motion_picture(result.displacement, self._motion, *size), source)
         if self._map_writer is not None:
-            self._map_writer.write(result.map, source)
+            self._map_writer.write(_map(result), source)
 
     def commit(self) -> None:
         """Gives everything its name."""
         for writer in (self.writer, self._motion_writer, self._map_writer):
             if writer is not None:
                 writer.commit()
+
+
+def _map(result: Restored) -> NDArray[np.float32]:
+    assert result.map is not None
+    return result.map.astype(np.float32, copy=False)
 
 
 def _shape(output: Output | None, source: SourceInfo) -> tuple[int, int]:

@@ -156,5 +156,5 @@ class FrameGraph(nn.Module):
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Takes and gives the tensors of the graph, in order."""
         frames = [to_float(frame, self.network.out.weight.dtype) for frame in inputs[:5]]
-        restored, states, displacement = self.run(frames, *([inputs[5:]] if inputs[5:] else []))  # type: ignore[operator]
+        restored, states, displacement = self.run(frames, *([inputs[5:]] if inputs[5:] else []))
         return (to_frame(restored), *states, *([] if displacement is None else [displacement]))

@@ -65,8 +65,11 @@ class Backend(Protocol):
     in_flight: int
     """How many frames may be submitted before the result of the oldest is asked for: 0 where `submit` computes at once,
     1 where the upload of a frame, the computation of the one before and its download overlap."""
-    remarks: list[str]
-    """What a user should know of the way it ran; complete after the last frame."""
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a user should know of the way it ran; complete after the last frame."""
+        ...
 
     def submit(self, graph: str, frames: Mapping[str, np.ndarray], states: Mapping[str, Any]) -> Pending:
         """One frame, through the graph of this name (`Interface.graph_for(states)` for those that are held).
