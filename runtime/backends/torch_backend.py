@@ -137,6 +137,12 @@ def read_checkpoint(bundle: Bundle) -> Checkpoint:
         read |= {name for node in model.graph.node for name in node.input}
     family = find_family(interface.family)
     with torch.device("meta"):
+        shapes = {name: torch.empty(tuple(tensor.dims)) for name, tensor in stored.items()}
+        if (found := family.settings_of(shapes)) != interface.settings:
+            raise InvalidInputError(
+                f"model {bundle.directory} holds the weights of {found}, bundle.json says {dict(interface.settings)}:"
+                " export the model again"
+            )
         expected = family.network(interface.settings).state_dict()
     weights = {}
     for key, value in expected.items():

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
-import re
 import shutil
 import signal
 import subprocess
@@ -13,9 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import numpy_helper
 from tests import cli
 from tests.conftest import ROOT
 from tests.frames import moving_frames
@@ -25,9 +21,8 @@ from tests.runtime.test_lean import SCRIPTS
 from tests.runtime.test_run import has_part, refused
 
 from mtu.core.errors import InvalidInputError, MissingExtraError, OutputError
-from mtu.core.interface import NetworkConfig
 from mtu.export.to_onnx import export_bundle
-from mtu.models.checkpoint import load_checkpoint, random_checkpoint
+from mtu.models.checkpoint import random_checkpoint
 from mtu.runtime import open_backend, open_bundle
 from mtu.runtime.compare import compose
 from mtu.runtime.console import run_app, say
@@ -298,169 +293,15 @@ def test_a_bundle_is_replaced_where_one_stands_and_through_links(tmp_path, monke
     monkeypatch.chdir(tmp_path / "b")
     for name in ("first", "step"):
         shutil.copy(small.graph(name), tmp_path / "b")
-    one = random_checkpoint(NetworkConfig(1, 2, 0))
+    one = random_checkpoint("mtu", {"units": 1, "channels": 2, "blocks": 0})
     export_bundle(one, Path(), overwrite=True)
-    assert open_backend("onnxruntime", open_bundle(tmp_path / "b")).interface.config == one.config
+    assert open_backend("onnxruntime", open_bundle(tmp_path / "b")).interface.settings == one.settings
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link").symlink_to("b")
-    export_bundle(random_checkpoint(NetworkConfig(1, 3, 0)), Path("link"), overwrite=True)
+    export_bundle(random_checkpoint("mtu", {"units": 1, "channels": 3, "blocks": 0}), Path("link"), overwrite=True)
     assert (tmp_path / "link").is_symlink()
-    assert open_backend("onnxruntime", open_bundle("link")).interface.config.channels == 3
+    assert open_backend("onnxruntime", open_bundle("link")).interface.settings["channels"] == 3
     assert sorted(p.name for p in tmp_path.iterdir()) == ["b", "link"]
-
-
-# Checkpoints
-
-
-def checkpoint_with(tmp_path, **changed):
-    import torch
-
-    from mtu.models.mtu.architecture import Network
-
-    state = Network(NetworkConfig(1, 2, 0)).state_dict()
-    some = state["out.bias"]
-    kinds = {"same": some, "sparse": some.to_sparse(), "meta": some.to("meta")}
-    torch.save({**state, **{key: kinds[kind] for key, kind in changed.items()}}, tmp_path / "c.pt")
-    return tmp_path / "c.pt"
-
-
-@pytest.mark.parametrize(
-    ("changed", "words"),
-    [
-        ({"module.Network.out.bias": "same"}, "holds out.bias twice"),
-        ({"out.bias": "sparse"}, "out.bias is torch.sparse_coo"),
-        ({"out.bias": "meta"}, "out.bias is on the meta device"),
-        ({"HGs.300000000.enc1.0.bias": "same"}, "unexpected HGs.300000000"),
-        ({"HGs.0.RBs.300000000.0.bias": "same"}, "unexpected HGs.0.RBs.300000000"),
-        ({"HGs." + "9" * 5000 + ".enc1.0.bias": "same"}, "unexpected HGs.999"),
-    ],
-    ids=range(6),
-)
-def test_checkpoints_that_would_mislead(tmp_path, changed, words):
-    with pytest.raises(InvalidInputError, match=re.escape(words)):
-        load_checkpoint(checkpoint_with(tmp_path, **changed))
-
-
-# Bundles that are not what they say.
-
-
-def edited(tmp_path, bundle, edit):
-    for name in ("first", "step"):
-        model = onnx.load(bundle.graph(name))
-        edit(model, name)
-        (tmp_path / f"{name}.onnx").write_bytes(model.SerializeToString())
-    return open_bundle(tmp_path)
-
-
-def with_interface(**changed):
-    """Changes `mtu.interface` and leaves the rest, so that no other rule refuses the file first."""
-
-    def edit(model, name):
-        for prop in model.metadata_props:
-            if prop.key == "mtu.interface":
-                fields = json.loads(prop.value)
-                for key, value in changed.items():
-                    (fields["config"] if key in fields["config"] else fields)[key] = value
-                prop.value = json.dumps(fields, sort_keys=True)
-
-    return edit
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"state_dtype": "float64"},
-        {"state_dtype": 3},
-        {"units": 2.0},
-        {"units": True},
-        {"channels": 4.0},
-        {"blocks": None},
-        {"max_displacement": "10"},
-        {"max_displacement": 0},
-        {"pool_size": None},
-        {"checkpoint": 5},
-        {"op_version": True},
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("backend", ["onnxruntime", "torch"])
-def test_metadata_of_wrong_types_is_refused(tmp_path, small, backend, changed):
-    with pytest.raises(InvalidInputError, match=r"broken mtu\.interface"):
-        open_backend(backend, edited(tmp_path, small, with_interface(**changed)))
-
-
-def test_metadata_nested_without_end_is_refused(tmp_path, small):
-    def edit(model, name):
-        next(prop for prop in model.metadata_props if prop.key == "mtu.interface").value = "[" * 100_000
-
-    with pytest.raises(InvalidInputError, match=r"broken mtu\.interface"):
-        open_backend("onnxruntime", edited(tmp_path, small, edit))
-
-
-def consistent(**changed):
-    """Changes the network that all the metadata speak of."""
-    from mtu.core.interface import Interface
-
-    def edit(model, name):
-        with_interface(**changed)(model, name)
-        props = {prop.key: prop for prop in model.metadata_props}
-        fields = json.loads(props["mtu.interface"].value)
-        for key, value in (
-            Interface(**{**fields, "config": NetworkConfig(**fields["config"])}).to_metadata(name).items()
-        ):
-            props[key].value = value
-
-    return edit
-
-
-# For onnxruntime, two units and more look the same from outside.
-@pytest.mark.parametrize(
-    ("backend", "changed"),
-    [
-        ("onnxruntime", {"channels": 5}),
-        ("onnxruntime", {"state_dtype": "float16"}),
-        ("torch", {"channels": 5}),
-        ("torch", {"state_dtype": "float16"}),
-        ("torch", {"units": 10**9}),
-    ],
-)
-def test_metadata_of_another_network_are_refused(tmp_path, small, backend, changed):
-    with pytest.raises(InvalidInputError, match=r"export (it|the model) again"):
-        open_backend(backend, edited(tmp_path, small, consistent(**changed)))
-
-
-def weight(**changed):
-    def edit(model, name):
-        for tensor in model.graph.initializer:
-            if tensor.name == "out.bias":
-                if "value" in changed:
-                    tensor.CopyFrom(numpy_helper.from_array(changed["value"], tensor.name))
-                elif "cut" in changed:
-                    tensor.raw_data = tensor.raw_data[: -changed["cut"]]
-                else:
-                    onnx.external_data_helper.set_external_data(tensor, changed["external"])
-                    tensor.ClearField("raw_data")
-
-    return edit
-
-
-@pytest.mark.parametrize(
-    "changed", [{"value": np.zeros(5, np.float32)}, {"value": np.array(["a", "b", "c"], object)}, {"cut": 4}]
-)
-def test_weights_that_do_not_fit_are_refused_by_torch(tmp_path, small, changed):
-    with pytest.raises(InvalidInputError, match="export the model again"):
-        open_backend("torch", edited(tmp_path, small, weight(**changed)))
-
-
-def test_external_data_that_lacks_is_refused(tmp_path, small):
-    with pytest.raises(InvalidInputError, match="cannot be read as ONNX"):
-        open_backend("torch", edited(tmp_path, small, weight(external="none.bin")))
-
-
-def test_a_graph_that_fails_only_when_it_runs_ends_in_a_message(capsys, tmp_path, small, clip):
-    bundle = edited(tmp_path, small, weight(value=np.zeros(5, np.float32)))
-    ended = cli.run(capsys, "mtu-run", clip, "-o", tmp_path / "out.mp4", "--model", bundle.directory)
-    refused(ended, tmp_path, "could not run first.onnx on frames of 64x48")
 
 
 def test_a_number_of_a_device_is_in_plain_digits(small):

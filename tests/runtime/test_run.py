@@ -6,6 +6,7 @@ import array
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from tests.conftest import ROOT
 from tests.media import make_video, moving
 from tests.processes import LIMIT, environment, is_full, wait_until
 
+from mtu.models.mtu import PRESETS, describe
 from mtu.runtime import deblur, open_backend, read_frames, restore
 from mtu.runtime.compare import compose
 from mtu.runtime.motion_picture import motion_picture
@@ -61,8 +63,8 @@ def test_a_released_checkpoint_all_the_way(capsys, tmp_path, units):
     """Acceptance 2: checkpoint, export, images in, images out, equal to the network on the same frames."""
     import torch
 
-    from mtu.core.interface import NetworkConfig
     from mtu.models.mtu.architecture import Network
+    from mtu.models.mtu.config import NetworkConfig
 
     torch.manual_seed(units)
     network = Network(NetworkConfig(units, 6, 1), auxiliary=True)
@@ -171,13 +173,15 @@ def test_save_motion_colours_the_displacement(capsys, tmp_path, small, clip):
     assert cli.run(capsys, "mtu-run", *arguments).code == 0
     pictures = [read_picture(path) for path in sorted((tmp_path / "motion").iterdir())]
     backend = open_backend("onnxruntime", small)
-    expected = [motion_picture(r.displacement, 10, 48, 64) for r in restore(read_frames(clip), backend)]
+    output = small.interface.the("displacement")
+    expected = [motion_picture(r.displacement, output, 48, 64) for r in restore(read_frames(clip), backend)]
     assert all(np.array_equal(a, b) for a, b in zip(pictures, expected, strict=True))
 
 
 def test_motion_colours():
     centre, right, down = 220, 220 + 10, 220 + 10 * 21
-    picture = motion_picture(np.array([[centre, right, down]], np.int32), 10, 4, 11)
+    output = describe(PRESETS["mtu2"]).the("displacement")
+    picture = motion_picture(np.array([[centre, right, down]], np.int32), output, 4, 11)
     assert picture.shape == (4, 11, 3)
     assert picture[0, 0].tolist() == [255, 255, 255]
     assert picture[0, 4].tolist() == [255, 0, 0]
@@ -266,21 +270,21 @@ def refused(ended, tmp_path, *words):
         (["--segment", "90:99"], []),
         (["--scene-threshold", "0"], ["must be above 0"]),
         (["--model", "{tmp}/none"], ["does not exist"]),
-        (["--model", "{tmp}/empty"], ["lacks first.onnx and step.onnx"]),
+        (["--model", "{tmp}/empty"], ["lacks bundle.json"]),
         (["--model", "{tmp}/text"], ["cannot be loaded"]),
-        (["--model", "{tmp}/foreign"], ["not an MTU model"]),
+        (["--model", "{tmp}/foreign"], ["is not the graph first that bundle.json describes"]),
         (["--json", "{tmp}/none/r.json"], ["does not exist"]),
     ],
 )
 def test_bad_options(capsys, tmp_path, small, clip, arguments, words):
     (tmp_path / "empty").mkdir()
-    foreign_models(tmp_path)
+    foreign_models(tmp_path, small)
     filled = [a.format(tmp=tmp_path) for a in arguments]
     model = [] if "--model" in filled else ["--model", small.directory]
     refused(cli.run(capsys, "mtu-run", clip, "-o", tmp_path / "out.mp4", *model, *filled), tmp_path, *words)
 
 
-def foreign_models(tmp_path):
+def foreign_models(tmp_path, bundle):
     import onnx
 
     value = onnx.helper.make_tensor_value_info("x", 1, [1])
@@ -290,6 +294,7 @@ def foreign_models(tmp_path):
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
     for name in ("text", "foreign"):
         (tmp_path / name).mkdir()
+        shutil.copy(bundle.directory / "bundle.json", tmp_path / name)
         for graph_name in ("first", "step"):
             content = b"no model" if name == "text" else model.SerializeToString()
             (tmp_path / name / f"{graph_name}.onnx").write_bytes(content)
