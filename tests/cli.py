@@ -35,3 +35,17 @@ def run(capsys: pytest.CaptureFixture[str], script: str, *arguments: object) -> 
     code = ended.value.code
     assert isinstance(code, int)
     return Ended(code, said.out, said.err)
+
+
+def refused(ended, tmp_path, *words):
+    assert ended.code == 2, ended.err
+    assert ended.err.count("error:") == 1 and "Traceback" not in ended.err
+    assert ended.out == ""
+    assert all(word in ended.err for word in words), ended.err
+    assert not (tmp_path / "out.mp4").exists()
+    assert not [p for p in tmp_path.iterdir() if ".part" in p.name]
+
+
+def has_part(directory):
+    """Whether the run has begun to write."""
+    return any(".part" in path.name for path in directory.iterdir())

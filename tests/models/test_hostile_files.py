@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 from tests import cli
+from tests.cli import refused
 from tests.media import make_video, moving
-from tests.runtime.test_run import refused
 
 from mtu.core.errors import InvalidInputError
+from mtu.export.bundle_files import load_graphs, save_bundle
 from mtu.models.checkpoint import load_checkpoint
 from mtu.runtime import open_backend, open_bundle
 
@@ -106,10 +107,7 @@ def test_a_graph_that_fails_only_when_it_runs_ends_in_a_message(capsys, tmp_path
 @pytest.mark.parametrize("settings", [{"units": 10**9}, {"channels": 5}, {"units": 2.0}, {"other": 1}])
 def test_settings_that_are_not_those_of_the_weights_are_refused_by_torch(tmp_path, small, settings):
     """Before a network of that size is made."""
-    copy = tmp_path / "copy"
-    shutil.copytree(small.directory, copy)
-    fields = json.loads((copy / "bundle.json").read_text())
-    fields["settings"] |= settings
-    (copy / "bundle.json").write_text(json.dumps(fields))
-    with pytest.raises(InvalidInputError, match="export the model again"):
-        open_backend("torch", open_bundle(copy))
+    changed = replace(small.interface, settings={**small.interface.settings, **settings})
+    save_bundle(tmp_path, changed, load_graphs(small))
+    with pytest.raises(InvalidInputError, match=r"holds the weights of .*, bundle\.json says .*export the model again"):
+        open_backend("torch", open_bundle(tmp_path))

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests import cli
+from tests.cli import has_part, refused
 from tests.conftest import ROOT
 from tests.frames import moving_frames
 from tests.media import make_video, moving
 from tests.processes import LIMIT, wait_until
 from tests.runtime.test_lean import SCRIPTS
-from tests.runtime.test_run import has_part, refused
 
 from mtu.core.errors import InvalidInputError, MissingExtraError, OutputError
 from mtu.export.to_onnx import export_bundle
