@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -113,7 +113,12 @@ def build(
         compute_capability=tuple(filter(None, (compute_capability or "").replace(" ", "").split(","))),
     )
     with stage_bar(PROGRAM, enabled=not verbose) as progress:
-        how = {"overwrite": overwrite, "verbose": verbose, "say": lambda text: say(PROGRAM, text), "progress": progress}
+        how: dict[str, Any] = {
+            "overwrite": overwrite,
+            "verbose": verbose,
+            "say": lambda text: say(PROGRAM, text),
+            "progress": progress,
+        }
         if isinstance(source, Stages):
             built = build_chain(source, output, options, **how).models
         else:
