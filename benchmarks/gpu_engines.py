@@ -39,7 +39,8 @@ class Plan:
 
     def build(self, report: GpuReport, name: str, bundle: Bundle, size: tuple[int, int], precision: str) -> Engine:
         """The engine `name` in the folder."""
-        from mtu.export.engine import BuildOptions, build_engine
+        from mtu.export.engine import build_engine
+        from mtu.export.engine_options import BuildOptions
         from mtu.runtime.engine import Profile
 
         options = BuildOptions(

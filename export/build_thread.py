@@ -9,8 +9,6 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mtu.core.interface import GraphName
-
 if TYPE_CHECKING:
     from mtu.export.engine_graph import BuiltGraph, Messages
 
@@ -21,7 +19,7 @@ Progress = Callable[[str, float], None]
 
 def run_in_thread(
     work: Callable[[], BuiltGraph],
-    graph: GraphName,
+    graph: str,
     monitor: Any,
     messages: Messages,
     echo: Say | None,

@@ -33,8 +33,8 @@ def write_chain(models: Sequence[Path], directory: Path, *, overwrite: bool = Fa
             raise OutputError(f"{directory} is or holds the model {path}, which is still needed: choose another name")
         opened.append(model)
     combined([model.interface for model in opened])
-    names = [f"{number}-{_name(model)}" for number, model in enumerate(opened, 1)]
-    check_target(directory, "a chain", _files(directory), overwrite)
+    names = stage_names(opened)
+    check_target(directory, "a chain", files_of_chain(directory), overwrite)
     with temporary_beside(directory) as temporary:
         for name, model in zip(names, opened, strict=True):
             (temporary / name).mkdir()
@@ -48,12 +48,18 @@ def write_chain(models: Sequence[Path], directory: Path, *, overwrite: bool = Fa
     return chain
 
 
-def _files(directory: Path) -> set[str]:
+def files_of_chain(directory: Path) -> set[str]:
     """What a chain in `directory` consists of."""
     stages = {path.name for path in directory.glob("[0-9]*-*") if path.is_dir()} if directory.is_dir() else set()
     return {BUNDLE, *stages}
 
 
+def stage_names(models: Sequence[Bundle | Engine]) -> list[str]:
+    """The sub-directory of each stage: "1-blur2blur"."""
+    return [f"{number}-{_name(model)}" for number, model in enumerate(models, 1)]
+
+
 def _name(model: Bundle | Engine) -> str:
-    name = model.interface.variant if model.interface.variant != "custom" else model.directory.resolve().name
+    own = re.sub(r"^\d+-", "", model.directory.resolve().name)  # of a stage
+    name = model.interface.variant if model.interface.variant != "custom" else own
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:40] or "model"

@@ -1,6 +1,6 @@
 """Engines built on the way, when a TensorRT backend is given a bundle. Plain Python; the builder needs onnx.
 
-An engine is good for one model, one size, one GPU, one version of the library and one revision of the plugin; all of
+An engine is good for one model, one size, one GPU, one version of the library and one revision of the plugins; all of
 these are in the name of its directory, so a cache can be shared and nothing in it ever changes.
 """
 
@@ -16,8 +16,8 @@ from pathlib import Path
 
 from mtu.core.cache import cache_directory
 from mtu.core.errors import InvalidInputError, MissingFileError, OutputError
-from mtu.core.interface import GRAPHS
-from mtu.plugins.correlation_argmax_warp import OP
+from mtu.export.engine_options import BuildOptions
+from mtu.plugins.op import find_op
 from mtu.runtime.bundle import Bundle
 from mtu.runtime.engine import Engine, Profile, Sizes, check_files, file_digest, open_engine
 from mtu.runtime.gpu import Gpu, find_gpu
@@ -32,13 +32,13 @@ def cached_engine(
     plugin_library: Path | None,
     say: Callable[[str], None],
 ) -> Engine:
-    """The engine of `bundle` for frames of `size` (height, width, multiples of 4), in the precision of the bundle.
+    """The engine of `bundle` for frames of `size` (height, width, padded), in the precision of the bundle.
 
     Built where it is not in the cache yet or is damaged there, and `say` is told. Raises OutputError if the cache
     cannot be written, and what `mtu.export.engine.build_engine` raises. Two processes may ask for the same engine: each
     builds in a directory of its own, and both take what has the name first.
     """
-    from mtu.export.engine import BuildOptions, build_engine
+    from mtu.export.engine import build_engine
 
     default = find_gpu()
     if default is not None and (default.name, default.compute_capability) != (gpu.name, gpu.compute_capability):
@@ -70,10 +70,10 @@ def cached_engine(
 
 def _name(bundle: Bundle, library: Library, gpu: Gpu, size: Sizes) -> str:
     key = {
-        "graphs": [file_digest(bundle.graph(graph)) for graph in GRAPHS],
+        "graphs": [file_digest(path) for path in bundle.files],
         "library": [library.name, library.version],
         "gpu": {"name": gpu.name, "compute_capability": gpu.compute_capability},
-        "plugin": OP.revision,
+        "plugins": {name: find_op(name).revision for name in bundle.interface.ops},
         "size": str(size),
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()

@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
 from mtu.core.errors import InvalidInputError
-from mtu.runtime.bundle import open_bundle
+from mtu.export.engine_options import PROGRAM, BuildOptions
+from mtu.runtime.backends import Stages, open_model
 from mtu.runtime.console import new_app, run_app, say
 from mtu.runtime.console.options import OUTPUT, KeepFp32Option, OverwriteOption, PluginLibraryOption, VersionOption
 from mtu.runtime.console.progress import stage_bar
-from mtu.runtime.engine import HardwareCompatibility, Profile, Sizes
+from mtu.runtime.engine import Engine, HardwareCompatibility, Profile, Sizes
 
-PROGRAM = "mtu-build-engine"
 app = new_app()
 EXACT, RANGE = "One size of frames", "A range of sizes"
 
 
 @app.command()
 def build(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Directory with first.onnx and step.onnx, or mtu2.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle or chain made by mtu-export, or mtu2.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Directory to write.", rich_help_panel=OUTPUT)
     ],
     size: Annotated[
         str | None,
-        typer.Option(metavar="WxH", help="Of the frames, as in 1280x720; multiples of 4.", rich_help_panel=EXACT),
+        typer.Option(
+            metavar="WxH",
+            help="Of the frames, as in 1280x720; multiples of what the model takes, 4 for mtu2.",
+            rich_help_panel=EXACT,
+        ),
     ] = None,
     min_size: Annotated[str | None, typer.Option(metavar="WxH", help="Smallest.", rich_help_panel=RANGE)] = None,
     opt_size: Annotated[
@@ -50,7 +54,7 @@ def build(
         ),
     ] = "auto",
     no_plugin: Annotated[
-        bool, typer.Option("--no-plugin", help="Standard operators in place of the fused plugin.")
+        bool, typer.Option("--no-plugin", help="Standard operators in place of the fused plugins.")
     ] = False,
     plugin_library: PluginLibraryOption = None,
     timing_cache: Annotated[
@@ -73,9 +77,10 @@ def build(
     overwrite: OverwriteOption = False,
     version: VersionOption = False,
 ) -> None:
-    """Builds the TensorRT engine of a bundle: first.engine, step.engine, engine.json and build.log.
+    """Builds the TensorRT engine of a bundle: a file for each graph, engine.json and build.log. Of a chain, one of each
+    stage.
 
-    mtu-run pads other frames to multiples of 4: a 1918x1078 video takes an engine for 1920x1080.
+    mtu-run pads other frames: with mtu2, a 1918x1078 video takes an engine for 1920x1080.
     """
     sizes = [min_size, opt_size, max_size]
     if size is None and height is not None and width is not None:
@@ -88,8 +93,10 @@ def build(
     profile = _profile(size, *sizes)
     if profile.opt.height > profile.opt.width:
         say(PROGRAM, f"note: {profile.opt} is upright, {profile.opt.width} wide and {profile.opt.height} high")
-    source = open_bundle(bundle)
-    from mtu.export.engine import BuildOptions, build_engine
+    source = open_model(bundle)
+    if isinstance(source, Engine):
+        raise InvalidInputError(f"{bundle} is an engine already: give the bundle it was built from")
+    from mtu.export.engine import build_chain, build_engine
 
     options = BuildOptions(
         profile=profile,
@@ -101,26 +108,32 @@ def build(
         timing_cache=timing_cache,
         builder_optimization_level=builder_optimization_level,
         workspace=workspace,
-        hardware_compatibility=hardware_compatibility_level,
+        hardware_compatibility_level=hardware_compatibility_level,
         version_compatible=version_compatible,
-        compute_capabilities=tuple(filter(None, (compute_capability or "").replace(" ", "").split(","))),
+        compute_capability=tuple(filter(None, (compute_capability or "").replace(" ", "").split(","))),
     )
     with stage_bar(PROGRAM, enabled=not verbose) as progress:
-        engine = build_engine(
-            source,
-            output,
-            options,
-            overwrite=overwrite,
-            verbose=verbose,
-            say=lambda text: say(PROGRAM, text),
-            progress=progress,
-        )
+        how: dict[str, Any] = {
+            "overwrite": overwrite,
+            "verbose": verbose,
+            "say": lambda text: say(PROGRAM, text),
+            "progress": progress,
+        }
+        if isinstance(source, Stages):
+            built = build_chain(source, output, options, **how).models
+        else:
+            built = (build_engine(source, output, options, **how),)
+    for engine in built:
+        assert isinstance(engine, Engine)
+        print(f"{engine.directory if len(built) > 1 else output}: {_summary(engine)}")
+
+
+def _summary(engine: Engine) -> str:
     m = engine.manifest
-    plugin = "with" if m.plugin else "without"
     kept = f" ({len(m.fp32_layers)} layer{'s' * (len(m.fp32_layers) > 1)} in fp32)" if m.fp32_layers else ""
-    print(
-        f"{output}: {m.interface.preset} {m.interface.precision}{kept} {plugin} plugin, frames {m.profile},"
-        f" {m.library} {m.library_version}, compute capability {', '.join(m.compute_capabilities)}"
+    return (
+        f"{m.interface.variant} {m.interface.arithmetic}{kept} {'with' if m.plugins else 'without'} plugin, frames"
+        f" {m.profile}, {m.library} {m.library_version}, compute capability {', '.join(m.compute_capabilities)}"
     )
 
 

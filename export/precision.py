@@ -5,15 +5,16 @@ become fp16; frames stay uint8; the custom op keeps its fp32 matching (its funct
 to 0..255 is done in fp32, where rounding to nearest is exact.
 
 Note [layers kept in fp32]
-    A kept layer computes in fp32 with fp32 weights, and so does the Relu on what it gives. What lies between two kept
-    layers, or between one and the last scaling, is fp32 as well: sums, concatenations, and the detail map that the op
-    moves. So a map that fp16 cannot hold gets through where all layers that make it and all that take it are kept.
+    A kept layer computes in fp32 with fp32 weights, and so does the activation on what it gives. What lies between two
+    kept layers, or between one and the last scaling, is fp32 as well: sums, concatenations, and the map that a custom
+    op moves. So a map that fp16 cannot hold gets through where all layers that make it and all that take it are kept.
     Everywhere else a Cast stands at the border. States are fp16 at the graph's own border whatever is kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from mtu.core.errors import InvalidInputError, MissingFileError, some
-from mtu.plugins.op import DOMAIN, find_op
+from mtu.core.interface import Interface, Tensor
+from mtu.export.graph_view import GraphView
+from mtu.plugins.op import DOMAIN
 
 LARGEST = 65504.0
 """The largest value that fp16 can hold."""
@@ -29,6 +32,8 @@ HALF_QUANTISING_OPSET = 19
 """The first opset whose QuantizeLinear takes fp16; the nodes of our graphs mean the same in it as in 18."""
 LISTED = 4
 """How many names of layers a message lists."""
+ALWAYS_FP32 = {("Resize", 2)}
+"""Inputs of standard operators that cannot be fp16: the scales of Resize."""
 
 
 def read_layers(path: Path) -> frozenset[str]:
@@ -57,23 +62,10 @@ def check_layers(keep: Iterable[str], known: Iterable[str]) -> None:
         )
 
 
-def layers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
-    """The convolutions of a graph, in its order, by the layers' names in the checkpoint: "HGs.0.enc1.0"."""
-    producers = {name: node for node in model.graph.node for name in node.output}
-    found = {}
-    for node in model.graph.node:
-        if is_layer(node):
-            weight = node.input[1]
-            while weight in producers:
-                weight = producers[weight].input[0]
-            found[weight.removesuffix(".weight")] = node
-    return found
-
-
 def fp32_layers(model: onnx.ModelProto) -> frozenset[str]:
-    """The layers that compute in fp32, in a graph that may be fp16 otherwise. `model` has the op's function."""
+    """The layers that compute in fp32, in a graph that may be fp16 otherwise. `model` has the ops' functions."""
     floats = fp32_tensors(model)
-    return frozenset(layer for layer, node in layers(model).items() if node.output[0] in floats)
+    return frozenset(name for name, nodes in GraphView(model).layers.items() if nodes[0].output[0] in floats)
 
 
 def fp32_nodes(model: onnx.ModelProto, keep: Iterable[str]) -> frozenset[str]:
@@ -81,31 +73,49 @@ def fp32_nodes(model: onnx.ModelProto, keep: Iterable[str]) -> frozenset[str]:
 
     Layers that the graph has not are passed over; the last scaling, which is always fp32, is not among the nodes.
     """
-    nodes = model.graph.node
-    producers = {name: node for node in nodes for name in node.output}
-    found = layers(model)
-    kept = {found[layer].name for layer in keep if layer in found}
+    view = GraphView(model)
+    kept = [node for layer in keep for node in view.layers.get(layer, ())]
+    nodes = {node.name for node in kept}
     behind: set[str] = set()  # tensors that come from a kept layer
-    for node in nodes:
-        if node.name in kept or (not is_layer(node) and behind.intersection(carried(node))):
+    for node in view.nodes:
+        if node.name in nodes or (not view.is_layer(node) and behind.intersection(view.carried(node))):
             behind.add(node.output[0])
-    last = scaling(model.graph)[-1:]
-    before = {name for node in last for name in node.input}  # tensors that lead to a kept layer or to the last scaling
-    for node in reversed(nodes):
-        if node.name in kept or (not is_layer(node) and node.output[0] in before):
-            before.update(carried(node))
+    # Tensors that lead to a kept layer or to the last scaling.
+    before = {name for node in view.scaling for name in node.input}
+    before -= {name for node in view.scaling for name in node.output}
+    for node in reversed(view.nodes):
+        if node.name in nodes or (not view.is_layer(node) and node.output[0] in before):
+            before.update(view.carried(node))
     between = {
-        node.name for node in nodes if not is_layer(node) and node.output[0] in behind and node.output[0] in before
+        node.name for node in view.nodes if not view.is_layer(node) and node.output[0] in behind.intersection(before)
     }
-    relus = {node.name for node in nodes if node.op_type == "Relu" and producers[node.input[0]].name in kept}
+    activations = {
+        node.name for node in view.nodes if (layer := view.activated(node)) is not None and layer.name in nodes
+    }
     of_weights = set()
-    for layer in keep:
-        waiting = list(found[layer].input[1:]) if layer in found else []
-        while waiting:
-            if maker := producers.get(waiting.pop()):
-                of_weights.add(maker.name)
-                waiting += maker.input
-    return frozenset(kept | relus | of_weights | (between - {node.name for node in scaling(model.graph)}))
+    waiting = [name for node in kept for name in node.input[1:]]
+    while waiting:
+        if maker := view.producers.get(waiting.pop()):
+            of_weights.add(maker.name)
+            waiting += maker.input
+    return frozenset(nodes | activations | of_weights | (between - {node.name for node in view.scaling}))
+
+
+def in_fp16(interface: Interface) -> Interface:
+    """The description of the same model with weights, states and arithmetic in fp16."""
+
+    def half(tensor: Tensor) -> Tensor:
+        return replace(tensor, dtype="float16") if tensor.dtype == "float32" else tensor
+
+    graphs = tuple(
+        replace(
+            graph,
+            inputs=tuple(replace(each, tensor=half(each.tensor)) for each in graph.inputs),
+            outputs=tuple(replace(each, tensor=half(each.tensor)) for each in graph.outputs),
+        )
+        for graph in interface.graphs
+    )
+    return replace(interface, precision="fp16", graphs=graphs)
 
 
 def to_fp16(model: onnx.ModelProto, keep: Iterable[str] = ()) -> None:
@@ -113,18 +123,18 @@ def to_fp16(model: onnx.ModelProto, keep: Iterable[str] = ()) -> None:
 
     Raises InvalidInputError if a weight of another layer overflows fp16.
     """
-    graph = model.graph
+    graph, view = model.graph, GraphView(model)
     floats = fp32_tensors(model)
-    single = fp32_nodes(model, keep) | {node.name for node in scaling(graph)}
+    single = fp32_nodes(model, keep) | {node.name for node in view.scaling}
     # For each tensor: is it taken in fp32, or in fp16, or in both.
     taken: dict[str, set[bool]] = {value.name: {False} for value in graph.output}
     uses = []
     for node in graph.node:
         # What an op does not hand on it matches, which it does in fp32 by itself.
-        matched = set(node.input).difference(carried(node)) if node.domain == DOMAIN else ()
+        matched = set(node.input).difference(view.carried(node)) if node.domain == DOMAIN else ()
         for index, name in enumerate(node.input):
             if name in floats:
-                in_fp32 = node.name in single and name not in matched
+                in_fp32 = (node.name in single and name not in matched) or (node.op_type, index) in ALWAYS_FP32
                 taken.setdefault(name, set()).add(in_fp32)
                 uses.append((node, index, name, in_fp32))
     # The tensors that are there in fp32; the others are in fp16.
@@ -192,36 +202,10 @@ def _cast_between(
     graph.node.extend(nodes)
 
 
-def is_layer(node: onnx.NodeProto) -> bool:
-    """Whether a node has the weights of a layer."""
-    return node.op_type in ("Conv", "ConvTranspose")
-
-
-def carried(node: onnx.NodeProto) -> list[str]:
-    """The inputs whose values a node hands on, changed or not; its first output is where they go."""
-    if is_layer(node):
-        return [node.input[0]]
-    return [node.input[find_op(node.op_type).carries[0]]] if node.domain == DOMAIN else list(node.input)
-
-
 def fp32_tensors(model: onnx.ModelProto) -> set[str]:
-    """The names of all fp32 tensors of the main graph: inputs, weights, what nodes give. It has the op's function."""
+    """The names of all fp32 tensors of the main graph: inputs, weights, what nodes give. It has the ops' functions."""
     graph = shape_inference.infer_shapes(model).graph
     values = (*graph.input, *graph.output, *graph.value_info)
     return {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT} | {
         tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT
     }
-
-
-def scaling(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """The nodes that a picture goes through at the end, from the last: Cast, Transpose, Round, Mul by 255."""
-    producers = {name: node for node in graph.node for name in node.output}
-    found = []
-    for picture in (value.name for value in graph.output if value.type.tensor_type.elem_type == TensorProto.UINT8):
-        node = producers[picture]
-        while node.op_type in ("Cast", "Transpose", "Round"):
-            found.append(node)
-            node = producers[node.input[0]]
-        if node.op_type == "Mul":
-            found.append(node)
-    return found

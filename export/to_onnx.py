@@ -21,9 +21,9 @@ from onnx import numpy_helper
 
 from mtu.core.errors import InvalidInputError
 from mtu.core.files import publish, temporary_beside
-from mtu.core.interface import Graph, Input, Interface, Output, Tensor
+from mtu.core.interface import Graph, Interface, Tensor
 from mtu.export.bundle_files import check_bundle_target, save_bundle
-from mtu.export.precision import check_layers, read_layers, to_fp16
+from mtu.export.precision import check_layers, in_fp16, read_layers, to_fp16
 from mtu.export.verify import verify
 from mtu.export.working_memory import working_bytes
 from mtu.models.checkpoint import Checkpoint, random_checkpoint
@@ -165,23 +165,6 @@ def export_bundle(
         verify(open_bundle(temporary), checkpoint)
         publish(temporary, directory, overwrite)
     return open_bundle(directory)
-
-
-def in_fp16(interface: Interface) -> Interface:
-    """The description of the same model with weights, states and arithmetic in fp16."""
-
-    def half(tensor: Tensor) -> Tensor:
-        return replace(tensor, dtype="float16") if tensor.dtype == "float32" else tensor
-
-    graphs = tuple(
-        Graph(
-            graph.name,
-            tuple(Input(half(each.tensor), each.source) for each in graph.inputs),
-            tuple(Output(half(each.tensor), each.role, each.radius) for each in graph.outputs),
-        )
-        for graph in interface.graphs
-    )
-    return replace(interface, precision="fp16", graphs=graphs)
 
 
 def _names(module: torch.nn.Module, network: torch.nn.Module) -> Mapping[str, str]:

@@ -24,8 +24,10 @@ def sized(model: onnx.ModelProto, graph: Graph, height: int, width: int) -> onnx
 
 
 def shapes_of(model: onnx.ModelProto) -> dict[str, tuple[list[int], np.dtype[np.generic]]]:
-    """Shape and type of every tensor that `sized` has found."""
+    """Shape and type of every tensor that `sized` has found, weights too."""
     found = {}
+    for weight in model.graph.initializer:
+        found[weight.name] = list(weight.dims), np.dtype(helper.tensor_dtype_to_np_dtype(weight.data_type))
     for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
         tensor = value.type.tensor_type
         if tensor.elem_type:
