@@ -16,7 +16,7 @@ pytest.importorskip("torch")
 from tests import fake_cuda
 from tests.frames import moving_frames
 from tests.gpu_stand_ins import fails, of, records, report
-from tests.plugins.test_kernel import emulator
+from tests.plugins.emulated import emulator
 
 from mtu.benchmarks import gpu_cases, gpu_check, gpu_first_run
 from mtu.benchmarks.gpu_report import Skip

@@ -10,7 +10,7 @@ pytest.importorskip("torch")
 import torch
 from tests import fake_cuda
 from tests.gpu_stand_ins import Cpu, fails, of, records, report
-from tests.plugins.test_kernel import emulator
+from tests.plugins.emulated import emulator
 
 from mtu.benchmarks import gpu_engines, gpu_kernel, gpu_network, gpu_precision
 from mtu.benchmarks.gpu_report import Skip
