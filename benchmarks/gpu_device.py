@@ -11,22 +11,19 @@ from typing import Any, Protocol
 
 import torch
 
+from mtu.benchmarks import gpu_cases
 from mtu.benchmarks.gpu_report import Skip
 from mtu.plugins.correlation_argmax_warp import cuda_op
 
 cuda: Any = torch.cuda  # parts of it have no types
-Call = Callable[[], Any]
+Enqueue = Callable[[], Any]
 
 
-class Device(Protocol):
+class Device(gpu_cases.Machine, Protocol):
     """What the sections need of a device."""
 
     name: str
     """As torch calls it."""
-
-    def launch(self, problem: cuda_op.Problem, *pointers: int) -> None:
-        """Puts the fused kernel on the current stream; the pointers are those of `cuda_op.Launcher.launch`."""
-        ...
 
     def launch_prepare(self, problem: cuda_op.Problem, *pointers: int) -> None:
         """As `launch`, but the first of its two kernels only."""
@@ -36,46 +33,43 @@ class Device(Protocol):
         """Waits for everything; raises RuntimeError if something went wrong on the device."""
         ...
 
-    def graph(self, call: Call) -> Call:
+    def graph(self, call: Enqueue) -> Enqueue:
         """What `call` puts on the device, as one thing to start; `call` runs twice before."""
         ...
 
-    def intervals(self, call: Call, count: int) -> list[float]:
+    def intervals(self, call: Enqueue, count: int) -> list[float]:
         """Milliseconds from the end of each call to the end of the next on the device, nothing between them."""
         ...
 
-    def peak_memory(self, call: Call) -> float:
+    def peak_memory(self, call: Enqueue) -> float:
         """The most MiB that torch holds at once during the call."""
         ...
 
 
-class Cuda:
-    """torch's current CUDA device; see `Device`."""
+class Cuda(gpu_cases.Cuda):
+    """torch's first CUDA device; see `Device`. Kernels go on torch's current stream."""
 
     name = "cuda"
 
     def __init__(self) -> None:
         if not torch.cuda.is_available():
             raise Skip("this torch finds no CUDA device: install one built with CUDA")
-        torch.zeros(1, device="cuda")  # makes the primary context current, which the launcher needs
-        self._index = torch.cuda.current_device()
+        super().__init__()
 
     def launch(self, problem: cuda_op.Problem, *pointers: int) -> None:
         """See `Device`."""
-        stream = torch.cuda.current_stream().cuda_stream
-        cuda_op.launcher(self._index).launch(problem, *pointers, stream)  # type: ignore[call-arg]
+        self._launcher.launch(problem, *pointers, torch.cuda.current_stream().cuda_stream)  # type: ignore[call-arg]
 
     def launch_prepare(self, problem: cuda_op.Problem, *pointers: int) -> None:
         """See `Device`."""
-        launcher = cuda_op.launcher(self._index)
-        first, _ = cuda_op.launches(problem, *pointers, launcher.multiprocessors)  # type: ignore[call-arg]
-        launcher.start(problem, first, torch.cuda.current_stream().cuda_stream)
+        first, _ = cuda_op.launches(problem, *pointers, self._launcher.multiprocessors)  # type: ignore[call-arg]
+        self._launcher.start(problem, first, torch.cuda.current_stream().cuda_stream)
 
     def synchronize(self) -> None:
         """See `Device`."""
         torch.cuda.synchronize()
 
-    def graph(self, call: Call) -> Call:
+    def graph(self, call: Enqueue) -> Enqueue:
         """See `Device`."""
         side = cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
@@ -89,7 +83,7 @@ class Cuda:
             call()
         return graph.replay
 
-    def intervals(self, call: Call, count: int) -> list[float]:
+    def intervals(self, call: Enqueue, count: int) -> list[float]:
         """See `Device`."""
         events = [cuda.Event(enable_timing=True) for _ in range(count + 1)]
         torch.cuda.synchronize()
@@ -100,7 +94,7 @@ class Cuda:
         torch.cuda.synchronize()
         return [before.elapsed_time(after) for before, after in pairwise(events)]
 
-    def peak_memory(self, call: Call) -> float:
+    def peak_memory(self, call: Enqueue) -> float:
         """See `Device`."""
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -109,7 +103,7 @@ class Cuda:
         return torch.cuda.max_memory_allocated() / 2**20
 
 
-def interleaved(device: Device, calls: dict[str, tuple[Call, int]], rounds: int) -> dict[str, list[float]]:
+def interleaved(device: Device, calls: dict[str, tuple[Enqueue, int]], rounds: int) -> dict[str, list[float]]:
     """Milliseconds of each call over the number beside it, `rounds` samples each, taken in turns."""
     samples: dict[str, list[float]] = {name: [] for name in calls}
     for call, _ in calls.values():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import time
 
+import numpy as np
 import pytest
 
 from mtu.benchmarks.gpu_report import GpuReport
@@ -45,7 +47,22 @@ class Cpu:
     name = "cpu"
 
     def __init__(self, emulator) -> None:
-        self.emulator = emulator
+        self.emulator, self.blocks = emulator, {}
+
+    def allocate(self, size) -> int:
+        block = np.empty(size + 256, np.uint8)
+        address = block.ctypes.data + -block.ctypes.data % 256
+        self.blocks[address] = block
+        return address
+
+    def free(self, address) -> None:
+        del self.blocks[address]
+
+    def write(self, address, array) -> None:
+        ctypes.memmove(address, array.ctypes.data, array.nbytes)
+
+    def read(self, address, array) -> None:
+        ctypes.memmove(array.ctypes.data, address, array.nbytes)
 
     def start(self, problem, pointers, count) -> None:
         emulate(self.emulator, problem, pointers, count)
