@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,32 +31,8 @@ CHANNELS, DETAIL_CHANNELS = 52, 26
 """Of the published networks but the largest."""
 
 
-class Machine(Protocol):
-    """What runs the kernel; the tests have one that emulates it. Memory is an address."""
-
-    def allocate(self, size: int) -> int:
-        """So many bytes, at an address aligned to 256."""
-        ...
-
-    def free(self, address: int) -> None:
-        """Gives memory back."""
-        ...
-
-    def write(self, address: int, array: Array) -> None:
-        """Copies an array there."""
-        ...
-
-    def read(self, address: int, array: Array) -> None:
-        """Waits for everything, then fills the array with what is there."""
-        ...
-
-    def launch(self, problem: cuda_op.Problem, *pointers: int) -> None:
-        """Enqueues the kernel; the pointers are those of `cuda_op.Launcher.launch`."""
-        ...
-
-
 class Cuda:
-    """The first GPU through cuda-bindings; see `Machine`."""
+    """The first GPU through cuda-bindings. Memory is an address. The tests have one that emulates the kernel."""
 
     def __init__(self) -> None:
         from cuda.bindings import driver
@@ -69,24 +45,24 @@ class Cuda:
         self._launcher = cuda_op.launcher(0)
 
     def allocate(self, size: int) -> int:
-        """See `Machine`."""
+        """The address of so many bytes, a multiple of 256."""
         return int(self._check(self._driver.cuMemAlloc(size)))
 
     def free(self, address: int) -> None:
-        """See `Machine`."""
+        """Gives memory back."""
         self._check(self._driver.cuMemFree(address))
 
     def write(self, address: int, array: Array) -> None:
-        """See `Machine`."""
+        """Copies an array there."""
         self._check(self._driver.cuMemcpyHtoD(address, array.ctypes.data, array.nbytes))
 
     def read(self, address: int, array: Array) -> None:
-        """See `Machine`."""
+        """Waits for everything, then fills the array with what is there."""
         self._check(self._driver.cuCtxSynchronize())
         self._check(self._driver.cuMemcpyDtoH(array.ctypes.data, address, array.nbytes))
 
     def launch(self, problem: cuda_op.Problem, *pointers: int) -> None:
-        """See `Machine`."""
+        """Enqueues the kernel; the pointers are those of `cuda_op.Launcher.launch`."""
         self._launcher.launch(problem, *pointers, 0)  # type: ignore[call-arg]
 
     def milliseconds(self, call: Callable[[], None]) -> float:
@@ -122,7 +98,7 @@ class Call:
 
     def __init__(
         self,
-        machine: Machine,
+        machine: Cuda,
         inputs: Sequence[Array],
         attributes: Mapping[str, int] | None = None,
         *,
@@ -178,7 +154,7 @@ class Call:
         return self.results()
 
 
-def is_right(machine: Machine, case: Case, layout: cuda_op.Layout = "linear", unaligned: bool = False) -> bool:
+def is_right(machine: Cuda, case: Case, layout: cuda_op.Layout = "linear", unaligned: bool = False) -> bool:
     """Whether the kernel gives the truth for a case, every bit of it."""
     call = Call(machine, list(case.inputs.values()), case.attributes, layout=layout, unaligned=unaligned)
     return all(
@@ -187,7 +163,7 @@ def is_right(machine: Machine, case: Case, layout: cuda_op.Layout = "linear", un
     )
 
 
-def check_cases(report: GpuReport, machine: Machine, cases: Sequence[Case] = CASES) -> None:
+def check_cases(report: GpuReport, machine: Cuda, cases: Sequence[Case] = CASES) -> None:
     """Every case in every layout, aligned and not."""
     for layout in ("linear", "hwc8"):
         chosen = [case for case in cases if layout == "linear" or case.dtype == "float16"]
@@ -197,7 +173,7 @@ def check_cases(report: GpuReport, machine: Machine, cases: Sequence[Case] = CAS
 
 
 def _check_cases(
-    report: GpuReport, machine: Machine, name: str, cases: Sequence[Case], layout: cuda_op.Layout, unaligned: bool
+    report: GpuReport, machine: Cuda, name: str, cases: Sequence[Case], layout: cuda_op.Layout, unaligned: bool
 ) -> None:
     wrong = [case.name for case in cases if not is_right(machine, case, layout, unaligned)]
     report.check(name, not wrong, f"{len(cases)} cases" + (f", wrong: {', '.join(wrong)}" if wrong else ""))

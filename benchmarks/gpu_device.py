@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
-from mtu.benchmarks import gpu_cases
+from mtu.benchmarks.gpu_cases import Cuda
 from mtu.benchmarks.gpu_report import Skip
 from mtu.plugins.correlation_argmax_warp import cuda_op
 
@@ -19,37 +19,11 @@ cuda: Any = torch.cuda  # parts of it have no types
 Enqueue = Callable[[], Any]
 
 
-class Device(gpu_cases.Machine, Protocol):
-    """What the sections need of a device."""
-
-    name: str
-    """As torch calls it."""
-
-    def launch_prepare(self, problem: cuda_op.Problem, *pointers: int) -> None:
-        """As `launch`, but the first of its two kernels only."""
-        ...
-
-    def synchronize(self) -> None:
-        """Waits for everything; raises RuntimeError if something went wrong on the device."""
-        ...
-
-    def graph(self, call: Enqueue) -> Enqueue:
-        """What `call` puts on the device, as one thing to start; `call` runs twice before."""
-        ...
-
-    def intervals(self, call: Enqueue, count: int) -> list[float]:
-        """Milliseconds from the end of each call to the end of the next on the device, nothing between them."""
-        ...
-
-    def peak_memory(self, call: Enqueue) -> float:
-        """The most MiB that torch holds at once during the call."""
-        ...
-
-
-class Cuda(gpu_cases.Cuda):
-    """torch's first CUDA device; see `Device`. Kernels go on torch's current stream."""
+class Device(Cuda):
+    """torch's first CUDA device; kernels go on torch's current stream. The tests have one that is the CPU."""
 
     name = "cuda"
+    """As torch calls it."""
 
     def __init__(self) -> None:
         if not torch.cuda.is_available():
@@ -57,20 +31,20 @@ class Cuda(gpu_cases.Cuda):
         super().__init__()
 
     def launch(self, problem: cuda_op.Problem, *pointers: int) -> None:
-        """See `Device`."""
+        """Puts the kernel on the current stream; the pointers are those of `cuda_op.Launcher.launch`."""
         self._launcher.launch(problem, *pointers, torch.cuda.current_stream().cuda_stream)  # type: ignore[call-arg]
 
     def launch_prepare(self, problem: cuda_op.Problem, *pointers: int) -> None:
-        """See `Device`."""
+        """As `launch`, but the first of its two kernels only."""
         first, _ = cuda_op.launches(problem, *pointers, self._launcher.multiprocessors)  # type: ignore[call-arg]
         self._launcher.start(problem, first, torch.cuda.current_stream().cuda_stream)
 
     def synchronize(self) -> None:
-        """See `Device`."""
+        """Waits for everything; raises RuntimeError if something went wrong on the device."""
         torch.cuda.synchronize()
 
     def graph(self, call: Enqueue) -> Enqueue:
-        """See `Device`."""
+        """What `call` puts on the device, as one thing to start; `call` runs twice before."""
         side = cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -84,7 +58,7 @@ class Cuda(gpu_cases.Cuda):
         return graph.replay
 
     def intervals(self, call: Enqueue, count: int) -> list[float]:
-        """See `Device`."""
+        """Milliseconds from the end of each call to the end of the next on the device, nothing between them."""
         events = [cuda.Event(enable_timing=True) for _ in range(count + 1)]
         torch.cuda.synchronize()
         events[0].record()
@@ -95,7 +69,7 @@ class Cuda(gpu_cases.Cuda):
         return [before.elapsed_time(after) for before, after in pairwise(events)]
 
     def peak_memory(self, call: Enqueue) -> float:
-        """See `Device`."""
+        """The most MiB that torch holds at once during the call."""
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         call()

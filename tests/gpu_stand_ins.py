@@ -41,6 +41,24 @@ def emulate(emulator, problem, pointers, count=2):
         getattr(emulator, name)(*extra, *launch.grid, launch.threads, *values)
 
 
+def hand_out_engines(monkeypatch, small, flavour):
+    """A host with a library, whose builder hands out engines of the small network; the list of what it was asked."""
+    from tests import fake_cuda
+
+    built = []
+
+    def build(bundle, directory, options):
+        built.append((directory.name, options.fp16, options.plugin, options.plugin_library))
+        changes = {"library": options.runtime, "library_version": fake_cuda.VERSIONS[flavour]}
+        return fake_cuda.write_engine(small, directory, options.profile, **changes)
+
+    fake_cuda.install(monkeypatch, fake_cuda.Gpu(flavour=flavour, registered=True))
+    monkeypatch.setattr(fake_cuda.Event, "time_till", lambda self, later: 0.25, raising=False)
+    monkeypatch.setattr("mtu.plugins.register.register_plugins", lambda *_: None)
+    monkeypatch.setattr("mtu.export.engine.build_engine", build)
+    return built
+
+
 class Cpu:
     """A `Device` that is none: the kernel is emulated, and everything else runs on the CPU."""
 
