@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,28 +31,8 @@ CHANNELS, DETAIL_CHANNELS = 52, 26
 """Of the published networks but the largest."""
 
 
-class Machine(Protocol):
-    """What runs the kernel; the tests have one that emulates it."""
-
-    def memory(self, array: Array, offset: int = 0) -> int:
-        """The address of a copy of `array`, which lies `offset` bytes behind an address aligned to 256."""
-        ...
-
-    def read(self, address: int, like: Array) -> None:
-        """Waits for everything, then fills `like` with what is there."""
-        ...
-
-    def launch(self, problem: cuda_op.Problem, *pointers: int) -> None:
-        """Enqueues the kernel; the pointers are those of `cuda_op.Launcher.launch`."""
-        ...
-
-    def milliseconds(self, call: Callable[[], None]) -> float:
-        """How long the device takes for what `call` enqueues."""
-        ...
-
-
 class Cuda:
-    """The first GPU through cuda-bindings; see `Machine`. Memory is freed with the process."""
+    """The first GPU through cuda-bindings. Memory is an address. The tests have one that emulates the kernel."""
 
     def __init__(self) -> None:
         from cuda.bindings import driver
@@ -64,23 +44,29 @@ class Cuda:
         self._check(driver.cuCtxSetCurrent(context))
         self._launcher = cuda_op.launcher(0)
 
-    def memory(self, array: Array, offset: int = 0) -> int:
-        """See `Machine`."""
-        address = int(self._check(self._driver.cuMemAlloc(array.nbytes + offset))) + offset
-        self._check(self._driver.cuMemcpyHtoD(address, array.ctypes.data, array.nbytes))
-        return address
+    def allocate(self, size: int) -> int:
+        """The address of so many bytes, a multiple of 256."""
+        return int(self._check(self._driver.cuMemAlloc(size)))
 
-    def read(self, address: int, like: Array) -> None:
-        """See `Machine`."""
+    def free(self, address: int) -> None:
+        """Gives memory back."""
+        self._check(self._driver.cuMemFree(address))
+
+    def write(self, address: int, array: Array) -> None:
+        """Copies an array there."""
+        self._check(self._driver.cuMemcpyHtoD(address, array.ctypes.data, array.nbytes))
+
+    def read(self, address: int, array: Array) -> None:
+        """Waits for everything, then fills the array with what is there."""
         self._check(self._driver.cuCtxSynchronize())
-        self._check(self._driver.cuMemcpyDtoH(like.ctypes.data, address, like.nbytes))
+        self._check(self._driver.cuMemcpyDtoH(array.ctypes.data, address, array.nbytes))
 
     def launch(self, problem: cuda_op.Problem, *pointers: int) -> None:
-        """See `Machine`."""
+        """Enqueues the kernel; the pointers are those of `cuda_op.Launcher.launch`."""
         self._launcher.launch(problem, *pointers, 0)  # type: ignore[call-arg]
 
     def milliseconds(self, call: Callable[[], None]) -> float:
-        """See `Machine`."""
+        """How long the device takes for what `call` enqueues."""
         driver, check = self._driver, self._check
         before, after = (check(driver.cuEventCreate(0)) for _ in range(2))
         check(driver.cuEventRecord(before, 0))
@@ -111,50 +97,73 @@ class Call:
     """The kernel with memory for one set of inputs; what it writes to is full of garbage at first."""
 
     def __init__(
-        self, machine: Machine, case: Case, *, layout: cuda_op.Layout = "linear", unaligned: bool = False
+        self,
+        machine: Cuda,
+        inputs: Sequence[Array],
+        attributes: Mapping[str, int] | None = None,
+        *,
+        layout: cuda_op.Layout = "linear",
+        unaligned: bool = False,
     ) -> None:
-        """`unaligned` shifts all tensors by one element."""
-        motion, _, detail = case.inputs.values()
-        self._machine, self._channels, self._layout = machine, detail.shape[1], layout
-        more: dict[str, Any] = {"motion_type": case.dtype, "detail_type": case.dtype, **case.attributes}
-        more.update(motion_layout=layout, detail_layout=layout)
+        """`inputs` are motion, motion_prev, detail_prev. `unaligned` shifts all tensors by one element."""
+        motion, _, detail = inputs
+        more: dict[str, Any] = {"motion_type": motion.dtype.name, "detail_type": detail.dtype.name}
+        more.update(attributes or {}, motion_layout=layout, detail_layout=layout)
         self.problem = cuda_op.Problem(*(*motion.shape, detail.shape[1]), **more)
-        inputs = [laid_out(array, layout) for array in case.inputs.values()]
-        self._warped = garbage(inputs[2].shape, detail.dtype)
-        self._displacement = garbage((motion.shape[0], *motion.shape[2:]), np.int32)
-        self._pointers = [
-            machine.memory(array, array.itemsize if unaligned else 0)
-            for array in (*inputs, self._warped, self._displacement)
-        ]
-        self._pointers.append(machine.memory(garbage([cuda_op.workspace_bytes(self.problem)], np.uint8)))
+        self._machine, self._channels, self._allocated = machine, detail.shape[1], list[int]()
+        arrays = [laid_out(array, layout) for array in inputs]
+        self._outputs = [garbage(arrays[2].shape, detail.dtype), garbage((len(motion), *motion.shape[2:]), np.int32)]
+        self._workspace = garbage([cuda_op.workspace_bytes(self.problem)], np.uint8)
+        self.pointers: list[int] = []
+        for array in (*arrays, *self._outputs, self._workspace):
+            offset = array.itemsize if unaligned and array is not self._workspace else 0
+            self._allocated.append(machine.allocate(array.nbytes + offset))
+            self.pointers.append(self._allocated[-1] + offset)
+        for address, array in zip(self.pointers, arrays, strict=False):
+            machine.write(address, array)
+        self.spoil()
+
+    def __del__(self) -> None:
+        for address in self._allocated:
+            self._machine.free(address)
+
+    def spoil(self) -> None:
+        """Fills everything that the kernel writes with garbage."""
+        for address, array in zip(self.pointers[3:], (*self._outputs, self._workspace), strict=True):
+            self._machine.write(address, garbage(array.shape, array.dtype))
 
     def launch(self) -> None:
         """Enqueues it."""
-        self._machine.launch(self.problem, *self._pointers)
+        self._machine.launch(self.problem, *self.pointers)
 
     def results(self) -> tuple[Array, Array]:
-        """warped [B, c, H, W] and displacement, as the last launch left them."""
-        for address, array in zip(self._pointers[3:5], (self._warped, self._displacement), strict=True):
+        """Copies of warped [B, c, H, W] and displacement, as the last launch left them."""
+        for address, array in zip(self.pointers[3:], self._outputs, strict=False):
             self._machine.read(address, array)
-        warped = self._warped
-        if self._layout == "hwc8":
+        warped, displacement = (array.copy() for array in self._outputs)
+        if self.problem.detail_layout == "hwc8":
             if warped[..., self._channels :].any():
                 raise AssertionError("the padding of HWC8 was not written as zeros")
             warped = warped[..., : self._channels].transpose(0, 3, 1, 2)
-        return warped, self._displacement
+        return warped, displacement
+
+    def run(self) -> tuple[Array, Array]:
+        """The results of one launch on garbage."""
+        self.spoil()
+        self.launch()
+        return self.results()
 
 
-def is_right(machine: Machine, case: Case, layout: cuda_op.Layout = "linear", unaligned: bool = False) -> bool:
+def is_right(machine: Cuda, case: Case, layout: cuda_op.Layout = "linear", unaligned: bool = False) -> bool:
     """Whether the kernel gives the truth for a case, every bit of it."""
-    call = Call(machine, case, layout=layout, unaligned=unaligned)
-    call.launch()
+    call = Call(machine, list(case.inputs.values()), case.attributes, layout=layout, unaligned=unaligned)
     return all(
         np.array_equal(result, truth, equal_nan=truth.dtype.kind == "f")
-        for result, truth in zip(call.results(), case.expected, strict=True)
+        for result, truth in zip(call.run(), case.expected, strict=True)
     )
 
 
-def check_cases(report: GpuReport, machine: Machine, cases: Sequence[Case] = CASES) -> None:
+def check_cases(report: GpuReport, machine: Cuda, cases: Sequence[Case] = CASES) -> None:
     """Every case in every layout, aligned and not."""
     for layout in ("linear", "hwc8"):
         chosen = [case for case in cases if layout == "linear" or case.dtype == "float16"]
@@ -164,7 +173,7 @@ def check_cases(report: GpuReport, machine: Machine, cases: Sequence[Case] = CAS
 
 
 def _check_cases(
-    report: GpuReport, machine: Machine, name: str, cases: Sequence[Case], layout: cuda_op.Layout, unaligned: bool
+    report: GpuReport, machine: Cuda, name: str, cases: Sequence[Case], layout: cuda_op.Layout, unaligned: bool
 ) -> None:
     wrong = [case.name for case in cases if not is_right(machine, case, layout, unaligned)]
     report.check(name, not wrong, f"{len(cases)} cases" + (f", wrong: {', '.join(wrong)}" if wrong else ""))
@@ -172,7 +181,7 @@ def _check_cases(
 
 def time_cases(
     report: GpuReport,
-    machine: Machine,
+    machine: Cuda,
     sizes: Mapping[str, tuple[int, int]] = SIZES,
     samples: int = 30,
     several: int = 10,
@@ -192,9 +201,9 @@ def time_cases(
 
 
 def _time(
-    report: GpuReport, machine: Machine, name: str, case: Case, layout: cuda_op.Layout, samples: int, several: int
+    report: GpuReport, machine: Cuda, name: str, case: Case, layout: cuda_op.Layout, samples: int, several: int
 ) -> None:
-    call = Call(machine, case, layout=layout)
+    call = Call(machine, list(case.inputs.values()), case.attributes, layout=layout)
 
     def launches() -> None:
         for _ in range(several):

@@ -7,76 +7,44 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
+from mtu.benchmarks.gpu_cases import Cuda
 from mtu.benchmarks.gpu_report import Skip
 from mtu.plugins.correlation_argmax_warp import cuda_op
 
 cuda: Any = torch.cuda  # parts of it have no types
-Call = Callable[[], Any]
+Enqueue = Callable[[], Any]
 
 
-class Device(Protocol):
-    """What the sections need of a device."""
-
-    name: str
-    """As torch calls it."""
-
-    def launch(self, problem: cuda_op.Problem, *pointers: int) -> None:
-        """Puts the fused kernel on the current stream; the pointers are those of `cuda_op.Launcher.launch`."""
-        ...
-
-    def launch_prepare(self, problem: cuda_op.Problem, *pointers: int) -> None:
-        """As `launch`, but the first of its two kernels only."""
-        ...
-
-    def synchronize(self) -> None:
-        """Waits for everything; raises RuntimeError if something went wrong on the device."""
-        ...
-
-    def graph(self, call: Call) -> Call:
-        """What `call` puts on the device, as one thing to start; `call` runs twice before."""
-        ...
-
-    def intervals(self, call: Call, count: int) -> list[float]:
-        """Milliseconds from the end of each call to the end of the next on the device, nothing between them."""
-        ...
-
-    def peak_memory(self, call: Call) -> float:
-        """The most MiB that torch holds at once during the call."""
-        ...
-
-
-class Cuda:
-    """torch's current CUDA device; see `Device`."""
+class Device(Cuda):
+    """torch's first CUDA device; kernels go on torch's current stream. The tests have one that is the CPU."""
 
     name = "cuda"
+    """As torch calls it."""
 
     def __init__(self) -> None:
         if not torch.cuda.is_available():
             raise Skip("this torch finds no CUDA device: install one built with CUDA")
-        torch.zeros(1, device="cuda")  # makes the primary context current, which the launcher needs
-        self._index = torch.cuda.current_device()
+        super().__init__()
 
     def launch(self, problem: cuda_op.Problem, *pointers: int) -> None:
-        """See `Device`."""
-        stream = torch.cuda.current_stream().cuda_stream
-        cuda_op.launcher(self._index).launch(problem, *pointers, stream)  # type: ignore[call-arg]
+        """Puts the kernel on the current stream; the pointers are those of `cuda_op.Launcher.launch`."""
+        self._launcher.launch(problem, *pointers, torch.cuda.current_stream().cuda_stream)  # type: ignore[call-arg]
 
     def launch_prepare(self, problem: cuda_op.Problem, *pointers: int) -> None:
-        """See `Device`."""
-        launcher = cuda_op.launcher(self._index)
-        first, _ = cuda_op.launches(problem, *pointers, launcher.multiprocessors)  # type: ignore[call-arg]
-        launcher.start(problem, first, torch.cuda.current_stream().cuda_stream)
+        """As `launch`, but the first of its two kernels only."""
+        first, _ = cuda_op.launches(problem, *pointers, self._launcher.multiprocessors)  # type: ignore[call-arg]
+        self._launcher.start(problem, first, torch.cuda.current_stream().cuda_stream)
 
     def synchronize(self) -> None:
-        """See `Device`."""
+        """Waits for everything; raises RuntimeError if something went wrong on the device."""
         torch.cuda.synchronize()
 
-    def graph(self, call: Call) -> Call:
-        """See `Device`."""
+    def graph(self, call: Enqueue) -> Enqueue:
+        """What `call` puts on the device, as one thing to start; `call` runs twice before."""
         side = cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -89,8 +57,8 @@ class Cuda:
             call()
         return graph.replay
 
-    def intervals(self, call: Call, count: int) -> list[float]:
-        """See `Device`."""
+    def intervals(self, call: Enqueue, count: int) -> list[float]:
+        """Milliseconds from the end of each call to the end of the next on the device, nothing between them."""
         events = [cuda.Event(enable_timing=True) for _ in range(count + 1)]
         torch.cuda.synchronize()
         events[0].record()
@@ -100,8 +68,8 @@ class Cuda:
         torch.cuda.synchronize()
         return [before.elapsed_time(after) for before, after in pairwise(events)]
 
-    def peak_memory(self, call: Call) -> float:
-        """See `Device`."""
+    def peak_memory(self, call: Enqueue) -> float:
+        """The most MiB that torch holds at once during the call."""
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         call()
@@ -109,7 +77,7 @@ class Cuda:
         return torch.cuda.max_memory_allocated() / 2**20
 
 
-def interleaved(device: Device, calls: dict[str, tuple[Call, int]], rounds: int) -> dict[str, list[float]]:
+def interleaved(device: Device, calls: dict[str, tuple[Enqueue, int]], rounds: int) -> dict[str, list[float]]:
     """Milliseconds of each call over the number beside it, `rounds` samples each, taken in turns."""
     samples: dict[str, list[float]] = {name: [] for name in calls}
     for call, _ in calls.values():

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtu.benchmarks.gpu_engines import Plan, build_and_time, can_have_plugin
+from mtu.benchmarks.gpu_precision import decibels, read_clip
 from mtu.benchmarks.gpu_report import GpuReport, Skip
 from mtu.core.errors import InvalidInputError
 from mtu.core.files import write_whole
@@ -31,7 +32,6 @@ Picture = NDArray[np.uint8]
 
 def save_reference(clip: Path, path: Path, frames: int = FRAMES) -> str:
     """Restores the first frames of a clip with onnxruntime on the CPU and writes both to an .npz; what it holds."""
-    from mtu.benchmarks.gpu_precision import read_clip
     from mtu.runtime import open_backend, open_bundle, restore
 
     blurred = read_clip(clip)[:frames]
@@ -108,18 +108,15 @@ def _check_one(
         restored = [frame.rgb for frame in restore(blurred, backend, scene_threshold=None)]
     finally:
         backend.close()
-    psnr = [decibels(one, other) for one, other in zip(restored, expected, strict=True)]
+    psnr = [
+        decibels(float(np.square(one.astype(np.float64) - other).mean()))
+        for one, other in zip(restored, expected, strict=True)
+    ]
     worst, floor = min(psnr), FLOORS[precision]
     detail = f"{len(psnr)} frames, worst {worst:.1f} dB (frame {psnr.index(worst)}), floor {floor:.0f} dB"
     report.check(f"pictures {precision}", worst >= floor, detail)
     if graph:
         report.check(f"captured {precision}", not backend.remarks, "; ".join(backend.remarks))
-
-
-def decibels(one: Picture, other: Picture) -> float:
-    """PSNR of two pictures; 999 if they are equal."""
-    error = float(np.square(one.astype(np.float64) - other).mean())
-    return float(10 * np.log10(255**2 / error)) if error else 999.0
 
 
 def time_steps(report: GpuReport, plan: Plan, size: tuple[int, int], samples: int = 100) -> None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtu.benchmarks.gpu_cases import CHANNELS, SIZES
-from mtu.benchmarks.gpu_device import Call, Device, interleaved
+from mtu.benchmarks.gpu_cases import CHANNELS, SIZES, Call
+from mtu.benchmarks.gpu_device import Device, Enqueue, interleaved
 from mtu.benchmarks.gpu_report import GpuReport
 from mtu.plugins.correlation_argmax_warp import cuda_op, torch_op
 from mtu.plugins.correlation_argmax_warp.cases import MIN_GAP
@@ -52,80 +52,9 @@ def random_inputs(
     return *random_maps(device, (batch, channels, h, w), dtype, seed), detail
 
 
-class Op:
-    """The kernel with memory for one set of inputs. Outputs and workspace are full of garbage at first."""
-
-    def __init__(
-        self,
-        device: Device,
-        inputs: Sequence[Tensor],
-        attributes: Mapping[str, int] | None = None,
-        *,
-        layout: cuda_op.Layout = "linear",
-    ) -> None:
-        """`inputs` are motion, motion_prev, detail_prev on the device."""
-        self._device = device
-        (batch, channels, h, w), self._detail_shape = inputs[0].shape, inputs[2].shape
-        kinds: list[Any] = [str(tensor.dtype).removeprefix("torch.") for tensor in inputs]
-        self.problem = cuda_op.Problem(
-            *(batch, channels, h, w, self._detail_shape[1]),
-            **(attributes or {}),
-            motion_type=kinds[0],
-            detail_type=kinds[2],
-            motion_layout=layout,
-            detail_layout=layout,
-        )
-        self._inputs = [self._laid_out(tensor, layout == "hwc8") for tensor in inputs]
-        self._warped = self._memory(self._inputs[2].shape, self._inputs[2].dtype)
-        self.displacement = self._memory((batch, h, w), torch.int32)
-        workspace = torch.empty(cuda_op.workspace_bytes(self.problem), dtype=torch.uint8, device=device.name)
-        self._outputs = self._warped, self.displacement, workspace
-        self.pointers = [tensor.data_ptr() for tensor in (*self._inputs, *self._outputs)]
-        self.poison()
-
-    def _memory(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        return torch.empty(tuple(shape), dtype=dtype, device=self._device.name)
-
-    def _laid_out(self, tensor: Tensor, channels_last: bool) -> Tensor:
-        batch, channels, h, w = tensor.shape
-        shape = (batch, h, w, -(-channels // 8) * 8) if channels_last else tensor.shape
-        out = self._memory(shape, tensor.dtype)
-        if channels_last:
-            out[:] = math.nan  # the padding must not be read
-            out[..., :channels] = tensor.permute(0, 2, 3, 1)
-        else:
-            out[:] = tensor
-        return out
-
-    def poison(self) -> None:
-        """Fills everything that the kernel writes with garbage."""
-        for tensor in self._outputs:
-            tensor.view(torch.uint8)[:] = 0xA5
-
-    def launch(self) -> None:
-        """Puts the kernel on the current stream."""
-        self._device.launch(self.problem, *self.pointers)
-
-    def launch_prepare(self) -> None:
-        """The first of its two kernels only."""
-        self._device.launch_prepare(self.problem, *self.pointers)
-
-    def run(self) -> tuple[Tensor, Tensor]:
-        """Runs it on poisoned memory: copies of warped, as [B, c, H, W], and displacement."""
-        self.poison()
-        self._device.synchronize()
-        self.launch()
-        return self.results()
-
-    def results(self) -> tuple[Tensor, Tensor]:
-        """What the last launch wrote."""
-        self._device.synchronize()
-        warped, channels = self._warped, self._detail_shape[1]
-        if self.problem.detail_layout == "hwc8":
-            if warped[..., channels:].any():
-                raise AssertionError("the padding of HWC8 was not written as zeros")
-            warped = warped[..., :channels].permute(0, 3, 1, 2)
-        return warped.clone(memory_format=torch.contiguous_format), self.displacement.clone()
+def call_of(device: Device, inputs: Sequence[Tensor], max_displacement: int = 10, **how: Any) -> Call:
+    """The kernel with copies of these inputs."""
+    return Call(device, [each.cpu().numpy() for each in inputs], {"max_displacement": max_displacement}, **how)
 
 
 # --- against the truth ----------------------------------------------------------------------------------------------
@@ -161,7 +90,8 @@ def _check_random(
     max_displacement: int = 10,
 ) -> None:
     inputs = motion, motion_prev, detail = make_inputs()
-    warped, displacement = Op(device, inputs, {"max_displacement": max_displacement}, layout=layout).run()
+    found = call_of(device, inputs, max_displacement, layout=layout).run()
+    warped, displacement = (torch.from_numpy(array).to(device.name) for array in found)
     expected = torch_op.correlation_argmax_warp(*inputs, max_displacement=max_displacement)[1]
     differ, wrong = disagreement(motion, motion_prev, displacement, expected, max_displacement)
     total = displacement.numel()
@@ -222,13 +152,13 @@ def pooled_cost(
 
 
 def _check_repeated(report: GpuReport, device: Device, h: int, w: int) -> None:
-    op = Op(device, random_inputs(device, h, w, torch.float16))
-    once, again = op.run(), op.run()
-    report.check("the same twice", all(map(torch.equal, once, again)))
-    replay = device.graph(op.launch)
-    op.poison()
+    call = call_of(device, random_inputs(device, h, w, torch.float16))
+    once, again = call.run(), call.run()
+    report.check("the same twice", all(map(np.array_equal, once, again)))
+    replay = device.graph(call.launch)
+    call.spoil()
     replay()
-    report.check("the same in a CUDA graph", all(map(torch.equal, once, op.results())))
+    report.check("the same in a CUDA graph", all(map(np.array_equal, once, call.results())))
 
 
 # --- time -----------------------------------------------------------------------------------------------------------
@@ -278,7 +208,7 @@ def measure_rates(report: GpuReport, device: Device, copied: int = 2**30, side: 
     return rates
 
 
-def _seconds(device: Device, call: Call) -> float:
+def _seconds(device: Device, call: Enqueue) -> float:
     device.intervals(call, 3)
     return statistics.median(device.intervals(call, 11)[1:]) / 1000
 
@@ -305,23 +235,19 @@ def time_kernel(
     name = f"kernel {size} fp16 linear"
 
     def repeat() -> None:
-        ops = _ops(device, [random_inputs(device, h, w, torch.float16, seed=seed) for seed in range(SETS)], "linear")
-        call = _rounds(device, [op.launch for op in ops], launches)
-        report.time(f"{name}, again at the end", "repeat", interleaved(device, {name: call}, rounds)[name])
+        kernels = [call_of(device, random_inputs(device, h, w, torch.float16, seed=seed)) for seed in range(SETS)]
+        rounded = _rounds(device, [kernel.launch for kernel in kernels], launches)
+        report.time(f"{name}, again at the end", "repeat", interleaved(device, {name: rounded}, rounds)[name])
 
     report.run(f"{name}, again", repeat)
 
 
-def _ops(device: Device, sets: Sequence[Sequence[Tensor]], layout: cuda_op.Layout) -> list[Op]:
-    return [Op(device, inputs, layout=layout) for inputs in sets]
-
-
-def _rounds(device: Device, calls: Sequence[Call], rounds: int) -> tuple[Call, int]:
+def _rounds(device: Device, calls: Sequence[Enqueue], rounds: int) -> tuple[Enqueue, int]:
     """One thing to start that does all calls so many times, and how many that makes."""
     return device.graph(lambda: [call() for _ in range(rounds) for call in calls]), rounds * len(calls)
 
 
-def _cycle(function: Callable[..., Any], sets: Sequence[Sequence[Tensor]]) -> tuple[Call, int]:
+def _cycle(function: Callable[..., Any], sets: Sequence[Sequence[Tensor]]) -> tuple[Enqueue, int]:
     """One call of a torch function, with the next set each time."""
     turns = itertools.cycle(sets)
     return lambda: function(*next(turns)), 1
@@ -338,29 +264,29 @@ def _time_size(
     rounds: int,
     launches: int,
 ) -> None:
-    calls: dict[str, tuple[Call, int]] = {}
-    problems: dict[str, cuda_op.Problem] = {}
+    calls: dict[str, tuple[Enqueue, int]] = {}
+    kernels: dict[str, list[Call]] = {}
     for dtype in (torch.float16, torch.float32):
         kind = _short(dtype)
         sets = [random_inputs(device, h, w, dtype, seed=seed) for seed in range(SETS)]
         for layout in LAYOUTS[dtype]:
-            ops = _ops(device, sets, layout)
             name = f"{size} {kind} {layout}"
-            problems[name] = ops[0].problem
-            calls[f"kernel {name}"] = _rounds(device, [op.launch for op in ops], launches)
-            calls[f"prepare {name}"] = _rounds(device, [op.launch_prepare for op in ops], launches)
+            chosen = kernels[name] = [call_of(device, inputs, layout=layout) for inputs in sets]
+            calls[f"kernel {name}"] = _rounds(device, [kernel.launch for kernel in chosen], launches)
+            prepares = [partial(device.launch_prepare, kernel.problem, *kernel.pointers) for kernel in chosen]
+            calls[f"prepare {name}"] = _rounds(device, prepares, launches)
         calls[f"unfused {size} {kind}"] = _cycle(unfused, sets)
         calls[f"torch op {size} {kind}"] = _cycle(torch_op.correlation_argmax_warp, sets)
         if kind == "fp32":
-            same = (unfused(*sets[0])[1] == ops[0].run()[1]).double().mean().item()
+            same = np.mean(unfused(*sets[0])[1].cpu().numpy() == chosen[0].run()[1])
             report.check(f"unfused {size} does what the kernel does", same > 0.99, f"{same:.2%} equal displacements")
         if compiler is not None:
             compiled = compiler(unfused, dynamic=False)
             if report.run(f"unfused compiled {size} {kind}", partial(compiled, *sets[0]), seconds=30) is not None:
                 calls[f"unfused compiled {size} {kind}"] = _cycle(compiled, sets)
     samples = interleaved(device, calls, rounds)
-    for name, problem in problems.items():
-        kind = name.split()[1]
+    for name, (kernel, *_) in kernels.items():
+        kind, problem = name.split()[1], kernel.problem
         prepare = statistics.median(samples[f"prepare {name}"])
         report.time(
             f"kernel {name}",

@@ -19,7 +19,7 @@ from mtu.benchmarks.gpu_report import GpuReport, Skip
 from mtu.core.interface import FRAME_NAMES, PRESETS, Interface
 
 if TYPE_CHECKING:
-    from mtu.benchmarks.gpu_device import Call, Device
+    from mtu.benchmarks.gpu_device import Device, Enqueue
 
 SIZE = 720, 1280
 Compiler = Callable[..., Callable[..., Any]]
@@ -76,16 +76,16 @@ def time_torch(
     report.run(name, again)
 
 
-def _time_call(report: GpuReport, device: Device, name: str, group: str, call: Call, samples: int) -> None:
+def _time_call(report: GpuReport, device: Device, name: str, group: str, call: Enqueue, samples: int) -> None:
     peak = device.peak_memory(call)
     report.time(name, group, device.intervals(call, samples + 5)[5:], peak_mib=peak)
 
 
-def _time_captured(report: GpuReport, device: Device, name: str, call: Call, samples: int) -> None:
+def _time_captured(report: GpuReport, device: Device, name: str, call: Enqueue, samples: int) -> None:
     _time_call(report, device, name, "captured", device.graph(call), samples)
 
 
-def torch_step(device: Device, model: str, size: tuple[int, int], layout: str, compiler: Compiler | None) -> Call:
+def torch_step(device: Device, model: str, size: tuple[int, int], layout: str, compiler: Compiler | None) -> Enqueue:
     """A call that runs one step of a preset, random weights, on the states of the call before; it is warm."""
     import torch
 

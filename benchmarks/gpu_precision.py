@@ -26,6 +26,11 @@ def read_clip(path: Path) -> list[NDArray[np.uint8]]:
     return list(read_frames(path))
 
 
+def decibels(error: float) -> float:
+    """PSNR of pictures whose mean square error this is; 999 if they are equal."""
+    return float(10 * np.log10(255**2 / error)) if error else 999.0
+
+
 def compare_backends(report: GpuReport, name: str, frames: Sequence[NDArray[np.uint8]], half: Any, full: Any) -> None:
     """PSNR of the pictures and share of equal displacements of two backends on the same frames."""
     from mtu.runtime import restore
@@ -35,8 +40,7 @@ def compare_backends(report: GpuReport, name: str, frames: Sequence[NDArray[np.u
     for one, other in pairs:
         squares.append(np.square(one.rgb.astype(np.float64) - other.rgb).mean())
         equal.append(np.mean(one.displacement == other.displacement))
-    error = float(np.mean(squares))
-    report.value(f"{name}, PSNR in dB", "fp16 PSNR", 10 * np.log10(255**2 / error) if error else 999.0)
+    report.value(f"{name}, PSNR in dB", "fp16 PSNR", decibels(float(np.mean(squares))))
     report.value(f"{name}, equal displacements in %", "fp16 equal displacements", 100 * float(np.mean(equal)))
 
 

@@ -53,17 +53,8 @@ class GpuReport:
     def time(self, name: str, group: str, milliseconds: Sequence[float], **more: Any) -> None:
         """Samples of one thing's time; `more` is anything to be read beside it."""
         p90 = sorted(milliseconds)[len(milliseconds) * 9 // 10]
-        self.emit(
-            {
-                "kind": "time",
-                "name": name,
-                "group": group,
-                "median_ms": statistics.median(milliseconds),
-                "p90_ms": p90,
-                "samples": len(milliseconds),
-                **more,
-            }
-        )
+        found = {"median_ms": statistics.median(milliseconds), "p90_ms": p90, "samples": len(milliseconds)}
+        self.emit({"kind": "time", "name": name, "group": group, **found, **more})
 
     def skip(self, name: str, reason: str) -> None:
         """Something that is not done."""

@@ -124,10 +124,10 @@ def kernel(report: GpuReport, options: Options) -> None:
     """The kernel against torch."""
     _need("torch", "cuda.core", "cuda.bindings")
     from mtu.benchmarks.gpu_cases import SIZES
-    from mtu.benchmarks.gpu_device import Cuda
+    from mtu.benchmarks.gpu_device import Device
     from mtu.benchmarks.gpu_kernel import check_kernel
 
-    check_kernel(report, Cuda(), sizes=dict(list(SIZES.items())[:1]) if options.quick else SIZES)
+    check_kernel(report, Device(), sizes=dict(list(SIZES.items())[:1]) if options.quick else SIZES)
 
 
 def kernel_time(report: GpuReport, options: Options) -> None:
@@ -136,10 +136,10 @@ def kernel_time(report: GpuReport, options: Options) -> None:
     import torch
 
     from mtu.benchmarks.gpu_cases import SIZES
-    from mtu.benchmarks.gpu_device import Cuda
+    from mtu.benchmarks.gpu_device import Device
     from mtu.benchmarks.gpu_kernel import measure_rates, time_kernel
 
-    device = Cuda()
+    device = Device()
     rates = measure_rates(report, device)
     compiler = torch.compile if _can_compile(report, options) else None
     sizes = dict(list(SIZES.items())[:1]) if options.quick else SIZES
@@ -166,10 +166,10 @@ def step_torch(report: GpuReport, options: Options) -> None:
     """The network's step in torch."""
     import torch
 
-    from mtu.benchmarks.gpu_device import Cuda
+    from mtu.benchmarks.gpu_device import Device
     from mtu.benchmarks.gpu_network import MODELS, time_torch
 
-    device = Cuda()
+    device = Device()
     models = MODELS[:1] if options.quick else MODELS
     time_torch(report, device, models=models, compiler=torch.compile if _can_compile(report, options) else None)
 
@@ -183,10 +183,10 @@ def step_onnxruntime(report: GpuReport, options: Options) -> None:
 
 def precision_torch(report: GpuReport, options: Options) -> None:
     """Fp16 against fp32 in torch."""
-    from mtu.benchmarks.gpu_device import Cuda
+    from mtu.benchmarks.gpu_device import Device
     from mtu.benchmarks.gpu_precision import CLIP, compare_torch
 
-    compare_torch(report, device=Cuda.name, clip=options.clip or CLIP)
+    compare_torch(report, device=Device.name, clip=options.clip or CLIP)
 
 
 def step_tensorrt(library: LibraryName, report: GpuReport, options: Options) -> None:

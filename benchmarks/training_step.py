@@ -17,7 +17,8 @@ from torch.profiler import ProfilerActivity, profile
 from mtu.core.interface import LOOK_AHEAD, SIZE_MULTIPLE
 from mtu.training.batches import Batch
 from mtu.training.options import Options, Say
-from mtu.training.run import Machine, Run, new_fabric
+from mtu.training.run import Run
+from mtu.training.start import Machine, new_fabric
 
 PARTS = {
     "convolutions": ("conv",),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import time
 
+import numpy as np
 import pytest
 
 from mtu.benchmarks.gpu_report import GpuReport
@@ -39,13 +41,46 @@ def emulate(emulator, problem, pointers, count=2):
         getattr(emulator, name)(*extra, *launch.grid, launch.threads, *values)
 
 
+def hand_out_engines(monkeypatch, small, flavour):
+    """A host with a library, whose builder hands out engines of the small network; the list of what it was asked."""
+    from tests import fake_cuda
+
+    built = []
+
+    def build(bundle, directory, options):
+        built.append((directory.name, options.fp16, options.plugin, options.plugin_library))
+        changes = {"library": options.runtime, "library_version": fake_cuda.VERSIONS[flavour]}
+        return fake_cuda.write_engine(small, directory, options.profile, **changes)
+
+    fake_cuda.install(monkeypatch, fake_cuda.Gpu(flavour=flavour, registered=True))
+    monkeypatch.setattr(fake_cuda.Event, "time_till", lambda self, later: 0.25, raising=False)
+    monkeypatch.setattr("mtu.plugins.register.register_plugins", lambda *_: None)
+    monkeypatch.setattr("mtu.export.engine.build_engine", build)
+    return built
+
+
 class Cpu:
     """A `Device` that is none: the kernel is emulated, and everything else runs on the CPU."""
 
     name = "cpu"
 
     def __init__(self, emulator) -> None:
-        self.emulator = emulator
+        self.emulator, self.blocks = emulator, {}
+
+    def allocate(self, size) -> int:
+        block = np.empty(size + 256, np.uint8)
+        address = block.ctypes.data + -block.ctypes.data % 256
+        self.blocks[address] = block
+        return address
+
+    def free(self, address) -> None:
+        del self.blocks[address]
+
+    def write(self, address, array) -> None:
+        ctypes.memmove(address, array.ctypes.data, array.nbytes)
+
+    def read(self, address, array) -> None:
+        ctypes.memmove(array.ctypes.data, address, array.nbytes)
 
     def start(self, problem, pointers, count) -> None:
         emulate(self.emulator, problem, pointers, count)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +18,34 @@ import torch
 from torch import Tensor
 
 from mtu.core.interface import NetworkConfig
-from mtu.training import data, pulse, run
+from mtu.runtime.video import write_png
+from mtu.training import batches, options, pulse, run, start
 from mtu.training.batches import Batch
 from mtu.training.data.clips import Clip
+from mtu.training.options import Options
 
 TINY = {"mtu1": NetworkConfig(1, 4, 1), "mtu2": NetworkConfig(2, 4, 1)}
 SMALL = {"VALIDATION_CLIPS": 1, "VALIDATION_FRAMES": 3, "VALIDATION_SIZE": 16, "MARGIN": 8}
 OPTIONS: dict[str, Any] = {"max_steps": 6, "crop": 16, "frames": 3, "batch": 2, "rate": 1e-2}
-CPU = run.Machine("cpu")
+CPU = start.Machine("cpu")
 
 
 def make_tiny(patch: pytest.MonkeyPatch) -> None:
     """The presets become tiny networks, and validation a matter of a moment; on a busy machine no line more is said."""
-    patch.setattr(run, "preset_config", TINY.__getitem__)
+    for place in (run, start):
+        patch.setattr(place, "preset_config", TINY.__getitem__)
     patch.setattr(pulse, "SILENCE", 3600.0)
     for name, value in SMALL.items():
-        patch.setattr(data, name, value)
+        patch.setattr(batches, name, value)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    make_tiny(monkeypatch)
+    monkeypatch.setattr(options, "WARM_UP", 1)
+    batches.kept_clip.cache_clear()
+    yield
+    batches.kept_clip.cache_clear()
 
 
 def sliding_clip(frames: int, height: int, width: int, step: tuple[int, int], seed: int = 0) -> Clip:
@@ -47,6 +59,30 @@ def sliding_clip(frames: int, height: int, width: int, step: tuple[int, int], se
     y, x = np.mgrid[:height, :width] + np.array(step)[:, None, None]
     motion[:, (y < 0) | (y >= height) | (x < 0) | (x >= width)] = np.nan
     return Clip(255 - sharp, sharp, motion)
+
+
+def write_gopro(folder: Path, frames: int = 11, size: tuple[int, int] = (24, 32)) -> Path:
+    """A GoPro folder whose frames say where they are from."""
+    clip = sliding_clip(frames, *size, (0, 4))
+    for part in ("train", "test"):
+        for kind, pictures in (("blur_gamma", clip.blurred), ("sharp", clip.sharp)):
+            place = folder / part / f"GOPR_{part}" / kind
+            place.mkdir(parents=True)
+            for number, picture in enumerate(pictures):
+                write_png(place / f"{number:06d}.png", picture)
+    return folder
+
+
+def noted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, float]]:
+    """The runs of this test write no TensorBoard log but into this list."""
+    logged: list[dict[str, float]] = []
+    monkeypatch.setattr(run.Run, "_log", lambda self, values, picture=None: logged.append(values))
+    return logged
+
+
+def new_run(folder: Path, **changes: object) -> run.Run:
+    wanted = Options(**{**OPTIONS, "max_steps": 1000, **changes})
+    return run.Run(folder, wanted, start.new_fabric(CPU, folder), say=lambda text: None)
 
 
 def digest(tensors: Iterable[Tensor]) -> str:

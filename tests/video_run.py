@@ -22,8 +22,8 @@ class Result:
     damage: str | None
 
     @property
-    def said(self) -> str:
-        """All of it in one text."""
+    def text(self) -> str:
+        """All of it in one."""
         return " | ".join([*self.reader_notes, *self.writer_notes, *self.remarks, self.damage or ""])
 
 

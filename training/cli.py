@@ -1,4 +1,4 @@
-"""`mtu-train`: parses, calls `mtu.training.run.train`, prints. Imports torch inside the command."""
+"""`mtu-train`: parses, calls `mtu.training.start.train`, prints. Imports torch inside the command."""
 
 from __future__ import annotations
 
@@ -103,8 +103,8 @@ def main_command(
     if "data" in given:
         data_folder(data)
     require_for(PROGRAM)
-    from mtu.training.run import Machine, train
     from mtu.training.run_folder import WEIGHTS
+    from mtu.training.start import Machine, train
 
     outcome = train(
         Path(output),

@@ -1,8 +1,8 @@
 """Video in and out for `mtu-run`: everything goes through PyAV, no ffmpeg program is needed.
 
 `open_reader` gives pictures as RGB with their own timestamps and the packets of all other streams; `open_writer` takes
-both and writes a video, yuv4mpeg, or pictures. Maps (float32 [H, W] in [0, 1]) go the same ways, and exactly into .npy
-files by `open_map_directory`. The files, lowest first; each imports only from those above it (tests/test_layers.py):
+both and writes a video, yuv4mpeg, or pictures. Maps (float32 [H, W] in [0, 1]) go the same ways, and exactly into a
+directory of .npy files. The files, lowest first; each imports only from those above it (tests/test_layers.py):
 
 Pictures, times and names
     containers/signatures     how files begin
@@ -53,7 +53,7 @@ from mtu.runtime.video.pictures.encoding import write_png
 from mtu.runtime.video.pictures.files import read_picture
 from mtu.runtime.video.source import Frame, Reader, ReadOptions, SourceInfo
 from mtu.runtime.video.sources import open_reader
-from mtu.runtime.video.targets import open_map_directory, open_writer
+from mtu.runtime.video.targets import open_writer
 from mtu.runtime.video.timing import Segment, parse_rate
 from mtu.runtime.video.writer import EncodeOptions, Writer
 
@@ -66,7 +66,6 @@ __all__ = [
     "Segment",
     "SourceInfo",
     "Writer",
-    "open_map_directory",
     "open_reader",
     "open_writer",
     "parse_muxer_options",

@@ -37,7 +37,8 @@ LIMITED, FULL = 1, 2
 _SD_LINES = 576
 # H.273 matrices of swscale. It follows the tags of pictures; PyAV's own colour space arguments lack some before 18.
 _MATRICES = {1, 4, 5, 6, 7, 9}
-_NAMES = {0: "RGB", 1: "BT.709", 4: "FCC", 5: "BT.601", 6: "BT.601", 7: "SMPTE 240M", 9: "BT.2020"}
+MATRICES = {0: "RGB", 1: "BT.709", 4: "FCC", 5: "BT.601", 6: "BT.601", 7: "SMPTE 240M", 9: "BT.2020"}
+"""Names of the matrices that can be used."""
 _UNSUPPORTED = {8: "YCgCo", 10: "BT.2020 constant luminance", 14: "ICtCp"}
 _HDR = {16: "PQ", 18: "HLG"}
 _PRIMARIES = {1: "BT.709", 5: "BT.601 (625)", 6: "BT.601 (525)", 7: "BT.601 (525)", 9: "BT.2020", 12: "P3"}
@@ -76,7 +77,7 @@ class Colour:
     @property
     def name(self) -> str:
         """Words for messages, such as "BT.709, limited range"."""
-        return f"{_NAMES[self.used_matrix]}, {'full' if self.used_range == FULL else 'limited'} range"
+        return f"{MATRICES[self.used_matrix]}, {'full' if self.used_range == FULL else 'limited'} range"
 
     @property
     def light(self) -> str:
@@ -123,10 +124,10 @@ def colour_of(picture: av.VideoFrame) -> tuple[Colour, list[str]]:
         used_matrix = 9 if matrix == 10 else _usual_matrix(picture.height)
         gray = name.startswith(("gray", "ya"))
         if matrix in (UNSPECIFIED, RGB, 3) and not gray:
-            notes.append(f"colours are not tagged: {_NAMES[used_matrix]} is assumed ({picture.height} lines)")
+            notes.append(f"colours are not tagged: {MATRICES[used_matrix]} is assumed ({picture.height} lines)")
         elif not gray:
             tag = _UNSUPPORTED.get(matrix, f"number {matrix}")
-            notes.append(f"the colour matrix {tag} cannot be converted exactly: {_NAMES[used_matrix]} is used")
+            notes.append(f"the colour matrix {tag} cannot be converted exactly: {MATRICES[used_matrix]} is used")
     if transfer in _HDR:
         notes.append(f"HDR ({_HDR[transfer]}): processed as it is and tagged the same, not tone-mapped")
     # yuvj formats without a left tag are JPEG: tagged as centred, read right, and written left like everything.

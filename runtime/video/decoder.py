@@ -63,8 +63,8 @@ class Decoder:
         self.row = demuxer_of(self.container.format.name)
         self.time_base = self.stream.time_base or Fraction(1, 1000)
         self.rate: Fraction | None = self.stream.average_rate or self.stream.guessed_rate or None
-        whole = self.stream.sample_aspect_ratio or None
-        self._follows_aspect = not self.row.aspect_of_track and whole == self._codec_aspect
+        whole, own = self.stream.sample_aspect_ratio or None, self.stream.codec_context.sample_aspect_ratio or None
+        self._follows_aspect = not self.row.aspect_of_track and whole == own
         self._raw = self._decode_all()
         self._ahead: deque[av.VideoFrame | av.Packet[Any]] = deque()
         self._packet_times: deque[int] = deque()
@@ -198,18 +198,9 @@ class Decoder:
         self.first_picture()
 
     @property
-    def _codec_aspect(self) -> Fraction | None:
-        return self.stream.codec_context.sample_aspect_ratio or None
-
-    @property
-    def own_aspect(self) -> Fraction | None:
-        """The aspect of the pixels of the last picture, None where the container's holds for all."""
-        return self._codec_aspect if self._follows_aspect else None
-
-    @property
     def aspect(self) -> Fraction | None:
-        """The aspect of the pixels of the first picture."""
-        return self._codec_aspect if self._follows_aspect else self.stream.sample_aspect_ratio or None
+        """The aspect of the pixels of the last picture, None where the container's holds for all."""
+        return (self.stream.codec_context.sample_aspect_ratio or None) if self._follows_aspect else None
 
     @property
     def length(self) -> Fraction | None:

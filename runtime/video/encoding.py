@@ -20,10 +20,11 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.format import VideoFormat
 
 from mtu.core.errors import InvalidInputError
-from mtu.runtime.video.colour import FULL, RGB, UNSPECIFIED, is_rgb
+from mtu.runtime.video.colour import FULL, RGB, UNSPECIFIED, FromRGB, is_rgb
 from mtu.runtime.video.containers.table import container_of
 from mtu.runtime.video.encoders import DEFAULTS, choose_codec, choose_format, choose_options, did_you_mean, holds
 from mtu.runtime.video.fields import Fields, marks_fields
+from mtu.runtime.video.filters import FromRGBToPalette
 from mtu.runtime.video.writer import EncodeOptions, Target
 
 # The right pixel format whatever the source's is: colours made for the picture, and a conversion that the encoder does.
@@ -59,6 +60,12 @@ class Encoding:
     """Whether the quantiser is fixed, at the option qmin."""
     options: Mapping[str, str]
     fields: Fields = "progressive"
+
+    def from_rgb(self) -> FromRGB | FromRGBToPalette:
+        """What makes pictures for the encoder."""
+        if self.pix_fmt == "pal8":
+            return FromRGBToPalette()
+        return FromRGB(self.pix_fmt, self.matrix, self.range, centred=self.centred)
 
     def apply(self, context: VideoCodecContext) -> None:
         """Set everything on a context that is not open yet."""

@@ -6,7 +6,6 @@ The first picture sets the size and the colours of the result. Opens no files.
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import NamedTuple
 
 import av
 import numpy as np
@@ -18,18 +17,8 @@ _SIZE, _ASPECT, _COLOURS = "the size changes", "the pixel aspect changes", "the 
 _PRIMARIES, _DYNAMIC = "the primaries change", "the dynamic range changes"
 # Shapes that differ by less are made equal, without black bars.
 _SAME_SHAPE = 0.02
-
-
-class _Look(NamedTuple):
-    """What can change from picture to picture."""
-
-    matrix: int
-    range: int
-    primaries: int
-    transfer: int
-    pix_fmt: str
-    width: int
-    height: int
+_Look = tuple[tuple[int, int], tuple[int | str, ...]]
+"""What can change from picture to picture: its size, and its colours and format."""
 
 
 class Normaliser:
@@ -38,7 +27,8 @@ class Normaliser:
     def __init__(self, source: str, first: av.VideoFrame, border: tuple[int, int, int, int], *, stop: bool) -> None:
         """`source` is its name, `border` what is not shown at the top, bottom, left and right; `stop` refuses another
         size."""
-        self._look, self._first, self._source, self._stop = _look_of(first), _look_of(first), source, stop
+        self._look, self._source, self._stop = _look_of(first), source, stop
+        self._coded = self._look[0]
         self.colour, self.notes = colour_of(first)
         self._to_rgb = ToRGB(self.colour)
         self._primaries: PrimariesChange | None = None
@@ -71,18 +61,15 @@ class Normaliser:
             self._count_change(_ASPECT, f"from {self._aspect or 1} to {aspect or 1}")
             self._aspect = aspect
         self._count += 1
-        if (look.width, look.height) == (self._first.width, self._first.height):
-            rgb = self._to_rgb(picture)[self._shown]
-        else:
-            rgb = self._fit(picture, aspect)
+        rgb = self._to_rgb(picture)[self._shown] if look[0] == self._coded else self._fit(picture, aspect)
         if self._primaries is not None:
             rgb = self._primaries(rgb)
         return np.ascontiguousarray(rgb)
 
     def _change(self, picture: av.VideoFrame, look: _Look) -> None:
-        before, self._look = self._look, look
-        if (look.width, look.height) != (before.width, before.height):
-            sizes = f"from {before.width}x{before.height} to {look.width}x{look.height}"
+        (before, _), (after, _), self._look = self._look, look, look
+        if after != before:
+            sizes = f"from {before[0]}x{before[1]} to {after[0]}x{after[1]}"
             if self._stop:
                 raise InvalidInputError(
                     f"{self._source} changes its size {sizes} after {self._count} pictures: split it there first, or"
@@ -132,12 +119,5 @@ class Normaliser:
 
 
 def _look_of(picture: av.VideoFrame) -> _Look:
-    return _Look(
-        int(picture.colorspace),
-        int(picture.color_range),
-        int(picture.color_primaries),
-        int(picture.color_trc),
-        picture.format.name,
-        picture.width,
-        picture.height,
-    )
+    tags = picture.colorspace, picture.color_range, picture.color_primaries, picture.color_trc
+    return (picture.width, picture.height), (*map(int, tags), picture.format.name)

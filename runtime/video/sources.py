@@ -10,7 +10,7 @@ from mtu.core.kinds import is_model_directory, kind_of, meant
 from mtu.runtime.video.containers.signatures import signature_of
 from mtu.runtime.video.pictures.animated_webp import AnimatedWebPReader
 from mtu.runtime.video.pictures.files import PICTURE_SUFFIXES, list_pictures
-from mtu.runtime.video.pictures.header import Header, known_header
+from mtu.runtime.video.pictures.header import known_header
 from mtu.runtime.video.pictures.reader import PictureReader
 from mtu.runtime.video.source import Reader, ReadOptions
 from mtu.runtime.video.video_reader import VideoReader
@@ -40,8 +40,10 @@ def open_reader(source: str | Path, options: ReadOptions | None = None) -> Reade
     suffix = path.suffix.lower()
     if suffix in PICTURE_SUFFIXES | _ANIMATIONS:
         header = known_header(path)
+        if header is not None and header.animated and header.kind == "webp":
+            return AnimatedWebPReader(name, header, options)
         if header is not None and header.animated:
-            return _open_animation(name, header, options)
+            return VideoReader(name, options, {"png": "apng", "gif": "gif"}[header.kind], header.loops)
     return PictureReader(name, [path], options) if suffix in PICTURE_SUFFIXES else VideoReader(name, options)
 
 
@@ -54,12 +56,6 @@ def _pictures(directory: Path) -> list[Path]:
         kinds = " ".join(sorted(PICTURE_SUFFIXES))
         raise InvalidInputError(f"{directory} holds no pictures: none of its files ends in one of {kinds}")
     return paths
-
-
-def _open_animation(name: str, header: Header, options: ReadOptions) -> Reader:
-    if header.kind == "webp":
-        return AnimatedWebPReader(name, header, options)
-    return VideoReader(name, options, {"png": "apng", "gif": "gif"}[header.kind], header.loops)
 
 
 def _refuse_other_input() -> None:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from mtu.core.errors import InvalidInputError, OutputError
-from mtu.runtime.video.pictures.encoding import NpyEncoding, choose_picture_encoding
+from mtu.runtime.video.pictures.encoding import choose_picture_encoding
 from mtu.runtime.video.pictures.files import PICTURE_SUFFIXES
 from mtu.runtime.video.pictures.writer import DirectoryWriter, PictureWriter
 from mtu.runtime.video.source import SourceInfo
@@ -31,7 +31,8 @@ def open_writer(
     `path` is a video file, "-" (yuv4mpeg on stdout), a directory for pictures (no ending, a trailing slash, or an
     existing directory), or, for a single picture, a .png, .jpg or .tif file. `width` and `height` are those of what is
     given to `write`, if not the source's; with `maps` that is float32 [H, W] in [0, 1] instead of pictures, and becomes
-    16-bit gray pictures or a gray video. Raises OutputError or InvalidInputError before anything is written.
+    16-bit gray pictures, exact .npy files (picture_format npy), or a gray video. Raises OutputError or
+    InvalidInputError before anything is written.
     """
     target = Target(
         path=None if str(path) == "-" else Path(path),
@@ -66,30 +67,6 @@ def open_writer(
     if target.options.picture_format is not None:
         raise InvalidInputError(f"--picture-format is for a directory of pictures, and {name} is none: leave it out")
     return VideoWriter(target)
-
-
-def open_map_directory(
-    path: str | Path,
-    source: SourceInfo,
-    *,
-    width: int | None = None,
-    height: int | None = None,
-    overwrite: bool = False,
-) -> Writer:
-    """Open a directory for maps (float32 [H, W]) as exact .npy files, named and replaced like those of pictures.
-
-    Raises OutputError or InvalidInputError before anything is written.
-    """
-    _check_place(Path(path), source)
-    target = Target(
-        path=Path(path),
-        source=source,
-        width=width or source.width,
-        height=height or source.height,
-        overwrite=overwrite,
-        maps=True,
-    )
-    return DirectoryWriter(target, NpyEncoding())
 
 
 def _check_place(path: Path, source: SourceInfo) -> None:

@@ -75,7 +75,7 @@ class VideoReader(Reader):
                     decoder.damage.picture(event)
                     # The fields of a picture that is scaled in height are mixed.
                     fields = self._field_order(event) if event.height == self._coded_height else "progressive"
-                    rgb = self._normalise(event, decoder.own_aspect)
+                    rgb = self._normalise(event, decoder.aspect)
                     yield Frame(rgb, pts, decoder.time_base, duration, fields)
                 decoder.ended = segment.past(time)
             else:
@@ -148,7 +148,7 @@ def probe(
         frame_count=count,
         colour=shown.colour,
         pix_fmt=picture.format.name,
-        sample_aspect_ratio=decoder.aspect,
+        sample_aspect_ratio=decoder.aspect or stream.sample_aspect_ratio or None,
         display_matrix=carried.matrix,
         fields=fields,
         stereo_mode=carried.stereo,

@@ -17,13 +17,12 @@ from av.container import OutputContainer
 from av.video.stream import VideoStream
 
 from mtu.core.errors import InvalidInputError
-from mtu.runtime.video.colour import FromRGB, Pixels, swaps_sides
+from mtu.runtime.video.colour import Pixels, swaps_sides
 from mtu.runtime.video.containers.muxer_options import add_options, kept_options
 from mtu.runtime.video.containers.table import container_of
 from mtu.runtime.video.copying import Copier, timecode_of
 from mtu.runtime.video.encoding import NO_TIMESTAMPS, Encoding, choose_encoding, with_fields
 from mtu.runtime.video.fields import FieldMarker
-from mtu.runtime.video.filters import FromRGBToPalette
 from mtu.runtime.video.source import USUAL_RATE, Frame
 from mtu.runtime.video.tags import kept_metadata, lost_of_stream, lost_tags, set_tag, stream_metadata
 from mtu.runtime.video.timing import Drift
@@ -61,16 +60,7 @@ class VideoWriter(Writer):
         try:
             self._keep_orientation()
             self._encoding = self._choose_encoding()
-            self._from_rgb = (
-                FromRGBToPalette()
-                if self._encoding.pix_fmt == "pal8"
-                else FromRGB(
-                    self._encoding.pix_fmt,
-                    self._encoding.matrix,
-                    self._encoding.range,
-                    centred=self._encoding.centred,
-                )
-            )
+            self._from_rgb = self._encoding.from_rgb()
             self._add_streams()
             self._create()
             self._container.start_encoding()

@@ -26,8 +26,8 @@ from mtu.runtime.video.source import Frame, SourceInfo
 
 Map = npt.NDArray[np.float32]
 """One map: float32 [H, W], in [0, 1]."""
-PictureKind = Literal["png", "jpg", "tiff"]
-"""Kinds of files that a directory of pictures is written as."""
+PictureKind = Literal["png", "jpg", "tiff", "npy"]
+"""Kinds of files that a directory of pictures is written as; npy is for maps alone, and exact."""
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,11 @@ from typing import BinaryIO
 import numpy as np
 
 from mtu.core.errors import InvalidInputError, OutputError
-from mtu.runtime.video.colour import FULL, FromRGB, Pixels, swaps_sides
+from mtu.runtime.video.colour import FULL, MATRICES, FromRGB, Pixels, swaps_sides
 from mtu.runtime.video.source import Frame
 from mtu.runtime.video.writer import Target, Writer, write_failed
 
 _LAYOUTS = {"yuv420p": "420mpeg2", "yuv422p": "422", "yuv444p": "444", "yuv411p": "411", "gray": "mono"}
-_MATRICES = {1: "BT.709", 9: "BT.2020", 7: "SMPTE 240M", 4: "FCC"}
 
 
 class Y4MWriter(Writer):
@@ -61,7 +60,7 @@ class Y4MWriter(Writer):
         self._from_rgb = FromRGB(form, matrix, color_range, centred=colour.centred)
         self.notes.append(
             f"yuv4mpeg holds pictures only, at {float(rate):.6g} per second: no sound, no timestamps, no colour matrix "
-            f"(it is {_MATRICES.get(matrix, 'BT.601')})"
+            f"(it is {MATRICES[matrix]})"
         )
         aspect = f"{sar.numerator}:{sar.denominator}" if sar else "0:0"
         full = "FULL" if color_range == FULL else "LIMITED"

@@ -15,8 +15,8 @@ pytest.importorskip("torch")
 
 from tests import fake_cuda
 from tests.frames import moving_frames
-from tests.gpu_stand_ins import fails, of, records, report
-from tests.plugins.test_kernel import emulator
+from tests.gpu_stand_ins import fails, hand_out_engines, of, records, report
+from tests.plugins.emulated import emulator
 
 from mtu.benchmarks import gpu_cases, gpu_check, gpu_first_run
 from mtu.benchmarks.gpu_report import Skip
@@ -298,22 +298,12 @@ FLAVOURS = ["tensorrt", "tensorrt-rtx", "tensorrt-8"]
 
 @pytest.fixture
 def make_plan(bundled, small, tmp_path, monkeypatch, report):
-    """The plan on a host with a library; its builder hands out engines of the small network."""
-    built = []
-
-    def build(bundle, directory, options):
-        built.append((directory.name, options.fp16, options.plugin, options.plugin_library))
-        changes = {"library": options.runtime, "library_version": fake_cuda.VERSIONS[built[0][0]]}
-        return fake_cuda.write_engine(small, directory, options.profile, **changes)
+    """The plan on a host with a library, and what its builder is asked for."""
 
     def make(flavour, plugin_library=None):
-        fake_cuda.install(monkeypatch, fake_cuda.Gpu(flavour=flavour, registered=True))
-        monkeypatch.setattr(fake_cuda.Event, "time_till", lambda self, later: 0.25, raising=False)
-        monkeypatch.setattr("mtu.plugins.register.register_plugins", lambda *_: None)
-        monkeypatch.setattr("mtu.export.engine.build_engine", build)
+        built = hand_out_engines(monkeypatch, small, flavour)
         name = flavour.removesuffix("-8")
         monkeypatch.setattr(gpu_first_run, "is_importable", lambda module: module == name.replace("-", "_"))
-        built[:] = [(flavour,)]
         plan = gpu_first_run.make_plan(report, tmp_path / "engines", plugin_library)
         assert plan.library == load_library(plan.library).name == name
         return plan, built
@@ -327,7 +317,7 @@ def test_engines_give_the_saved_pictures(report, records, make_plan, reference, 
     library = tmp_path / "plugin.so" if flavour == "tensorrt-8" else None
     plan, built = make_plan(flavour, library)
     gpu_first_run.build_engines(report, plan, (16, 24))
-    assert built[1:] == [("fp32", False, True, library), ("fp16", True, True, library)]
+    assert built == [("fp32", False, True, library), ("fp16", True, True, library)]
     for graph in (False, True):
         gpu_first_run.check_pictures(report, plan, reference, graph=graph)
     assert of(records, "error") == of(records, "skip") == []
@@ -363,7 +353,7 @@ def test_engines_that_were_not_built_are_errors(report, records, make_plan, refe
 def test_tensorrt_8_without_the_plugin_fails_and_goes_on_without(report, records, make_plan, reference):
     plan, built = make_plan("tensorrt-8")
     gpu_first_run.build_engines(report, plan, (16, 24))
-    assert [entry[2] for entry in built[1:]] == [False, False]
+    assert [entry[2] for entry in built] == [False, False]
     assert [(record["name"], record["passed"]) for record in of(records, "check")] == [
         ("C++ plugin", False),
         ("engines fp32", True),
@@ -374,7 +364,7 @@ def test_tensorrt_8_without_the_plugin_fails_and_goes_on_without(report, records
 def test_a_step_is_timed_with_and_without_a_graph(report, records, make_plan):
     plan, built = make_plan("tensorrt")
     gpu_first_run.time_steps(report, plan, (16, 24), samples=3)
-    assert built[1:] == [("mtu2-tensorrt-fp16", True, True, None)]
+    assert built == [("mtu2-tensorrt-fp16", True, True, None)]
     assert [record["name"] for record in of(records, "time")] == [
         "mtu2 tensorrt fp16",
         "mtu2 tensorrt fp16, whole frames",

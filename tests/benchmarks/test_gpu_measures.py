@@ -9,8 +9,8 @@ pytest.importorskip("torch")
 
 import torch
 from tests import fake_cuda
-from tests.gpu_stand_ins import Cpu, fails, of, records, report
-from tests.plugins.test_kernel import emulator
+from tests.gpu_stand_ins import Cpu, fails, hand_out_engines, of, records, report
+from tests.plugins.emulated import emulator
 
 from mtu.benchmarks import gpu_engines, gpu_kernel, gpu_network, gpu_precision
 from mtu.benchmarks.gpu_report import Skip
@@ -169,18 +169,7 @@ def make_gpu(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("library", ["tensorrt", "tensorrt-rtx", "tensorrt-8"])
 def test_engines_are_timed_through_the_backend(report, records, library, small, tmp_path, monkeypatch, make_gpu):
-    make_gpu(library)
-    monkeypatch.setattr(fake_cuda.Event, "time_till", lambda self, later: 0.25, raising=False)
-    monkeypatch.setattr("mtu.plugins.register.register_plugins", lambda *_: None)
-    name = library.removesuffix("-8")
-    built = []
-
-    def build(bundle, directory, options):
-        built.append((options.fp16, options.plugin, options.plugin_library))
-        changes = {"library": options.runtime, "library_version": fake_cuda.VERSIONS[library]}
-        return fake_cuda.write_engine(small, directory, options.profile, **changes)
-
-    monkeypatch.setattr("mtu.export.engine.build_engine", build)
+    name, built = library.removesuffix("-8"), hand_out_engines(monkeypatch, small, library)
     np.save(tmp_path / "clip.npy", np.random.default_rng(0).integers(0, 256, (3, 14, 21, 3), np.uint8))
     plugin = tmp_path / "plugin.so" if library == "tensorrt-8" else None
     gpu_engines.time_tensorrt(
@@ -193,8 +182,8 @@ def test_engines_are_timed_through_the_backend(report, records, library, small, 
     assert f"mtu2 {name} fp32 without plugin, without CUDA graph" in times
     assert f"mtu2 {name} fp32, whole frames" in times
     assert all(record["passed"] for record in of(records, "check"))
-    assert [built[i][:2] for i in range(4)] == [(True, True), (False, True), (True, False), (False, False)]
-    assert {entry[2] for entry in built} == {plugin}
+    assert [built[i][1:3] for i in range(4)] == [(True, True), (False, True), (True, False), (False, False)]
+    assert {entry[3] for entry in built} == {plugin}
     assert [record["value"] for record in of(records, "value")] == [999.0, 100.0]  # one engine twice
 
 

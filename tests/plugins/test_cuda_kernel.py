@@ -15,7 +15,7 @@ import pytest
 from tests import needs
 from tests.conftest import ROOT
 from tests.frames import moving_frames
-from tests.plugins.test_kernel import CUDA, CProblem
+from tests.plugins.emulated import CUDA, CProblem
 
 from mtu.benchmarks.gpu_cases import Cuda, is_right
 from mtu.core.errors import InvalidInputError, MissingFileError

@@ -5,12 +5,10 @@ import dataclasses
 import importlib.util
 import io
 import re
-import subprocess
 
 import numpy as np
 import pytest
-from tests.conftest import ROOT
-from tests.processes import need
+from tests.plugins.emulated import CProblem, emulator
 
 from mtu.core.errors import InvalidInputError
 from mtu.plugins import nvrtc
@@ -18,25 +16,10 @@ from mtu.plugins.correlation_argmax_warp import OP, cuda_op
 from mtu.plugins.correlation_argmax_warp.cases import CASES, Case
 from mtu.plugins.correlation_argmax_warp.reference import correlation_argmax_warp, warp
 
-CUDA = ROOT / "plugins" / "correlation_argmax_warp" / "cuda"
-EMULATOR = ROOT / "tests" / "cuda_emulator"
+__all__ = ["emulator"]  # a fixture
+
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 BY_NAME = {case.name: case for case in CASES}
-LAYOUTS = {"linear": 0, "hwc8": 1}
-
-
-class CProblem(ctypes.Structure):
-    """mtu::Problem of launch.h."""
-
-    _fields_ = [(field.name, ctypes.c_int32) for field in dataclasses.fields(cuda_op.Problem)]
-
-    def __init__(self, problem: cuda_op.Problem) -> None:
-        values = {**dataclasses.asdict(problem)}
-        for name in ("motion_type", "detail_type"):
-            values[name] = int(values[name] == "float16")
-        for name in ("motion_layout", "detail_layout"):
-            values[name] = LAYOUTS[values[name]]
-        super().__init__(**values)
 
 
 def unchecked(**changes) -> cuda_op.Problem:
@@ -45,21 +28,6 @@ def unchecked(**changes) -> cuda_op.Problem:
     for name, value in changes.items():
         object.__setattr__(problem, name, value)
     return problem
-
-
-@pytest.fixture(scope="session")
-def emulator(tmp_path_factory) -> ctypes.CDLL:
-    """kernel.cu and launch.cu as a library for this processor; see tests/cuda_emulator."""
-    need("g++")
-    library = tmp_path_factory.mktemp("emulator") / "emulator.so"
-    options = ["-std=c++17", "-O2", "-U_FORTIFY_SOURCE", "-fno-strict-aliasing"]
-    options += ["-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror"]
-    source = ["-shared", "-fPIC", f"-I{EMULATOR}", f"-I{CUDA}", str(EMULATOR / "emulator.cpp"), "-o", str(library)]
-    subprocess.run(["g++", *options, *source], check=True)
-    result = ctypes.CDLL(str(library))
-    result.emulator_check.restype = ctypes.c_char_p
-    result.emulator_workspace_bytes.restype = ctypes.c_size_t
-    return result
 
 
 def problem_of(inputs: dict[str, np.ndarray], attributes: dict[str, int], layout: str = "linear") -> cuda_op.Problem:

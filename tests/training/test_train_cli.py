@@ -20,13 +20,12 @@ from tests.calib.test_datasets import make_gopro  # noqa: E402
 from tests.cli import Ended  # noqa: E402
 from tests.conftest import ROOT  # noqa: E402
 from tests.processes import LIMIT, wait_until  # noqa: E402
-from tests.tiny_training import make_tiny  # noqa: E402
-from tests.training.test_training import write_gopro  # noqa: E402
+from tests.tiny_training import make_tiny, write_gopro  # noqa: E402
 
 from mtu.core.interface import preset_config  # noqa: E402
 from mtu.models.checkpoint import load_checkpoint  # noqa: E402
 from mtu.models.mtu.architecture import Network  # noqa: E402
-from mtu.training import data, options, pulse  # noqa: E402
+from mtu.training import batches, options, pulse  # noqa: E402
 from mtu.training.losses import frame_losses  # noqa: E402
 from mtu.training.options import Options  # noqa: E402
 from mtu.training.run import CHECKPOINT, WEIGHTS, Run, floats  # noqa: E402
@@ -40,9 +39,9 @@ SMALL = ("--crop=16", "--frames=3", "--batch=1", "--rate=1e-3", "--device=cpu", 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     make_tiny(monkeypatch)
-    data.kept_clip.cache_clear()
+    batches.kept_clip.cache_clear()
     yield
-    data.kept_clip.cache_clear()
+    batches.kept_clip.cache_clear()
 
 
 def refused(ended: Ended, *words: str) -> None:
@@ -58,7 +57,7 @@ def test_training_on_made_clips_lowers_the_loss_and_exports(
 ) -> None:
     """The published mtu1 itself; only the validation is smaller."""
     for name, value in tiny_training.SMALL.items():
-        monkeypatch.setattr(data, name, value)
+        monkeypatch.setattr(batches, name, value)
     monkeypatch.setattr(options, "WARM_UP", 10)
     monkeypatch.setattr(pulse, "SILENCE", 3600.0)
     folder = tmp_path / "run"
@@ -72,7 +71,7 @@ def test_training_on_made_clips_lowers_the_loss_and_exports(
     assert ended.out.startswith(f"{folder / WEIGHTS}: ") and ended.out.endswith("clips after 50 steps\n")
 
     wanted = Options(crop=32, frames=5, batch=8, seed=1, image_loss="psnr", preset="mtu1")
-    held_out = data.Batches(wanted, data.MadeClips(wanted))[0]
+    held_out = batches.Batches(wanted, batches.MadeClips(wanted))[0]
 
     def loss(network: Network) -> float:
         frames, states, total = [floats(frame) for frame in held_out.blurred], None, 0.0
@@ -100,7 +99,7 @@ def test_sigterm_saves_and_ends_and_the_run_goes_on(
 ) -> None:
     train_batch = Run.train_batch
 
-    def interrupted(self: Run, batch: data.Batch) -> None:
+    def interrupted(self: Run, batch: batches.Batch) -> None:
         signal.raise_signal(signal.SIGTERM)
         train_batch(self, batch)
 

@@ -17,8 +17,8 @@ for package in ("skimage", "safetensors", "lightning_fabric", "tensorboard", "cv
 
 from tests import cli  # noqa: E402
 from tests.media import moving  # noqa: E402
+from tests.tiny_training import write_gopro  # noqa: E402
 from tests.training.test_train_cli import SMALL, tiny  # noqa: E402, F401
-from tests.training.test_training import write_gopro  # noqa: E402
 
 from mtu.core.errors import InvalidInputError, OutputError  # noqa: E402
 from mtu.runtime.video import write_png  # noqa: E402

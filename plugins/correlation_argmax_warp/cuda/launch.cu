@@ -22,7 +22,7 @@ MTU_MATCH(mtu_match_half_7, mtu::Half, 7)
 namespace mtu {
 namespace {
 
-#ifndef MTU_EMULATED  // tests/cuda_emulator runs the kernels on the CPU
+#ifndef MTU_EMULATED  // tests/plugins/cuda_emulator runs the kernels on the CPU
 template <typename... Parameters, typename... Arguments>
 void start(void (*kernel)(Parameters...), dim3 grid, int threads, cudaStream_t stream, Arguments... arguments) {
     kernel<<<grid, threads, 0, stream>>>(arguments...);

@@ -48,7 +48,7 @@ constexpr int kChunksAtOnce = 2;
 [[maybe_unused]] constexpr int kChunksAtOnce = 1;
 #endif
 
-#ifndef MTU_EMULATED  // tests/cuda_emulator has its own three for the CPU
+#ifndef MTU_EMULATED  // tests/plugins/cuda_emulator has its own three for the CPU
 
 // threadIdx.x, but read anew each time, so that what is made of it takes no register meanwhile.
 __device__ __forceinline__ int this_thread() {

@@ -8,7 +8,7 @@ namespace {
 
 constexpr float kTiny = 1e-12f;
 
-#ifndef MTU_EMULATED  // tests/cuda_emulator has its own for the CPU
+#ifndef MTU_EMULATED  // tests/plugins/cuda_emulator has its own for the CPU
 
 [[maybe_unused]] __device__ __forceinline__ float to_float(Half x) {
     float y;

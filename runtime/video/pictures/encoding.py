@@ -1,4 +1,4 @@
-"""Encoding single pictures: PNG, JPEG and TIFF. Writes only the file that `write_png` is given."""
+"""Encoding single pictures and maps: PNG, JPEG, TIFF and .npy. Writes only the file that `write_png` is given."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from av.video.codeccontext import VideoCodecContext
 
 from mtu.core.errors import InvalidInputError, OutputError
 from mtu.runtime.video.colour import FULL, FromRGB, Pixels, picture_of
-from mtu.runtime.video.writer import Map, PictureKind, Target, levels
+from mtu.runtime.video.writer import PictureKind, Target, levels
 
 SUFFIXES: Mapping[PictureKind, tuple[str, ...]] = {
     "png": (".png",),
@@ -37,10 +37,10 @@ class PictureEncoding:
     options: Mapping[str, str] = field(default_factory=dict)
     """jpg: q, 1 (best, and the default) to 31. tiff: compression_algo, deflate by default. All but jpg are lossless."""
     maps: bool = False
-    """Whether maps are encoded, in gray with 16 bits."""
+    """Whether maps are encoded: png and tiff in gray with 16 bits, npy as they are."""
 
     def __post_init__(self) -> None:
-        known = {"png": [], "jpg": ["q"], "tiff": ["compression_algo"]}[self.kind]
+        known = {"jpg": ["q"], "tiff": ["compression_algo"]}.get(self.kind, [])
         if unknown := [key for key in self.options if key not in known]:
             raise InvalidInputError(
                 f"-e {unknown[0]}: {self.kind} pictures take {f'-e {known[0]}= alone' if known else 'no options'}"
@@ -50,16 +50,20 @@ class PictureEncoding:
             raise InvalidInputError(f"-e q={quality}: the quality of jpg pictures goes from 1 (best) to 31")
         if compression not in _TIFF_COMPRESSIONS:
             raise InvalidInputError(f"-e compression_algo={compression}: choose one of {', '.join(_TIFF_COMPRESSIONS)}")
+        if self.kind == "npy" and not self.maps:
+            raise InvalidInputError("npy files are for maps, and these are pictures: write them as png, jpg or tiff")
         if self.maps and self.kind == "jpg":
             raise InvalidInputError("jpg pictures hold 8 bits, and maps more: write them as png or tiff pictures")
 
     @property
     def suffixes(self) -> tuple[str, ...]:
         """Endings of file names; the first is the one given to files."""
-        return SUFFIXES[self.kind]
+        return (".npy",) if self.kind == "npy" else SUFFIXES[self.kind]
 
     def check(self, width: int, height: int) -> None:
         """Raises InvalidInputError if there are no pictures of that size."""
+        if self.kind == "npy":
+            return
         try:
             self._open(width, height)
         except (av.FFmpegError, ValueError, OverflowError) as error:
@@ -67,6 +71,10 @@ class PictureEncoding:
 
     def encode(self, pixels: npt.NDArray[Any]) -> bytes:
         """A file of uint8 [H, W, 3] RGB, or of a map."""
+        if self.kind == "npy":
+            file = io.BytesIO()
+            np.save(file, pixels)
+            return file.getvalue()
         encoder = self._open(pixels.shape[1], pixels.shape[0])
         if self.maps:
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(levels(pixels, np.uint16)), self._gray)
@@ -102,23 +110,6 @@ class PictureEncoding:
                 encoder.options |= {"compression_algo": self.options.get("compression_algo", "deflate")}
         encoder.open()
         return encoder
-
-
-@dataclass(frozen=True)
-class NpyEncoding:
-    """Maps as NumPy's files: float32 [H, W], the values as they are."""
-
-    kind = "npy"
-    suffixes = (".npy",)
-
-    def check(self, width: int, height: int) -> None:
-        """There are files of any size."""
-
-    def encode(self, values: Map) -> bytes:
-        """A file of a map."""
-        file = io.BytesIO()
-        np.save(file, values)
-        return file.getvalue()
 
 
 def choose_picture_encoding(target: Target, *, single: bool) -> PictureEncoding:

@@ -24,15 +24,9 @@ _STRICT = {"png": "crccheck+explode", "jpeg": "explode"}
 # Orientation of EXIF -> display matrix.
 _TURNS: dict[int, tuple[int, ...]] = {
     number: (a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
-    for number, (a, b, c, d) in {
-        2: (-1, 0, 0, 1),
-        3: (-1, 0, 0, -1),
-        4: (1, 0, 0, -1),
-        5: (0, 1, 1, 0),
-        6: (0, 1, -1, 0),
-        7: (0, -1, -1, 0),
-        8: (0, -1, 1, 0),
-    }.items()
+    for number, (a, b, c, d) in enumerate(
+        ((-1, 0, 0, 1), (-1, 0, 0, -1), (1, 0, 0, -1), (0, 1, 1, 0), (0, 1, -1, 0), (0, -1, -1, 0), (0, -1, 1, 0)), 2
+    )
 }
 PICTURE_SUFFIXES = frozenset(f".{kind}" for kind in _KINDS.split(" "))
 """File names with these endings are pictures."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mtu.core.errors import OutputError
-from mtu.runtime.video.pictures.encoding import NpyEncoding, PictureEncoding
+from mtu.runtime.video.pictures.encoding import PictureEncoding
 from mtu.runtime.video.source import Frame
 from mtu.runtime.video.writer import Target, Writer, temporary_name, write_failed
 
@@ -17,10 +17,10 @@ class PictureWriter(Writer):
 
     _keeps_maps = True
 
-    def __init__(self, target: Target, encoding: PictureEncoding | NpyEncoding) -> None:
+    def __init__(self, target: Target, encoding: PictureEncoding) -> None:
         super().__init__(target)
         encoding.check(target.width, target.height)
-        self._encoding: Any = encoding
+        self._encoding = encoding
         self._create()
 
     def _write(self, picture: Any, frame: Frame) -> None:
@@ -40,7 +40,7 @@ class PictureWriter(Writer):
 class DirectoryWriter(PictureWriter):
     """A directory of picture files: 000000.png and so on, or the names of the source's pictures."""
 
-    def __init__(self, target: Target, encoding: PictureEncoding | NpyEncoding) -> None:
+    def __init__(self, target: Target, encoding: PictureEncoding) -> None:
         super().__init__(target, encoding)
         self._count = 0
         if self._turn is not None:

@@ -18,7 +18,6 @@ from mtu.runtime.video import (
     Frame,
     SourceInfo,
     Writer,
-    open_map_directory,
     open_reader,
     open_writer,
     write_png,
@@ -34,6 +33,10 @@ def stills(folder: Path, *names: str) -> Path:
     for name in names:
         write_png(folder / name, moving(1)[0])
     return folder
+
+
+def open_npy(folder: Path, info: SourceInfo, **options: Any) -> Writer:
+    return open_writer(f"{folder}/", info, options=EncodeOptions(picture_format="npy"), maps=True, **options)
 
 
 def write(writer: Writer, frames: list[Frame], values: np.ndarray[Any, Any] = MAP) -> list[str]:
@@ -92,7 +95,7 @@ def test_a_video_is_gray_and_says_what_is_lost(tmp_path: Path, ending: str, tole
 def test_npy_is_exact(tmp_path: Path) -> None:
     values = MAP * 3 - 1
     with open_reader(make_video(tmp_path / "in.mp4", moving(2))) as reader:
-        assert not write(open_map_directory(tmp_path / "out", reader.info), frames_of(reader), values)
+        assert not write(open_npy(tmp_path / "out", reader.info), frames_of(reader), values)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["000000.npy", "000001.npy"]
     back = np.load(tmp_path / "out" / "000001.npy", allow_pickle=False)
     assert back.dtype == np.float32
@@ -105,7 +108,7 @@ def test_maps_are_turned_as_pictures_are(tmp_path: Path, npy: bool) -> None:
     with open_reader(stills(tmp_path / "in", "a.png")) as reader:
         info = replace(reader.info, display_matrix=quarter)
         out = tmp_path / "out"
-        writer = open_map_directory(out, info) if npy else open_writer(out, info, maps=True)
+        writer = open_npy(out, info) if npy else open_writer(out, info, maps=True)
         assert "turned upright" in " ".join(write(writer, frames_of(reader)))
     found = np.load(out / "a.npy") if npy else gray(out / "a.png")
     assert np.array_equal(found, np.rot90(MAP if npy else LEVELS, -1))
@@ -115,17 +118,17 @@ def test_a_directory_of_npy_files_is_replaced_as_one_of_pictures_is(tmp_path: Pa
     out = tmp_path / "out"
     with open_reader(stills(tmp_path / "in", "a.png")) as reader:
         info, frames = reader.info, frames_of(reader)
-    write(open_map_directory(out, info), frames)
+    write(open_npy(out, info), frames)
     with pytest.raises(OutputError, match="exists and is not empty"):
-        open_map_directory(out, info)
-    write(open_map_directory(out, info, overwrite=True), frames, MAP / 2)
+        open_npy(out, info)
+    write(open_npy(out, info, overwrite=True), frames, MAP / 2)
     assert np.array_equal(np.load(out / "a.npy"), MAP / 2)
     (out / "mine.txt").write_text("")
     with pytest.raises(OutputError, match=r"holds more than npy files \(mine.txt\)"):
-        open_map_directory(out, info, overwrite=True)
+        open_npy(out, info, overwrite=True)
     with pytest.raises(OutputError, match="holds the source"):
-        open_map_directory(tmp_path, info)
-    with open_map_directory(tmp_path / "left", info) as writer:
+        open_npy(tmp_path, info)
+    with open_npy(tmp_path / "left", info) as writer:
         writer.write(MAP, frames[0])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
 
@@ -148,3 +151,12 @@ def test_a_picture_is_no_map(tmp_path: Path, maps: bool, said: str) -> None:
         (frame,) = frames_of(reader)
         with open_writer(tmp_path / "out", info, maps=maps) as writer, pytest.raises(ValueError, match=said):
             writer.write(frame.rgb if maps else MAP, frame)
+
+
+def test_npy_is_for_maps(tmp_path: Path) -> None:
+    options = EncodeOptions(picture_format="npy")
+    with (
+        open_reader(stills(tmp_path / "in", "a.png")) as reader,
+        pytest.raises(InvalidInputError, match="npy files are for maps"),
+    ):
+        open_writer(tmp_path / "out", reader.info, options=options)

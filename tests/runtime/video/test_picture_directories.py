@@ -173,7 +173,7 @@ def test_broken_data_is_damage(tmp_path: Path, ending: str, how: str, kept: bool
 def test_a_picture_left_out_leaves_a_gap_in_the_video(tmp_path: Path) -> None:
     source = folder(tmp_path / "in")
     broken(source / "1.png", "cut")
-    assert "1 of 4 pictures are left out" in run(source, tmp_path / "out.mkv", read=ReadOptions(rate=Fraction(10))).said
+    assert "1 of 4 pictures are left out" in run(source, tmp_path / "out.mkv", read=ReadOptions(rate=Fraction(10))).text
     assert times(tmp_path / "out.mkv") == [0, Fraction(2, 10), Fraction(3, 10)]
 
 
@@ -205,7 +205,7 @@ def test_a_broken_picture_is_no_calibration_picture(tmp_path: Path) -> None:
 def test_rate_of_a_directory(tmp_path: Path, text: str, rate: Fraction) -> None:
     source = folder(tmp_path / "in", 3)
     result = run(source, tmp_path / "out.mov", read=ReadOptions(rate=parse_rate(text)))
-    assert "no timing" not in result.said
+    assert "no timing" not in result.text
     assert times(tmp_path / "out.mov") == [0, Fraction(1) / rate, Fraction(2) / rate]
 
 
@@ -249,7 +249,7 @@ def test_kinds_of_pixels(tmp_path: Path, name: str, mode: str, options: dict[str
 def test_what_is_new_in_a_later_picture_is_said(tmp_path: Path) -> None:
     source = folder(tmp_path / "in", 2)
     save(source / "2.png", moving(1)[0], "RGBA")
-    assert "2.png: the source has an alpha channel" in run(source, tmp_path / "out").said
+    assert "2.png: the source has an alpha channel" in run(source, tmp_path / "out").text
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def test_number_of_plays_survives(tmp_path: Path, source: str, target: str, play
 @pytest.mark.parametrize("target", ["gif", "apng", "webp"])
 def test_a_video_becomes_an_animation_for_ever(tmp_path: Path, target: str) -> None:
     source = make_video(tmp_path / "in.mp4", 4, audio=True)
-    said = run(source, tmp_path / f"out.{target}").said
+    said = run(source, tmp_path / f"out.{target}").text
     assert f"{target} cannot hold audio stream 1 (aac, eng): dropped (it holds pictures only" in said
     assert read_header(tmp_path / f"out.{target}").loops == 0
     options = EncodeOptions(muxer_options=parse_muxer_options([f"{OPTION[target]}=3"]))
@@ -53,7 +53,7 @@ def test_a_video_becomes_an_animation_for_ever(tmp_path: Path, target: str) -> N
 )
 def test_lost_number_of_plays_is_said(tmp_path: Path, source: str, plays: int, words: str) -> None:
     path = animation(tmp_path / f"in.{source}", plays)
-    said = run(path, tmp_path / "out.mkv").said
+    said = run(path, tmp_path / "out.mkv").text
     assert (f"matroska does not say how often it is played: the source is, {words}" in said) is bool(words)
 
 
@@ -80,7 +80,7 @@ def test_rates_that_gif_does_not_know(tmp_path: Path) -> None:
     with open_reader(fast) as reader, pytest.raises(InvalidInputError, match=r"at most 100 .* not 120: choose \.apng"):
         open_writer(tmp_path / "out.gif", reader.info)
     quick = make_video(tmp_path / "quick.mp4", 5, rate=60, time_base=Fraction(1, 60))
-    assert "most programs show a GIF of 60 pictures per second slower" in run(quick, tmp_path / "out.gif").said
+    assert "most programs show a GIF of 60 pictures per second slower" in run(quick, tmp_path / "out.gif").text
     assert times(tmp_path / "out.gif") == [Fraction(tick, 100) for tick in (0, 2, 3, 5, 7)]
 
 

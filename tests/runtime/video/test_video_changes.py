@@ -53,7 +53,7 @@ COLOURS = [
 def test_colours_are_followed(tmp_path: Path, parts: tuple[dict[str, Any], ...], ending: str) -> None:
     result = run(join(tmp_path, *parts), tmp_path / f"out.{ending}", options=EncodeOptions(options=LOSSLESS))
     assert result.frames == 4 * len(parts)
-    assert "the colours change at picture 4 from" in result.said and "the output is" in result.said
+    assert "the colours change at picture 4 from" in result.text and "the output is" in result.text
     with open_reader(tmp_path / f"out.{ending}") as reader:
         for frame in frames_of(reader):
             assert np.abs(frame.rgb[20, 30].astype(int) - GREEN).max() <= 3
@@ -61,14 +61,14 @@ def test_colours_are_followed(tmp_path: Path, parts: tuple[dict[str, Any], ...],
 
 
 def test_equal_tags_are_no_change(tmp_path: Path) -> None:
-    said = run(join(tmp_path, {"matrix": 5}, {"matrix": 6}), tmp_path / "out.mkv").said
+    said = run(join(tmp_path, {"matrix": 5}, {"matrix": 6}), tmp_path / "out.mkv").text
     assert "change" not in said
 
 
 def test_primaries_are_followed(tmp_path: Path) -> None:
     source = join(tmp_path, {"matrix": BT709, "primaries": 1}, {"matrix": BT709, "primaries": 9})
     result = run(source, tmp_path / "out.mkv", options=EncodeOptions(options=LOSSLESS))
-    assert "the primaries change at picture 4 from BT.709 primaries to BT.2020 primaries: each picture" in result.said
+    assert "the primaries change at picture 4 from BT.709 primaries to BT.2020 primaries: each picture" in result.text
     with open_reader(tmp_path / "out.mkv") as reader:
         shown = [frame.rgb[20, 30].astype(int) for frame in frames_of(reader)]
         # What a wide green is in the narrow primaries: less red, more green.
@@ -90,7 +90,7 @@ def test_change_of_primaries() -> None:
 
 def test_change_of_the_dynamic_range_is_said(tmp_path: Path) -> None:
     sdr, hdr = {"matrix": BT709, "primaries": 1, "transfer": 1}, {"matrix": BT2020, "primaries": 9, "transfer": PQ}
-    assert "the dynamic range changes at picture 4" in run(join(tmp_path, sdr, hdr), tmp_path / "out.mkv").said
+    assert "the dynamic range changes at picture 4" in run(join(tmp_path, sdr, hdr), tmp_path / "out.mkv").text
 
 
 @pytest.mark.parametrize("height", [24, 96, 50])
@@ -101,9 +101,9 @@ def test_other_sizes_are_scaled(tmp_path: Path, height: int, ending: str) -> Non
     assert result.frames == 12 and result.damage is None
     assert (
         f"the size changes at picture 4 from 64x48 to {height * 4 // 3 // 2 * 2}x{height} and 1 times more"
-        in result.said
+        in result.text
     )
-    assert "scaled to 64x48" in result.said
+    assert "scaled to 64x48" in result.text
     with open_reader(tmp_path / f"out.{ending}") as reader:
         for frame in frames_of(reader):
             assert frame.rgb.shape == (48, 64, 3)
@@ -143,7 +143,7 @@ def test_anamorphic_pictures_of_another_size_keep_their_shape(tmp_path: Path) ->
 
 
 def test_change_of_the_aspect_is_said(tmp_path: Path) -> None:
-    said = run(join(tmp_path, {"sar": Fraction(16, 15)}, {"sar": Fraction(64, 45)}), tmp_path / "out.mp4").said
+    said = run(join(tmp_path, {"sar": Fraction(16, 15)}, {"sar": Fraction(64, 45)}), tmp_path / "out.mp4").text
     assert "the pixel aspect changes at picture 4 from 16/15 to 64/45" in said and "size" not in said
 
 

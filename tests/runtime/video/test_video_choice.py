@@ -41,7 +41,7 @@ def three(path: Path, *, default: set[int], cover: bool = False) -> Path:
 def test_stream_marked_default_is_taken(tmp_path: Path, ending: str, default: set[int], chosen: int) -> None:
     source = three(tmp_path / f"in.{ending}", default=default)
     result = run(source, tmp_path / f"out.{ending}")
-    assert f"3 video streams: number {chosen}, the first marked default, is processed" in result.said
+    assert f"3 video streams: number {chosen}, the first marked default, is processed" in result.text
     with av.open(str(tmp_path / f"out.{ending}")) as out:
         assert next((s.width, s.height) for s in out.streams.video) == SIZES[chosen]
         assert sorted((s.width, s.height) for s in out.streams.video) == SIZES

@@ -89,7 +89,7 @@ def test_field_order_is_kept(tmp_path: Path, order: Fields, codec: str, ending: 
     source = interlaced(tmp_path / "in.mkv", [order] * 5)
     result = copy(source, tmp_path / f"out.{ending}", codec=codec)
     assert orders_of(source) == orders_of(tmp_path / f"out.{ending}") == [order] * 5
-    assert "the source is interlaced" in result.said and "marked as progressive" not in result.said
+    assert "the source is interlaced" in result.text and "marked as progressive" not in result.text
 
 
 @pytest.mark.parametrize("source", ["ts", "mkv", "mp4", "mov"])
@@ -106,7 +106,7 @@ def test_field_order_of_other_sources(tmp_path: Path, source: str) -> None:
 )
 def test_loss_of_the_field_order_is_said(tmp_path: Path, codec: str, ending: str) -> None:
     result = copy(interlaced(tmp_path / "in.mkv", ["tff"] * 4), tmp_path / f"out.{ending}", codec=codec)
-    assert "does not mark pictures as interlaced here: the output is marked as progressive" in result.said
+    assert "does not mark pictures as interlaced here: the output is marked as progressive" in result.text
     assert orders_of(tmp_path / f"out.{ending}") == ["progressive"] * 4
 
 
@@ -125,7 +125,7 @@ def test_turned_pictures_are_progressive(tmp_path: Path) -> None:
             if packet.size:
                 packet.stream = stream
                 new.mux(packet)
-    assert "pictures that are turned cannot be interlaced" in copy(target, tmp_path / "out.avi").said
+    assert "pictures that are turned cannot be interlaced" in copy(target, tmp_path / "out.avi").text
     assert orders_of(tmp_path / "out.avi") == ["progressive"] * 2
 
 
@@ -133,9 +133,9 @@ def test_mixed_pictures_are_said(tmp_path: Path) -> None:
     first: list[Fields] = ["progressive", "progressive", "tff", "tff"]
     source = interlaced(tmp_path / "a.mkv", first, codec="ffv1")
     assert orders_of(source) == first
-    assert "2 pictures are interlaced, but marked as progressive" in copy(source, tmp_path / "a.mp4").said
+    assert "2 pictures are interlaced, but marked as progressive" in copy(source, tmp_path / "a.mp4").text
     source = interlaced(tmp_path / "b.mkv", first[::-1], codec="ffv1")
-    assert "2 pictures are progressive, but may be marked" in copy(source, tmp_path / "b.mp4").said
+    assert "2 pictures are progressive, but may be marked" in copy(source, tmp_path / "b.mp4").text
     copy(source, tmp_path / "b2.mkv", codec="ffv1")
     assert orders_of(tmp_path / "b2.mkv") == first[::-1]
 
@@ -178,7 +178,7 @@ def test_deinterlacing_leaves_progressive_pictures(tmp_path: Path) -> None:
     assert all(np.array_equal(a.rgb, b.rgb) for a, b in zip(before[:3], after[:3], strict=True))
     assert combs(after[-1].rgb) < 60 < combs(before[-1].rgb)
     assert (
-        "nothing was interlaced" in copy(make_video(tmp_path / "p.mp4", 3), tmp_path / "o.mp4", read=DEINTERLACE).said
+        "nothing was interlaced" in copy(make_video(tmp_path / "p.mp4", 3), tmp_path / "o.mp4", read=DEINTERLACE).text
     )
 
 

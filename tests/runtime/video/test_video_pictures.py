@@ -1,24 +1,18 @@
-"""Pictures in directories, single pictures, yuv4mpeg, orientation, and sizes that codecs do not like."""
+"""Pictures in directories, single pictures, orientation, and sizes that codecs do not like."""
 
 from __future__ import annotations
 
 import gc
-import io
 import struct
-import subprocess
-import sys
 import zlib
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import av
 import numpy as np
 import pytest
-from tests.conftest import ROOT
-from tests.media import BT709, Pixels, make_video, moving, times
-from tests.processes import LIMIT
+from tests.media import Pixels, make_video, moving, times
 from tests.video_run import frames_of, run
 
 from mtu.core.errors import InvalidInputError, MissingFileError, OutputError
@@ -122,7 +116,7 @@ def test_directory_in_natural_order_with_other_files(tmp_path: Path) -> None:
     (source / ".frame5.png").write_text("hidden")
     (source / "deep.png").mkdir()
     result = run(source, tmp_path / "out")
-    assert result.frames == 12 and not result.said.strip(" |")
+    assert result.frames == 12 and not result.text.strip(" |")
     for index, picture in enumerate(pictures):
         assert np.array_equal(read_picture(tmp_path / "out" / f"frame{index}.png"), picture)
     assert len(list((tmp_path / "out").iterdir())) == 12
@@ -130,7 +124,7 @@ def test_directory_in_natural_order_with_other_files(tmp_path: Path) -> None:
 
 def test_directory_to_video_says_the_rate(tmp_path: Path) -> None:
     source = directory(tmp_path / "in", ["a.png", "b.png"], moving(2))
-    assert "pictures have no timing: written at 25 per second" in run(source, tmp_path / "out.mp4").said
+    assert "pictures have no timing: written at 25 per second" in run(source, tmp_path / "out.mp4").text
     assert times(tmp_path / "out.mp4") == [0, Fraction(1, 25)]
 
 
@@ -155,7 +149,7 @@ def test_same_stems_keep_their_endings(tmp_path: Path) -> None:
 
 def test_video_to_directory(tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mkv", 3, codec="ffv1", pix_fmt="bgr0", audio=True)
-    assert "holds pictures only" in run(source, tmp_path / "out").said
+    assert "holds pictures only" in run(source, tmp_path / "out").text
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["000000.png", "000001.png", "000002.png"]
     assert np.array_equal(read_picture(tmp_path / "out" / "000001.png"), moving(3)[1])
 
@@ -206,7 +200,7 @@ def test_display_matrix_is_carried_over(tmp_path: Path, ending: str, matrix: tup
 @pytest.mark.parametrize("target", ["out.avi", "out.ts", "out"])
 def test_pictures_are_turned_where_the_target_holds_no_matrix(tmp_path: Path, target: str) -> None:
     source = make_video(tmp_path / "in.mp4", 3, display_matrix=QUARTER, sar=Fraction(4, 3))
-    assert "turned upright" in run(source, tmp_path / target).said
+    assert "turned upright" in run(source, tmp_path / target).text
     with open_reader(source) as before, open_reader(tmp_path / target) as after:
         assert (after.info.width, after.info.height, after.info.display_matrix) == (48, 64, None)
         if target != "out":
@@ -229,7 +223,7 @@ def test_odd_sizes(tmp_path: Path, width: int, height: int, ending: str) -> None
     with open_reader(tmp_path / f"out.{ending}") as reader:
         frames = frames_of(reader)
         assert (reader.info.width, reader.info.height, len(frames)) == (width, height, 3)
-        assert ("encoded as yuv444p" in result.said) == (reader.info.pix_fmt == "yuv444p")
+        assert ("encoded as yuv444p" in result.text) == (reader.info.pix_fmt == "yuv444p")
     assert np.abs(frames[1].rgb.astype(int) - moving(3, height, width)[1]).mean() < 12
 
 
@@ -267,142 +261,6 @@ def test_other_codecs(tmp_path: Path, codec: str) -> None:
         first, second = frames_of(before), frames_of(after)
         assert np.abs(first[2].rgb.astype(int) - second[2].rgb).mean() < 10
         assert [frame.pts * frame.time_base for frame in first] == [frame.pts * frame.time_base for frame in second]
-
-
-PIPE = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from mtu.runtime.video import Frame, open_reader, open_writer
-with open_reader(sys.argv[2]) as reader, open_writer(sys.argv[3], reader.info) as writer:
-    for event in reader:
-        if isinstance(event, Frame):
-            writer.write(event.rgb, event)
-    writer.commit()
-"""
-
-
-@pytest.mark.parametrize(
-    ("pix_fmt", "size"), [("yuv420p", (48, 64)), ("yuv420p", (33, 17)), ("yuv444p", (48, 64)), ("gray", (48, 64))]
-)
-def test_yuv4mpeg_in_and_out_of_a_pipe(tmp_path: Path, pix_fmt: str, size: tuple[int, int]) -> None:
-    source = make_video(
-        tmp_path / "in.mkv",
-        moving(5, *size),
-        codec="ffv1" if size[0] % 2 else "libx264",
-        pix_fmt=pix_fmt,
-        rate=Fraction(30000, 1001),
-        time_base=Fraction(1001, 30000),
-        sar=None if size[0] % 2 else Fraction(4, 3),
-    )
-    links = str(ROOT / ".links")
-    first = subprocess.run(
-        [sys.executable, "-c", PIPE, links, str(source), "-"], capture_output=True, timeout=LIMIT, check=True
-    )
-    assert first.stdout.startswith(b"YUV4MPEG2 W%d H%d F30000:1001 Ip A" % (size[1], size[0]))
-    assert not first.stderr
-    second = subprocess.run(
-        [sys.executable, "-c", PIPE, links, "-", str(tmp_path / "out.mkv")],
-        input=first.stdout,
-        timeout=LIMIT,
-        check=True,
-    )
-    assert second.returncode == 0
-    with open_reader(source) as before, open_reader(tmp_path / "out.mkv") as after:
-        assert after.info.average_rate == Fraction(30000, 1001)
-        assert (
-            after.info.sample_aspect_ratio
-            == before.info.sample_aspect_ratio
-            == (None if size[0] % 2 else Fraction(4, 3))
-        )
-        pairs = list(zip(frames_of(before), frames_of(after), strict=True))
-    assert len(pairs) == 5
-    # Two more conversions through 4:2:0 blur the colours of single pixels.
-    assert max(np.abs(a.rgb.astype(int) - b.rgb).mean() for a, b in pairs) < 8
-
-
-def test_yuv4mpeg_that_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Stdin:
-        buffer = io.BytesIO(b"not yuv4mpeg" * 100)
-
-    monkeypatch.setattr(sys, "stdin", Stdin)
-    with pytest.raises(InvalidInputError, match=r"stdin is not yuv4mpeg .*pipe in the output of ffmpeg"):
-        open_reader("-")
-
-
-@pytest.mark.parametrize(
-    ("name", "looks"),
-    [
-        ("in.mp4", "MP4 or MOV"),
-        ("in.mkv", "Matroska or WebM"),
-        ("in.avi", "AVI"),
-        ("in.ts", "MPEG-TS"),
-        ("in.gif", "GIF"),
-    ],
-)
-def test_stdin_of_other_formats_gives_the_hint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, looks: str
-) -> None:
-    source = make_video(tmp_path / "a.mp4", moving(2, 128, 128))
-    run(source, tmp_path / name)
-
-    class Stdin:
-        buffer = io.BufferedReader(io.BytesIO((tmp_path / name).read_bytes()))  # type: ignore[arg-type]
-
-        @staticmethod
-        def isatty() -> bool:
-            return False
-
-    monkeypatch.setattr(sys, "stdin", Stdin)
-    with pytest.raises(InvalidInputError, match=rf"looks like {looks}: .* \| mtu-run - -o OUTPUT"):
-        open_reader("-")
-
-
-@pytest.mark.parametrize(("content", "tty", "said"), [(b"", False, "stdin is empty"), (b"x", True, "is a terminal")])
-def test_stdin_with_nothing(monkeypatch: pytest.MonkeyPatch, content: bytes, tty: bool, said: str) -> None:
-    class Stdin:
-        buffer = io.BufferedReader(io.BytesIO(content))  # type: ignore[arg-type]
-
-        @staticmethod
-        def isatty() -> bool:
-            return tty
-
-    monkeypatch.setattr(sys, "stdin", Stdin)
-    with pytest.raises(InvalidInputError, match=said):
-        open_reader("-")
-
-
-def test_pictures_are_not_written_to_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = io.BytesIO()
-    terminal = SimpleNamespace(buffer=shown, isatty=lambda: True)
-    source = make_video(tmp_path / "in.mp4", 2)
-    monkeypatch.setattr(sys, "stdout", terminal)
-    with (
-        open_reader(source) as reader,
-        pytest.raises(InvalidInputError, match=r"stdout is a terminal, .* -o - . ffplay"),
-    ):
-        open_writer("-", reader.info)
-    assert shown.getvalue() == b""
-
-
-def test_closed_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Closed(io.BytesIO):
-        def write(self, _: Any) -> int:
-            raise BrokenPipeError(32, "Broken pipe")
-
-    class Stdout:
-        buffer = Closed()
-
-        @staticmethod
-        def isatty() -> bool:
-            return False
-
-    source = make_video(tmp_path / "in.mp4", 2, matrix=BT709)
-    monkeypatch.setattr(sys, "stdout", Stdout)
-    with open_reader(source) as reader, open_writer("-", reader.info) as writer:
-        assert "no colour matrix (it is BT.709)" in writer.notes[-1]
-        frame = next(event for event in reader if isinstance(event, Frame))
-        with pytest.raises(OutputError, match="stdout was closed"):
-            writer.write(frame.rgb, frame)
 
 
 def test_animated_pictures_are_refused(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_hidden_border_is_cut_off(tmp_path: Path, borders: dict[str, int], form:
     top, bottom, left, right = (borders.get(side, 0) for side in ("top", "bottom", "left", "right"))
     result = run(source, tmp_path / "out.mkv", options=EncodeOptions(options=LOSSLESS))
     size = f"{64 - left - right}x{48 - top - bottom}"
-    assert f"hides a border of the 64x48 pictures (crop): {size} are processed" in result.said
+    assert f"hides a border of the 64x48 pictures (crop): {size} are processed" in result.text
     with open_reader(source) as before, open_reader(tmp_path / "out.mkv") as after:
         for whole, first, second in zip(pictures, frames_of(before), frames_of(after), strict=True):
             shown = whole[top : 48 - bottom, left : 64 - right].astype(int)
@@ -137,7 +137,7 @@ def test_stereo_is_kept_or_said(tmp_path: Path, mode: str, ending: str) -> None:
     result = run(stereo(tmp_path, mode), tmp_path / f"out.{ending}")
     with open_reader(tmp_path / f"out.{ending}") as reader:
         kept = reader.info.stereo_mode
-    said = f"is not told of the stereo 3D ({mode})" in result.said
+    said = f"is not told of the stereo 3D ({mode})" in result.text
     assert kept == (None if said else mode)
     assert said == (ending in ("mp4", "ts") or (ending == "webm" and mode == "row_interleaved_rl"))
 
@@ -145,7 +145,7 @@ def test_stereo_is_kept_or_said(tmp_path: Path, mode: str, ending: str) -> None:
 def test_stereo_in_the_pictures_is_kept_in_matroska(tmp_path: Path) -> None:
     """H.264's own mark (frame packing) has no container; Matroska's header takes it."""
     source = make_video(tmp_path / "in.mp4", 4, options={**LOSSLESS, "x264-params": "frame-packing=3"})
-    assert "stereo 3D (left_right)" in run(source, tmp_path / "out.mp4").said
+    assert "stereo 3D (left_right)" in run(source, tmp_path / "out.mp4").text
     run(source, tmp_path / "out.mkv")
     with open_reader(tmp_path / "out.mkv") as reader:
         assert reader.info.stereo_mode == "left_right"
@@ -153,9 +153,9 @@ def test_stereo_in_the_pictures_is_kept_in_matroska(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ending", ["mkv", "mp4"])
 def test_projection_is_said(tmp_path: Path, ending: str) -> None:
-    said = run(patched(tmp_path, PROJECTION), tmp_path / f"out.{ending}").said
+    said = run(patched(tmp_path, PROJECTION), tmp_path / f"out.{ending}").text
     assert "the projection of 360-degree pictures" in said
-    assert "360" not in run(make_video(tmp_path / "flat.mov", 2), tmp_path / f"flat.{ending}").said
+    assert "360" not in run(make_video(tmp_path / "flat.mov", 2), tmp_path / f"flat.{ending}").text
 
 
 @pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
@@ -163,9 +163,9 @@ def test_projection_is_said(tmp_path: Path, ending: str) -> None:
 def test_alpha_beside_the_pictures_is_said_and_its_tag_dropped(tmp_path: Path, codec: str, ending: str) -> None:
     source = patched(tmp_path, ALPHA, codec=codec, options={"cpu-used": "8", "deadline": "realtime"})
     result = run(source, tmp_path / f"out.{ending}", options=EncodeOptions(codec=codec))
-    assert "an alpha channel beside its pictures: dropped" in result.said
+    assert "an alpha channel beside its pictures: dropped" in result.text
     for path, tag in ((source, "1"), (tmp_path / f"out.{ending}", None)):
         with av.open(str(path)) as container:
             tags = {key.lower(): value for key, value in container.streams.video[0].metadata.items()}
             assert tags.get("alpha_mode") == tag
-    assert "alpha" not in run(make_video(tmp_path / "a.mkv", 2), tmp_path / "b.mkv").said
+    assert "alpha" not in run(make_video(tmp_path / "a.mkv", 2), tmp_path / "b.mkv").text

@@ -70,8 +70,8 @@ def test_timecode_is_kept_or_its_loss_is_said(tmp_path: Path, source: str, targe
     result = run(path, tmp_path / f"out.{target}")
     assert len(times(tmp_path / f"out.{target}")) == 10
     kept = timecode_in(tmp_path / f"out.{target}") == "01:02:03:04"
-    assert kept != ("mpegts cannot hold the timecode 01:02:03:04" in result.said)
-    assert kept == (target != "ts") and "data stream" not in result.said
+    assert kept != ("mpegts cannot hold the timecode 01:02:03:04" in result.text)
+    assert kept == (target != "ts") and "data stream" not in result.text
     assert ("data" in kinds(tmp_path / f"out.{target}")) == (target in MOV)
 
 
@@ -101,7 +101,7 @@ def test_subtitles_without_an_end(tmp_path: Path, codec: str, target: str) -> No
     result = run(source, tmp_path / f"out.{target}")
     assert len(times(tmp_path / f"out.{target}")) == 10 and not result.remarks
     if codec == "dvdsub" and target in ("mov", "webm", "m4v"):
-        assert "; .mkv would keep it" in result.said
+        assert "; .mkv would keep it" in result.text
         return
     with av.open(str(tmp_path / f"out.{target}")) as file:
         given = [packet for packet in file.demux(subtitles=0) if packet.size > 2]
@@ -143,8 +143,8 @@ def test_hints_are_true(tmp_path: Path, kind: str) -> None:
 def test_sound_of_a_transport_stream_that_nobody_would_hear(tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mkv", 10, audio=True, audio_codec="pcm_s16le")
     result = run(source, tmp_path / "out.ts")
-    assert "players would not find it there" in result.said or "would not be known there" in result.said
-    assert ".mkv would keep it" in result.said and kinds(tmp_path / "out.ts") == ["video"]
+    assert "players would not find it there" in result.text or "would not be known there" in result.text
+    assert ".mkv would keep it" in result.text and kinds(tmp_path / "out.ts") == ["video"]
 
 
 def noisy(path: Path, codec: str) -> Path:
@@ -172,7 +172,7 @@ def noisy(path: Path, codec: str) -> Path:
 def test_sound_of_a_transport_stream_is_kept(tmp_path: Path, source: str, codec: str) -> None:
     """A file of a packet each is too short to be recognised as MPEG-TS."""
     result = run(noisy(tmp_path / f"in.{source}", codec), tmp_path / "out.ts")
-    assert kinds(tmp_path / "out.ts") == ["video", "audio"] and "audio stream" not in result.said
+    assert kinds(tmp_path / "out.ts") == ["video", "audio"] and "audio stream" not in result.text
 
 
 @pytest.mark.parametrize("codec", ["pcm_s16le", "pcm_alaw", "adpcm_swf"])
@@ -192,7 +192,7 @@ def test_sound_at_which_a_muxer_ends_the_process(tmp_path: Path, codec: str) -> 
             out.mux(sound.encode(silence))
         out.mux(video.encode(None))
     result = run(source, tmp_path / "out.flv")
-    assert "flv cannot hold audio stream 1" in result.said and "FFmpeg cannot write it there" in result.said
+    assert "flv cannot hold audio stream 1" in result.text and "FFmpeg cannot write it there" in result.text
     assert len(times(tmp_path / "out.flv")) == 4
 
 
@@ -235,14 +235,14 @@ def test_packets_that_a_muxer_refuses_in_the_middle(tmp_path: Path, broken: tupl
         for number in range(streams):
             sound = packets(tmp_path / f"out.{target}", "audio", number)
             assert len(sound) == 12 - len(broken)
-            assert f"stream {1 + number} (eac3): {len(broken)} packets" in result.said
+            assert f"stream {1 + number} (eac3): {len(broken)} packets" in result.text
 
 
 def test_a_stream_of_which_every_packet_is_refused(tmp_path: Path) -> None:
     source = with_eac3(tmp_path / "in.mkv", range(12), 2)
     result = run(source, tmp_path / "out.mp4")
     assert kinds(tmp_path / "out.mp4") == ["video"] and len(times(tmp_path / "out.mp4")) == 10
-    assert result.said.count("mp4 cannot hold audio stream") == 2
+    assert result.text.count("mp4 cannot hold audio stream") == 2
 
 
 @pytest.mark.parametrize("target", ["mp4", "mkv", "flv", "mpg", "avi", "mxf", "asf"])

@@ -30,7 +30,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_raw_video_is_pictures_alone(tmp_path: Path, full: Path, ending: str, form: str, pixel: float) -> None:
     options = EncodeOptions(pix_fmt=form if ending == "yuv" else None)
-    said = run(full, tmp_path / f"out.{ending}", options=options).said
+    said = run(full, tmp_path / f"out.{ending}", options=options).text
     assert (tmp_path / f"out.{ending}").stat().st_size == 6 * 64 * 48 * pixel
     assert "cannot hold audio stream 1 (aac, eng): dropped" in said and "cannot hold subtitle stream 2" in said
     assert "cannot hold chapters" in said
@@ -74,7 +74,7 @@ def test_header_of_a_y4m_file(
 ) -> None:
     source = make_video(tmp_path / "in.mp4", 3, **source_options)
     result = run(source, tmp_path / "out.y4m", options=EncodeOptions(**options))
-    assert words <= set(header(tmp_path / "out.y4m")) and "no sound, no timestamps" in result.said
+    assert words <= set(header(tmp_path / "out.y4m")) and "no sound, no timestamps" in result.text
 
 
 def test_y4m_of_pictures(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_elementary_streams_say_what_they_lose(
     tmp_path: Path, full: Path, ending: str, codec: str | None, timed: bool
 ) -> None:
     options = EncodeOptions(codec=codec, options=FAST.get(codec or "", {}))
-    said = run(full, tmp_path / f"out.{ending}", options=options).said
+    said = run(full, tmp_path / f"out.{ending}", options=options).text
     for lost in ("audio stream 1 (aac, eng): dropped (it holds pictures only", "subtitle stream 2", "chapters"):
         assert f"cannot hold {lost}" in said
     assert ("holds no timestamps: written at 25 pictures per second" in said) is not timed
@@ -162,7 +162,7 @@ def test_rate_that_mpeg_does_not_know(
 )
 def test_rate_that_mpeg_knows(tmp_path: Path, ending: str, codec: str | None, rate: Fraction) -> None:
     source = make_video(tmp_path / "in.mp4", 8, time_base=1 / rate, rate=rate)
-    assert "knows no" not in run(source, tmp_path / f"out.{ending}", options=EncodeOptions(codec=codec)).said
+    assert "knows no" not in run(source, tmp_path / f"out.{ending}", options=EncodeOptions(codec=codec)).text
     with av.open(str(tmp_path / f"out.{ending}")) as out:
         assert out.streams.video[0].guessed_rate == rate
     assert len(times(tmp_path / f"out.{ending}")) == 8
@@ -175,7 +175,7 @@ def test_rate_near_one_that_mpeg_knows(tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mp4", list(noise), pts=pts, time_base=Fraction(1, 30), rate=30)
     with open_reader(source) as reader:
         assert reader.info.average_rate is not None and 29 <= reader.info.average_rate < 29.9
-    assert "written as 29.97, each picture at the nearest 1/29.97 s" in run(source, tmp_path / "out.mpg").said
+    assert "written as 29.97, each picture at the nearest 1/29.97 s" in run(source, tmp_path / "out.mpg").text
     found = times(tmp_path / "out.mpg")
     assert len(found) == 58
     assert max(abs(float(t - found[0]) - p / 30) for t, p in zip(found, pts, strict=True)) < 0.02

@@ -77,7 +77,7 @@ def test_negative_first_timestamp(tmp_path: Path) -> None:
     assert times(source)[0] < 0
     for ending in ("mp4", "mkv"):
         result = run(source, tmp_path / f"out.{ending}")
-        assert "moved to begin at 0" in result.said and result.frames == 10
+        assert "moved to begin at 0" in result.text and result.frames == 10
         assert offsets(tmp_path / f"out.{ending}") == offsets(source)
         # Sound and pictures are moved together.
         assert lag(tmp_path / f"out.{ending}") == pytest.approx(lag(source), abs=0.002)
@@ -103,14 +103,14 @@ def test_avi_with_b_frames_is_in_order(tmp_path: Path) -> None:
     with open_reader(source) as reader:
         assert [frame.pts for frame in frames_of(reader)] == list(range(20))
         assert not reader.remarks
-    assert "holds no timestamps" in run(source, tmp_path / "out.avi").said
+    assert "holds no timestamps" in run(source, tmp_path / "out.avi").text
     assert len(times(tmp_path / "out.avi")) == 20
 
 
 def test_source_without_timestamps(tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.h264", 12, format="h264")
     result = run(source, tmp_path / "out.mp4")
-    assert "no timestamps: 25 pictures per second are assumed" in result.said
+    assert "no timestamps: 25 pictures per second are assumed" in result.text
     assert times(tmp_path / "out.mp4") == [Fraction(index, 25) for index in range(12)]
 
 
@@ -191,7 +191,7 @@ def test_everything_else_is_copied(tmp_path: Path, ending: str) -> None:
 def test_text_subtitles_are_converted(tmp_path: Path, source_ending: str, target_ending: str, codec: str) -> None:
     source = make_video(tmp_path / f"in.{source_ending}", 20, subtitles=True)
     target = tmp_path / f"out.{target_ending}"
-    assert f"converted to {codec}" in run(source, target).said
+    assert f"converted to {codec}" in run(source, target).text
     with av.open(str(target)) as file:
         stream = file.streams.subtitles[0]
         assert stream.codec_context.codec.canonical_name == codec and stream.metadata["language"] == "ger"
@@ -391,7 +391,7 @@ def test_several_videos_are_said_and_copied(tmp_path: Path) -> None:
                 out.mux(stream.encode(picture.reformat(format="yuv420p")))
         for stream in streams:
             out.mux(stream.encode(None))
-    assert "2 video streams: number 0, the first, is processed" in run(path, tmp_path / "out.mkv").said
+    assert "2 video streams: number 0, the first, is processed" in run(path, tmp_path / "out.mkv").text
     assert [data for _, data in packets(tmp_path / "out.mkv", "video", 1)] == [
         data for _, data in packets(path, "video", 1)
     ]

@@ -170,7 +170,7 @@ def test_type_of_an_unusual_cover(tmp_path: Path, codec: str, form: str, kind: s
     with av.open(str(tmp_path / "out.mkv")) as file:
         tags = file.streams.video[1].metadata
         assert (tags["mimetype"], tags["filename"]) == (kind, name)
-    assert f"cannot hold video stream 1 ({codec})" in run(tmp_path / "in.mkv", tmp_path / "out.mp4").said
+    assert f"cannot hold video stream 1 ({codec})" in run(tmp_path / "in.mkv", tmp_path / "out.mp4").text
 
 
 def test_type_of_a_cover_is_that_of_its_data(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_tags_that_are_lost_are_said(tmp_path: Path, source: str, target: str, l
 def test_all_tags_are_kept_where_that_is_asked_for(tmp_path: Path) -> None:
     path = make_video(tmp_path / "in.mkv", 3, metadata=TAGS)
     options = EncodeOptions(muxer_options=parse_muxer_options(["use_metadata_tags"]))
-    assert "tags" not in run(path, tmp_path / "out.mp4", options=options).said
+    assert "tags" not in run(path, tmp_path / "out.mp4", options=options).text
     with av.open(str(tmp_path / "out.mp4")) as file:
         assert {key.lower(): value for key, value in file.metadata.items()}.items() >= TAGS.items()
 
@@ -237,7 +237,7 @@ def test_languages_in_mov(tmp_path: Path, code: str, kept: str) -> None:
 
 def test_name_that_is_lost_is_said(tmp_path: Path) -> None:
     path = named(tmp_path / "in.mkv", {"title": "Commentary"})
-    said = run(path, tmp_path / "out.ts").said
+    said = run(path, tmp_path / "out.ts").text
     assert "mpegts cannot hold of the video stream: its name" in said
     assert "mpegts cannot hold of audio stream 1 (aac, Commentary): its name" in said
 

@@ -79,8 +79,8 @@ def test_second_video_that_starts_late_stays_late(tmp_path: Path, source: str, t
 
 def test_second_video_of_avi_is_said(tmp_path: Path) -> None:
     source = two_videos(tmp_path / "in.avi")
-    assert "does not say when the pictures of video stream 1" in run(source, tmp_path / "out.mkv").said
-    assert "does not say when" not in run(source, tmp_path / "out.avi").said
+    assert "does not say when the pictures of video stream 1" in run(source, tmp_path / "out.mkv").text
+    assert "does not say when" not in run(source, tmp_path / "out.avi").text
 
 
 def test_second_video_in_a_segment(tmp_path: Path, twos: dict[str, Path]) -> None:
@@ -91,7 +91,7 @@ def test_second_video_in_a_segment(tmp_path: Path, twos: dict[str, Path]) -> Non
         assert shown(tmp_path / "out.mp4") == [index * Fraction(1, 25) for index in range(10)]
         result = run(source, tmp_path / "out.mkv", read=part, overwrite=True)
         assert shown(tmp_path / "out.mkv") == [index * Fraction(1, 25) for index in range(4, 10)]
-        assert "4 packets that need a part which was cut off" in result.said
+        assert "4 packets that need a part which was cut off" in result.text
 
 
 def trimmed(path: Path, **more: Any) -> Path:
@@ -183,7 +183,7 @@ def test_second_video_trimmed_by_an_edit_list(tmp_path: Path, twos: dict[str, Pa
     assert shown(tmp_path / "out.mp4") == [index * Fraction(1, 25) for index in range(12)]
     result = run(tmp_path / "in.mp4", tmp_path / "out.mkv")
     assert shown(tmp_path / "out.mkv") == [index * Fraction(1, 25) for index in range(4, 12)]
-    assert "4 packets that need a part which was cut off" in result.said
+    assert "4 packets that need a part which was cut off" in result.text
 
 
 def packet(pts: int | None, dts: int | None, duration: int = 40, data: bytes = b"1") -> av.Packet[Any]:

@@ -1,0 +1,122 @@
+"""How a training run begins: its options, data, devices and first weights. Imports torch and Lightning Fabric."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from mtu.calib.datasets import LAYOUTS
+from mtu.core.errors import InvalidInputError, MissingExtraError, OutputError
+from mtu.core.interface import NetworkConfig, preset_config, preset_name
+from mtu.models.checkpoint import load_checkpoint
+from mtu.training.batches import batches, training_clips, validation_clips
+from mtu.training.options import Options, Say, data_folder, resumed
+from mtu.training.pulse import Pulse
+from mtu.training.run import Outcome, Run
+from mtu.training.run_folder import CHECKPOINT, LOGS, read_checkpoint, run_folder
+from mtu.training.weights import is_centred
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a run computes. It changes nothing in what a run is but rounding and how many batches a step sees."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = 1
+    """Processes on each machine: one for each GPU, or as many as asked for on CPUs."""
+    nodes: int = 1
+    """Machines."""
+    workers: int = 0
+    """Processes for each device that make or read batches ahead; 0: none."""
+
+
+def train(
+    folder: Path,
+    given: dict[str, Any],
+    machine: Machine,
+    *,
+    resume: bool = False,
+    start_from: Path | None = None,
+    say: Say = lambda text: None,
+) -> Outcome:
+    """Trains until the last step or the first SIGINT or SIGTERM, which saves and ends.
+
+    `given` are fields of `Options`; with `resume` those that are to change. `start_from` is a checkpoint of the same
+    network whose weights the run begins with. Raises MtuError: InvalidInputError for options, data or checkpoints that
+    cannot be used, OutputError if the folder cannot be written, MtuError itself for a loss that is not finite.
+    """
+    if resume and start_from:
+        raise InvalidInputError("--resume goes on with the weights of the run: leave --start-from out")
+    saved = read_checkpoint(folder) if resume else None
+    options = resumed(Options(**saved["options"]), given) if saved else Options(**given)
+    if not resume and (folder / CHECKPOINT).exists():
+        raise OutputError(f"{folder} holds a run already: add --resume to go on with it, or choose another name")
+    start = load_start(start_from, options) if start_from else None
+    with run_folder(folder), Pulse(say) as pulse:
+        pulse.doing = lambda: "reading or making the clips for validation"
+        # All that can be wrong with the data is found before there are other processes.
+        draw, clips = training_clips(options, pulse.say), validation_clips(options, pulse.say)
+        fabric = new_fabric(machine, folder)
+        fabric.launch()
+        if not fabric.is_global_zero:
+            pulse.quiet()
+        run = Run(folder, options, fabric, say=pulse.say if fabric.is_global_zero else lambda text: None)
+        pulse.doing = run.words
+        if saved:
+            run.restore(saved)
+        elif start:
+            run.begin_with(start)
+        if (recorded := data_folder(options.data)) and recorded[0] in LAYOUTS and options.motion_weight:
+            run.say(
+                "the motion loss takes optical flow between the sharp frames (OpenCV DIS), an estimate, for the truth"
+            )
+        first = run.batch + fabric.global_rank
+        with contextlib.closing(batches(options, draw, first, fabric.world_size, machine.workers)) as loader:
+            return run.go(loader, clips)
+
+
+def new_fabric(machine: Machine, folder: Path) -> Fabric:
+    """Lightning Fabric with a run's devices and TensorBoard log. Raises InvalidInputError."""
+    try:
+        import tensorboard  # noqa: F401
+        from lightning_fabric import Fabric
+        from lightning_fabric.loggers.tensorboard import TensorBoardLogger
+    except ImportError as error:
+        raise MissingExtraError(error.name or "lightning-fabric", "train", "training") from None
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # else it tells the user of its own workings
+    found = torch.cuda.device_count()
+    device = machine.device if machine.device != "auto" else "cuda" if found else "cpu"
+    if device == "cuda" and found < machine.devices:
+        raise InvalidInputError(
+            f"{machine.devices} CUDA devices are needed and {found} found: use --device cpu, or fewer"
+        )
+    return Fabric(
+        accelerator=device,
+        devices=machine.devices,
+        num_nodes=machine.nodes,
+        strategy="ddp" if machine.devices * machine.nodes > 1 else "auto",
+        loggers=TensorBoardLogger(folder, name=LOGS, version=""),
+    )
+
+
+def load_start(path: Path, options: Options) -> dict[str, Tensor]:
+    """Weights to begin with. Raises as `load_checkpoint` does, and InvalidInputError for those of another network."""
+    found, wanted = load_checkpoint(path), preset_config(options.preset)
+
+    def said(config: NetworkConfig) -> str:
+        return f"{preset_name(config)} ({config.words})"
+
+    if found.config != wanted:
+        raise InvalidInputError(f"{path} is of {said(found.config)}, and --preset asks for {said(wanted)}")
+    if options.centre and not is_centred(found.network()):
+        raise InvalidInputError(f"the kernels of {path} are not centred, and centring would ruin them: add --no-centre")
+    return dict(found.weights)
