@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from mtu.core.interface import LOOK_AHEAD, SIZE_MULTIPLE
+from mtu.models.mtu.config import LOOK_AHEAD, SIZE_MULTIPLE
 from mtu.training.batches import Batch
 from mtu.training.options import Options, Say
 from mtu.training.run import Run

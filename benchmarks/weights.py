@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mtu.calib.quality import Quality, mean, measure_clip
-from mtu.core.interface import MAX_DISPLACEMENT
+from mtu.models.mtu.config import MAX_DISPLACEMENT
 from mtu.runtime.bundle import open_bundle
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mtu.core.interface import NetworkConfig
+from mtu.models.mtu.config import NetworkConfig
 from mtu.runtime.video import write_png
 from mtu.training import batches, options, pulse, run, start
 from mtu.training.batches import Batch

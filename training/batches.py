@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mtu.calib.datasets import VideoPair, find_pairs, read_clip, sizes_of
 from mtu.core.errors import InvalidInputError, MtuError
-from mtu.core.interface import LOOK_AHEAD, SIZE_MULTIPLE
+from mtu.models.mtu.config import LOOK_AHEAD, SIZE_MULTIPLE
 from mtu.runtime.video.pictures.header import read_header
 from mtu.training.data.clips import Clip, make_clip
 from mtu.training.data.photographs import find_photographs

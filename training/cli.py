@@ -11,7 +11,7 @@ import typer
 
 from mtu.core.errors import InvalidInputError
 from mtu.core.extras import require_for
-from mtu.core.interface import PRESETS
+from mtu.models.mtu.config import PRESETS
 from mtu.runtime.console import new_app, run_app, say
 from mtu.runtime.console.options import OUTPUT, VersionOption
 from mtu.training.options import SYNTHETIC, ImageLoss, Options, Precision, Schedule, data_folder

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtu.core.interface import MAX_DISPLACEMENT, POOL_SIZE, SIZE_MULTIPLE
+from mtu.models.mtu.config import MAX_DISPLACEMENT, POOL_SIZE, SIZE_MULTIPLE
 from mtu.plugins.correlation_argmax_warp.torch_op import cost_volume
 from mtu.training.options import ImageLoss, Options
 

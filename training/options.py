@@ -11,7 +11,7 @@ from typing import Literal
 
 from mtu.calib.datasets import LAYOUTS, Layout
 from mtu.core.errors import InvalidInputError
-from mtu.core.interface import SIZE_MULTIPLE, preset_config
+from mtu.models.mtu.config import SIZE_MULTIPLE, preset_config
 
 ImageLoss = Literal["l1+mse", "psnr"]
 Schedule = Literal["steps", "cosine"]

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from mtu.core.errors import MtuError, OutputError
 from mtu.core.files import write_whole
-from mtu.core.interface import LOOK_AHEAD, WINDOW, preset_config
 from mtu.models.mtu.architecture import Network
+from mtu.models.mtu.config import LOOK_AHEAD, WINDOW, preset_config
 from mtu.training.batches import Batch
 from mtu.training.data.clips import Clip
 from mtu.training.losses import frame_losses
@@ -153,7 +153,7 @@ class Run:
         losses: list[Tensor] = []
         first, count = self.step, min(len(sharp), self.options.max_steps - self.step)
         for t in range(count):
-            window = [frames[t + LOOK_AHEAD + offset] for offset in WINDOW]
+            window = [frames[t + LOOK_AHEAD + offset] for offset in WINDOW.values()]
             # Fabric's own mixed precision would round the pictures too.
             with torch.autocast(self.fabric.device.type, torch.bfloat16, enabled=self.options.precision == "bf16"):
                 out, new_states, inner = self.network.train_step(window, states)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,8 +15,9 @@ from torch import Tensor
 
 from mtu.calib.datasets import LAYOUTS
 from mtu.core.errors import InvalidInputError, MissingExtraError, OutputError
-from mtu.core.interface import NetworkConfig, preset_config, preset_name
 from mtu.models.checkpoint import load_checkpoint
+from mtu.models.families import in_words, variant
+from mtu.models.mtu.config import preset_config
 from mtu.training.batches import batches, training_clips, validation_clips
 from mtu.training.options import Options, Say, data_folder, resumed
 from mtu.training.pulse import Pulse
@@ -110,13 +113,13 @@ def new_fabric(machine: Machine, folder: Path) -> Fabric:
 
 def load_start(path: Path, options: Options) -> dict[str, Tensor]:
     """Weights to begin with. Raises as `load_checkpoint` does, and InvalidInputError for those of another network."""
-    found, wanted = load_checkpoint(path), preset_config(options.preset)
+    found, wanted = load_checkpoint(path), dataclasses.asdict(preset_config(options.preset))
 
-    def said(config: NetworkConfig) -> str:
-        return f"{preset_name(config)} ({config.words})"
+    def said(settings: Mapping[str, Any]) -> str:
+        return f"{variant('mtu', settings)} ({in_words(settings)})"
 
-    if found.config != wanted:
-        raise InvalidInputError(f"{path} is of {said(found.config)}, and --preset asks for {said(wanted)}")
+    if (found.family, found.settings) != ("mtu", wanted):
+        raise InvalidInputError(f"{path} is of {said(found.settings)}, and --preset asks for {said(wanted)}")
     if options.centre and not is_centred(found.network()):
         raise InvalidInputError(f"the kernels of {path} are not centred, and centring would ruin them: add --no-centre")
     return dict(found.weights)

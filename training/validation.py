@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from mtu.calib.quality import psnr
-from mtu.core.interface import WINDOW
 from mtu.models.mtu.architecture import Network
+from mtu.models.mtu.config import WINDOW
 from mtu.runtime import Picture
 from mtu.training.data.clips import Clip
 
@@ -60,7 +60,7 @@ def restore(network: Network, frames: Picture) -> Iterator[tuple[Picture, Pictur
     tensors = [torch.from_numpy(frame).to(device).permute(2, 0, 1)[None].float() / 255 for frame in frames]
     states: tuple[Tensor, ...] | None = None
     for t in range(len(tensors)):
-        window = [tensors[min(max(t + offset, 0), len(tensors) - 1)] for offset in WINDOW]
+        window = [tensors[min(max(t + offset, 0), len(tensors) - 1)] for offset in WINDOW.values()]
         out, states, found = network.first(window) if states is None else network.step(window, states)
         yield (
             (out[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy(),

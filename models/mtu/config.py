@@ -18,6 +18,8 @@ POOL_SIZE = 5
 """Pooling of the cost volume in the published networks."""
 WINDOW = {"frame_prev2": -2, "frame_prev1": -1, "frame": 0, "frame_next1": 1, "frame_next2": 2}
 """The frames that the network sees at once, by name of the input, and their offsets."""
+LOOK_AHEAD = 2
+"""Frames that must arrive after a frame before it can be restored."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,13 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "mtu10-large": {"units": 10, "channels": 48, "blocks": 6},
 }
 """The published variants."""
+
+
+def preset_config(name: str) -> NetworkConfig:
+    """The network of a published variant; raises InvalidInputError naming those that exist."""
+    if name not in PRESETS:
+        raise InvalidInputError(f"unknown preset '{name}': choose one of {', '.join(PRESETS)}")
+    return NetworkConfig(**PRESETS[name])
 
 
 def describe(settings: Mapping[str, Any]) -> Interface:

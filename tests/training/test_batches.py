@@ -19,7 +19,7 @@ from tests.calib.test_datasets import make_gopro, write_video  # noqa: E402
 from tests.tiny_training import OPTIONS, sliding_clip, tiny, write_gopro  # noqa: E402
 
 from mtu.core.errors import InvalidInputError, MissingFileError  # noqa: E402
-from mtu.core.interface import LOOK_AHEAD  # noqa: E402
+from mtu.models.mtu.config import LOOK_AHEAD  # noqa: E402
 from mtu.training import batches, losses  # noqa: E402
 from mtu.training.batches import Batch, Batches, MadeClips, RecordedClips, cut, training_clips  # noqa: E402
 from mtu.training.data.clips import Clip  # noqa: E402

@@ -240,7 +240,7 @@ def test_a_new_run_begins_with_the_weights_of_another(finished: Path, tmp_path: 
 
 def test_weights_that_are_not_centred_need_no_centre(finished: Path, tmp_path: Path) -> None:
     path = tmp_path / "foreign.safetensors"
-    save_file(dict(random_checkpoint(TINY["mtu2"]).weights), path)
+    save_file(dict(random_checkpoint("mtu", dataclasses.asdict(TINY["mtu2"])).weights), path)
     with pytest.raises(InvalidInputError, match="add --no-centre"):
         train(tmp_path / "new", OPTIONS, CPU, start_from=path)
     assert train(tmp_path / "new", {**OPTIONS, "centre": False}, CPU, start_from=path).step == 6

@@ -13,8 +13,8 @@ for package in ("skimage", "safetensors", "lightning_fabric", "tensorboard", "cv
 
 from tests.tiny_training import TINY  # noqa: E402
 
-from mtu.core.interface import MAX_DISPLACEMENT  # noqa: E402
 from mtu.models.mtu.architecture import Network  # noqa: E402
+from mtu.models.mtu.config import MAX_DISPLACEMENT  # noqa: E402
 from mtu.plugins.correlation_argmax_warp.reference import displacement_vectors, warp  # noqa: E402
 from mtu.training import losses  # noqa: E402
 from mtu.training.data.clips import make_clip  # noqa: E402

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -22,9 +23,9 @@ from tests.conftest import ROOT  # noqa: E402
 from tests.processes import LIMIT, wait_until  # noqa: E402
 from tests.tiny_training import make_tiny, write_gopro  # noqa: E402
 
-from mtu.core.interface import preset_config  # noqa: E402
 from mtu.models.checkpoint import load_checkpoint  # noqa: E402
 from mtu.models.mtu.architecture import Network  # noqa: E402
+from mtu.models.mtu.config import preset_config  # noqa: E402
 from mtu.training import batches, options, pulse  # noqa: E402
 from mtu.training.losses import frame_losses  # noqa: E402
 from mtu.training.options import Options  # noqa: E402
@@ -88,7 +89,7 @@ def test_training_on_made_clips_lowers_the_loss_and_exports(
     last.load_state_dict(torch.load(folder / CHECKPOINT, weights_only=True)["average"])
     assert loss(last) < loss(first) - 0.001
 
-    assert load_checkpoint(folder / WEIGHTS).config == preset_config("mtu1")
+    assert load_checkpoint(folder / WEIGHTS).settings == dataclasses.asdict(preset_config("mtu1"))
     ended = cli.run(capsys, "mtu-export", "onnx", "--checkpoint", folder / WEIGHTS, "-o", tmp_path / "bundle")
     assert ended.code == 0, ended.err
     assert {path.name for path in (tmp_path / "bundle").glob("*.onnx")} == {"first.onnx", "step.onnx"}

@@ -19,9 +19,9 @@ from tests.tiny_training import CPU, OPTIONS, TINY, digest, new_run, noted, slid
 from torch import Tensor  # noqa: E402
 
 from mtu.core.errors import InvalidInputError  # noqa: E402
-from mtu.core.interface import LOOK_AHEAD, WINDOW  # noqa: E402
 from mtu.models.checkpoint import random_checkpoint  # noqa: E402
 from mtu.models.mtu.architecture import Network  # noqa: E402
+from mtu.models.mtu.config import LOOK_AHEAD, WINDOW  # noqa: E402
 from mtu.training import losses  # noqa: E402
 from mtu.training.batches import Batch  # noqa: E402
 from mtu.training.data.clips import Clip  # noqa: E402
@@ -49,7 +49,7 @@ def test_centred_kernels_do_not_see_a_common_shift() -> None:
     before = copy.deepcopy(network.state_dict())
     centre(network)
     assert all(torch.allclose(before[name], value, atol=1e-7) for name, value in network.state_dict().items())
-    assert not is_centred(random_checkpoint(TINY["mtu2"]).network())
+    assert not is_centred(random_checkpoint("mtu", dataclasses.asdict(TINY["mtu2"])).network())
 
 
 def test_first_weights_are_near_the_identity_and_the_seed_s() -> None:
@@ -203,7 +203,7 @@ def test_unrolling_reaches_back_through_the_state(tiny: None, monkeypatch: pytes
         frames = list(batch.blurred.float() / 255)
         total, states = torch.zeros(()), None
         for t in range(2):
-            window = [frames[t + LOOK_AHEAD + offset] for offset in WINDOW]
+            window = [frames[t + LOOK_AHEAD + offset] for offset in WINDOW.values()]
             out, states, inner = network.train_step(window, states)
             states = (states[0].clamp(0, 1), *states[1:])
             if detached:
