@@ -60,7 +60,7 @@ class Checkpoint:
         """The fp32 description of the network with these weights."""
         interface = find_family(self.family).describe(self.settings)
         name = variant(self.family, self.settings)
-        return replace(interface, family=self.family, variant=name, settings=self.settings, weights=self.digest)
+        return replace(interface, family=self.family, variant=name, weights=self.digest)
 
 
 def random_checkpoint(family: str, settings: Mapping[str, Any], seed: int = 0) -> Checkpoint:

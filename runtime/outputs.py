@@ -15,7 +15,7 @@ from mtu.core.interface import Interface, Output
 from mtu.runtime.compare import compared_size, compose
 from mtu.runtime.motion_picture import motion_picture
 from mtu.runtime.session import Restored
-from mtu.runtime.video import Frame, SourceInfo, open_map_directory, open_writer
+from mtu.runtime.video import EncodeOptions, Frame, SourceInfo, Writer, open_writer
 
 if TYPE_CHECKING:
     from mtu.runtime.job import Job
@@ -66,17 +66,10 @@ class Outputs:
             )
             self._motion_writer = self._map_writer = None
             if job.save_motion is not None:
-                _check_apart("--save-motion", job.save_motion, job.target)
-                name = f"{job.save_motion}/"
-                self._motion_writer = stack.enter_context(
-                    open_writer(name, source, overwrite=job.overwrite, copy_streams=False)
-                )
+                self._motion_writer = stack.enter_context(_open_beside("--save-motion", job.save_motion, job, source))
             if job.save_maps is not None:
-                _check_apart("--save-maps", job.save_maps, job.target)
-                height, width = _shape(self._map, source)
-                self._map_writer = stack.enter_context(
-                    open_map_directory(job.save_maps, source, height=height, width=width, overwrite=job.overwrite)
-                )
+                size = _shape(self._map, source)
+                self._map_writer = stack.enter_context(_open_beside("--save-maps", job.save_maps, job, source, size))
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Outputs:
@@ -120,8 +113,22 @@ def _shape(output: Output | None, source: SourceInfo) -> tuple[int, int]:
     return height, width
 
 
-def _check_apart(option: str, directory: Path, target: str) -> None:
-    """Raises OutputError if one lies in the other."""
-    whole, other = Path(target).resolve(), directory.resolve()
-    if target != "-" and (whole == other or whole in other.parents or other in whole.parents):
-        raise OutputError(f"{option} {directory} and the output {target} lie in each other: separate them")
+def _open_beside(
+    option: str, directory: Path, job: Job, source: SourceInfo, map_size: tuple[int, int] | None = None
+) -> Writer:
+    """A directory of colour pictures, or of .npy files of maps of `map_size`. Raises OutputError if it and the output
+    lie in each other."""
+    whole, other = Path(job.target).resolve(), directory.resolve()
+    if job.target != "-" and (whole == other or whole in other.parents or other in whole.parents):
+        raise OutputError(f"{option} {directory} and the output {job.target} lie in each other: separate them")
+    height, width = map_size or (None, None)
+    return open_writer(
+        f"{directory}/",
+        source,
+        width=width,
+        height=height,
+        options=EncodeOptions(picture_format="npy") if map_size else None,
+        overwrite=job.overwrite,
+        copy_streams=False,
+        maps=map_size is not None,
+    )
