@@ -1,0 +1,52 @@
+"""Bundles of tiny networks that are not ours, made of ONNX nodes: no torch, no export, a few milliseconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
+from mtu.core.interface import Frame, Graph, Input, Interface, Output, Tensor
+from mtu.export.bundle_files import save_bundle
+from mtu.runtime.bundle import Bundle, open_bundle
+
+KINDS = {"uint8": TensorProto.UINT8, "float32": TensorProto.FLOAT}
+NEAREST = {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
+FRAME = Input(Tensor("frame", "uint8", (1, "H", "W", 3)), Frame("image", 0))
+
+
+def write_bundle(directory: Path, output: Output, nodes: list, constants: dict, **described) -> Bundle:
+    """A network with one graph, `picture`, that takes the frame and gives `output`."""
+    graph = Graph("picture", (FRAME,), (output,))
+    values = [
+        helper.make_tensor_value_info(tensor.name, KINDS[tensor.dtype], tensor.shape)
+        for tensor in graph.tensors.values()
+    ]
+    weights = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", values[:1], values[1:], weights),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=10,
+    )
+    directory.mkdir()
+    save_bundle(directory, Interface("test", "test", {}, (graph,), **described), {"picture": model})
+    return open_bundle(directory)
+
+
+def map_bundle(directory: Path) -> Bundle:
+    """Gives the mean of the three colours, over 255, as a map."""
+    nodes = [
+        helper.make_node("Cast", ["frame"], ["x"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["x", "axes"], ["mean"], keepdims=0),
+        helper.make_node("Div", ["mean", "peak"], ["map"]),
+    ]
+    constants = {"axes": np.array([3]), "peak": np.array(255, np.float32)}
+    return write_bundle(directory, Output(Tensor("map", "float32", (1, "H", "W")), "map"), nodes, constants)
+
+
+def doubling_bundle(directory: Path) -> Bundle:
+    """Gives a picture of twice the size, each pixel four times."""
+    nodes = [helper.make_node("Resize", ["frame", "", "twice"], ["large"], **NEAREST)]
+    picture = Output(Tensor("large", "uint8", (1, "2*H", "2*W", 3)), "picture")
+    return write_bundle(directory, picture, nodes, {"twice": np.array([1, 2, 2, 1], np.float32)}, scale=2)
