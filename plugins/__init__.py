@@ -7,4 +7,6 @@ register     makes plugins known to a TensorRT, from a C++ library or in Python
 trt_python   the plugin in Python, but for what is the op's own
 cpp/         the same in C++, and its build
 build, cli   mtu-build-plugin
+
+A new op is a folder with an `OP`, a name in `op.OPS` and two lines in cpp/ops.h.
 """

@@ -73,6 +73,10 @@ class Op:
         module, name = place.split(":")
         return getattr(importlib.import_module(f"{__package__}.{OPS[self.name]}.{module}"), name)
 
+    def node_attributes(self, attributes: Mapping[str, int]) -> dict[str, Any]:
+        """All attributes of a node; TensorRT looks the plugin up by the last two."""
+        return {**self.attributes, **attributes, "plugin_version": str(self.version), "plugin_namespace": DOMAIN}
+
     def check(self, attributes: Mapping[str, int], shapes: Sequence[Sequence[int]], types: Sequence[str]) -> None:
         """Raises InvalidInputError unless the kernel can do it.
 

@@ -7,7 +7,6 @@ it too. Working copies: a few tensors of the size of 1/(2D+1) of the cost volume
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -49,53 +48,8 @@ def function_proto(max_displacement: int, pool_size: int, scale: int) -> onnx.Fu
         OUTPUTS,
         body.nodes,
         [helper.make_opsetid("", OPSET)],
-        list(node_attributes(max_displacement, pool_size, scale)),
+        list(OP.node_attributes({})),
     )
-
-
-def node_attributes(max_displacement: int, pool_size: int, scale: int) -> dict[str, int | str]:
-    """The attributes of the custom node; TensorRT looks the plugin up by the last two."""
-    return {
-        "max_displacement": max_displacement,
-        "pool_size": pool_size,
-        "scale": scale,
-        "plugin_version": str(OP.version),
-        "plugin_namespace": DOMAIN,
-    }
-
-
-def model(
-    motion_shape: Sequence[int | str],
-    detail_shape: Sequence[int | str],
-    *,
-    max_displacement: int = 10,
-    pool_size: int = 5,
-    scale: int = 4,
-    motion_type: int = TensorProto.FLOAT,
-    detail_type: int = TensorProto.FLOAT,
-) -> onnx.ModelProto:
-    """A model of one custom node and its function, for tests and experiments.
-
-    Shapes are [B, C, h, w] and [B, c, scale*h, scale*w]; a string is a dynamic size. Types are TensorProto.FLOAT or
-    FLOAT16. Raises InvalidInputError for attributes outside the rules.
-    """
-    attributes = (max_displacement, pool_size, scale)
-    value = helper.make_tensor_value_info
-    index_shape = (motion_shape[0], *motion_shape[2:])
-    node = helper.make_node(OP.name, INPUTS, OUTPUTS, name="compensation", domain=DOMAIN)
-    node.attribute.extend(helper.make_attribute(*item) for item in node_attributes(*attributes).items())
-    graph = helper.make_graph(
-        [node],
-        OP.name,
-        [
-            value("motion", motion_type, motion_shape),
-            value("motion_prev", motion_type, motion_shape),
-            value("detail_prev", detail_type, detail_shape),
-        ],
-        [value("warped", detail_type, detail_shape), value("displacement", TensorProto.INT32, index_shape)],
-    )
-    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, OP.version)]
-    return helper.make_model(graph, opset_imports=opsets, functions=[function_proto(*attributes)], ir_version=10)
 
 
 class _Body:

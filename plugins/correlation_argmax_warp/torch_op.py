@@ -155,14 +155,7 @@ def _custom_node(
     warped, index = torch.onnx.ops.symbolic_multi_out(
         f"{DOMAIN}::{OP.name}",
         (motion, motion_prev, detail_prev),
-        {
-            "max_displacement": max_displacement,
-            "pool_size": pool_size,
-            "scale": scale,
-            # TensorRT looks the plugin up by these two.
-            "plugin_version": str(OP.version),
-            "plugin_namespace": DOMAIN,
-        },
+        OP.node_attributes({"max_displacement": max_displacement, "pool_size": pool_size, "scale": scale}),
         dtypes=(detail_prev.dtype, torch.int32),
         shapes=(detail_prev.shape, (motion.shape[0], *motion.shape[2:])),
         version=OP.version,

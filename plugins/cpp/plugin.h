@@ -83,10 +83,9 @@ class Fields {
 public:
     static constexpr int32_t kCount = kAttributeCount<Op> + 1;
 
-    explicit Fields(const int32_t* attributes, int32_t revision = Op::kRevision) noexcept {
-        std::copy_n(attributes, kCount - 1, values_);
-        values_[kCount - 1] = revision;
+    explicit Fields(const int32_t* attributes = nullptr, int32_t revision = Op::kRevision) noexcept {
         for (int32_t i = 0; i < kCount; ++i) {
+            values_[i] = i == kCount - 1 ? revision : attributes == nullptr ? Op::kAttributes[i].initial : attributes[i];
             fields_[i] = nvinfer1::PluginField(name(i), &values_[i], nvinfer1::PluginFieldType::kINT32, 1);
             summary_.add("%s%s %d", i == 0 ? "" : " ", name(i), static_cast<int>(values_[i]));
         }
@@ -97,12 +96,14 @@ public:
     static const char* name(int32_t i) noexcept { return i < kCount - 1 ? Op::kAttributes[i].name : "revision"; }
     const int32_t* values() const noexcept { return values_; }
     const nvinfer1::PluginFieldCollection* collection() const noexcept { return &collection_; }
+    // Without the revision: what a parser passes on.
+    const nvinfer1::PluginFieldCollection* names() const noexcept { return &names_; }
     const char* summary() const noexcept { return summary_.get(); }
 
 private:
     int32_t values_[kCount] = {};
     nvinfer1::PluginField fields_[kCount];
-    nvinfer1::PluginFieldCollection collection_{kCount, fields_};
+    nvinfer1::PluginFieldCollection collection_{kCount, fields_}, names_{kCount - 1, fields_};
     Text summary_;
 };
 
@@ -164,20 +165,11 @@ bool read_fields(const nvinfer1::PluginFieldCollection* given, bool serialised,
     return true;
 }
 
-// What getFieldNames() returns: the attributes that a parser passes on.
+// What getFieldNames() returns.
 template <typename Op>
 const nvinfer1::PluginFieldCollection* field_names() noexcept {
-    static const struct Names {
-        Names() noexcept {
-            for (int32_t i = 0; i < kAttributeCount<Op>; ++i) {
-                fields[i] = nvinfer1::PluginField(Op::kAttributes[i].name, nullptr,
-                                                  nvinfer1::PluginFieldType::kINT32, 1);
-            }
-        }
-        nvinfer1::PluginField fields[kAttributeCount<Op>];
-        nvinfer1::PluginFieldCollection collection{kAttributeCount<Op>, fields};
-    } names;
-    return &names.collection;
+    static const Fields<Op> defaults;
+    return defaults.names();
 }
 
 // The reason, and the sizes of the inputs.

@@ -35,10 +35,9 @@ LIMITED, FULL = 1, 2
 
 # Untagged pictures with at most this many lines are BT.601.
 _SD_LINES = 576
-# H.273 matrices of swscale. It follows the tags of pictures; PyAV's own colour space arguments lack some before 18.
-_MATRICES = {1, 4, 5, 6, 7, 9}
+# Of swscale, which follows the tags of pictures; PyAV's own colour space arguments lack some before 18.
 MATRICES = {0: "RGB", 1: "BT.709", 4: "FCC", 5: "BT.601", 6: "BT.601", 7: "SMPTE 240M", 9: "BT.2020"}
-"""Names of the matrices that can be used."""
+"""H.273 codes of the matrices that are used, and their names."""
 _UNSUPPORTED = {8: "YCgCo", 10: "BT.2020 constant luminance", 14: "ICtCp"}
 _HDR = {16: "PQ", 18: "HLG"}
 _PRIMARIES = {1: "BT.709", 5: "BT.601 (625)", 6: "BT.601 (525)", 7: "BT.601 (525)", 9: "BT.2020", 12: "P3"}
@@ -120,7 +119,7 @@ def colour_of(picture: av.VideoFrame) -> tuple[Colour, list[str]]:
     if used_range not in (LIMITED, FULL):
         used_range = FULL if name.startswith(("yuvj", "gray", "ya")) else LIMITED
     used_matrix = matrix
-    if matrix not in _MATRICES:
+    if matrix == RGB or matrix not in MATRICES:
         used_matrix = 9 if matrix == 10 else _usual_matrix(picture.height)
         gray = name.startswith(("gray", "ya"))
         if matrix in (UNSPECIFIED, RGB, 3) and not gray:

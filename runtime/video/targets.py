@@ -48,7 +48,7 @@ def open_writer(
     path, suffix = Path(name), Path(name).suffix.lower()
     if name == "-":
         return Y4MWriter(target)
-    _check_place(path, source)
+    _check_path(path, source)
     if name.endswith(("/", os.sep)) or path.is_dir() or not suffix:
         return DirectoryWriter(target, choose_picture_encoding(target, single=False))
     if path.exists() and not overwrite:
@@ -69,7 +69,7 @@ def open_writer(
     return VideoWriter(target)
 
 
-def _check_place(path: Path, source: SourceInfo) -> None:
+def _check_path(path: Path, source: SourceInfo) -> None:
     given = Path(source.name)
     if source.name != "-" and given.exists() and path.exists() and path.samefile(given):
         raise OutputError(f"{path} is the source itself: choose another name")

@@ -8,6 +8,8 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 inliner = pytest.importorskip("onnx.inliner")
 
+from tests.plugins import one_node  # noqa: E402
+
 from mtu.core.errors import InvalidInputError  # noqa: E402
 from mtu.plugins.correlation_argmax_warp import onnx_function  # noqa: E402
 from mtu.plugins.correlation_argmax_warp.cases import CASES, Case  # noqa: E402
@@ -18,7 +20,7 @@ DYNAMIC_MOTION, DYNAMIC_DETAIL = ("B", "C", "h", "w"), ("B", "c", "H", "W")
 
 def make_model(case: Case, motion_shape=DYNAMIC_MOTION, detail_shape=DYNAMIC_DETAIL):
     kind = TYPES[case.dtype]
-    return onnx_function.model(motion_shape, detail_shape, **case.attributes, motion_type=kind, detail_type=kind)
+    return one_node.model(motion_shape, detail_shape, **case.attributes, motion_type=kind, detail_type=kind)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +84,7 @@ def test_uses_nothing_that_runtimes_lack():
 def test_never_holds_the_cost_volume():
     """Largest intermediate tensor, in elements, at a size where the cost volume would be the largest by far."""
     motion, detail = (1, 52, 90, 160), (1, 26, 360, 640)
-    model = inliner.inline_local_functions(onnx_function.model(motion, detail))
+    model = inliner.inline_local_functions(one_node.model(motion, detail))
     model = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     sizes = {
         value.name: int(np.prod([dim.dim_value for dim in value.type.tensor_type.shape.dim]))

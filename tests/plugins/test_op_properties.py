@@ -9,8 +9,9 @@ hypothesis = pytest.importorskip("hypothesis")
 
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
+from tests.plugins import one_node  # noqa: E402
 
-from mtu.plugins.correlation_argmax_warp import onnx_function, reference  # noqa: E402
+from mtu.plugins.correlation_argmax_warp import reference  # noqa: E402
 from mtu.plugins.correlation_argmax_warp.torch_op import correlation_argmax_warp  # noqa: E402
 
 ATTRIBUTES = [(1, 1, 1), (2, 3, 2), (3, 5, 4), (7, 5, 1)]
@@ -28,7 +29,7 @@ def sessions():
     shapes = ("B", "C", "h", "w"), ("B", "c", "H", "W")
     return {
         (d, pool, scale): onnxruntime.InferenceSession(
-            onnx_function.model(*shapes, max_displacement=d, pool_size=pool, scale=scale).SerializeToString(),
+            one_node.model(*shapes, max_displacement=d, pool_size=pool, scale=scale).SerializeToString(),
             options,
             providers=["CPUExecutionProvider"],
         )

@@ -10,8 +10,7 @@ onnx = pytest.importorskip("onnx")
 
 import tensorrt_rtx as trt  # noqa: E402
 from onnx import inliner  # noqa: E402
-
-from mtu.plugins.correlation_argmax_warp import onnx_function  # noqa: E402
+from tests.plugins import one_node  # noqa: E402
 
 LOGGER = trt.Logger(trt.Logger.ERROR)
 HALF, SINGLE = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
@@ -23,7 +22,7 @@ DYNAMIC = (1, 52, "h", "w"), (1, 26, "H", "W")
 @pytest.mark.parametrize("shapes", [STATIC, DYNAMIC], ids=["static", "dynamic"])
 @pytest.mark.parametrize(("max_displacement", "pool_size", "scale"), [(10, 5, 4)])
 def test_builds_from_the_function(shapes, kind, trt_kind, max_displacement, pool_size, scale):
-    model = onnx_function.model(
+    model = one_node.model(
         *shapes,
         max_displacement=max_displacement,
         pool_size=pool_size,

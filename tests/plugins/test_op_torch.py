@@ -6,8 +6,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from mtu.core.errors import InvalidInputError  # noqa: E402
+from mtu.plugins.correlation_argmax_warp import OP  # noqa: E402
 from mtu.plugins.correlation_argmax_warp.cases import CASES, MIN_GAP, Case  # noqa: E402
-from mtu.plugins.correlation_argmax_warp.onnx_function import function_proto, node_attributes  # noqa: E402
+from mtu.plugins.correlation_argmax_warp.onnx_function import function_proto  # noqa: E402
 from mtu.plugins.correlation_argmax_warp.reference import pooled_costs  # noqa: E402
 from mtu.plugins.correlation_argmax_warp.torch_op import correlation_argmax_warp, cost_volume  # noqa: E402
 
@@ -144,8 +145,8 @@ def test_exports_as_one_custom_node_with_dynamic_sizes():
     (node,) = (node for node in model.graph.node if node.domain == "mtu")
     assert node.op_type == "CorrelationArgmaxWarp" and len(node.output) == 2
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-    assert {name: v.decode() if isinstance(v, bytes) else v for name, v in attributes.items()} == node_attributes(
-        **case.attributes
+    assert {name: v.decode() if isinstance(v, bytes) else v for name, v in attributes.items()} == OP.node_attributes(
+        case.attributes
     )
     displacement = model.graph.output[1]
     assert displacement.type.tensor_type.elem_type == onnx.TensorProto.INT32

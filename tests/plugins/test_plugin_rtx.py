@@ -135,8 +135,7 @@ def job(model, path: Path, profile: dict[str, list[tuple[int, ...]]] | None = No
 
 def test_rtx_builds_the_op_in_every_type_and_size(rtx, tmp_path):
     from onnx import TensorProto
-
-    from mtu.plugins.correlation_argmax_warp import onnx_function
+    from tests.plugins import one_node
 
     names = {TensorProto.FLOAT: "FLOAT", TensorProto.FLOAT16: "HALF"}
     sizes = ((16, 16), (90, 160), (180, 320))
@@ -151,7 +150,7 @@ def test_rtx_builds_the_op_in_every_type_and_size(rtx, tmp_path):
                 (((1, 52, 90, 160), (1, 26, 360, 640)), None),
                 (((1, 52, "h", "w"), (1, 26, "H", "W")), profile),
             ):
-                model = onnx_function.model(*shapes, motion_type=motion, detail_type=detail)
+                model = one_node.model(*shapes, motion_type=motion, detail_type=detail)
                 jobs.append(job(model, tmp_path / f"{len(jobs)}.onnx", bounds))
                 fixed = bounds is None
                 expected.append(
@@ -193,11 +192,11 @@ def test_rtx_builds_both_exported_graphs_with_it(rtx, tmp_path, precision):
 
 
 def test_the_workspace_is_what_the_plugin_asks_for(rtx, tmp_path):
-    from mtu.plugins.correlation_argmax_warp import onnx_function
+    from tests.plugins import one_node
 
     shapes = (1, 52, 90, 160), (1, 26, 360, 640)
     limits = (1 << 16, 1 << 25)
-    jobs = [job(onnx_function.model(*shapes), tmp_path / f"{each}.onnx", workspace=each) for each in limits]
+    jobs = [job(one_node.model(*shapes), tmp_path / f"{each}.onnx", workspace=each) for each in limits]
     results, said = rtx(jobs)
     assert [result["plugins"] for result in results] == [["compensation"]] * 2
     assert results[0]["plan"] == 0 and results[1]["plan"] > 0, said
@@ -206,22 +205,21 @@ def test_the_workspace_is_what_the_plugin_asks_for(rtx, tmp_path):
 def test_rtx_refuses_what_the_plugin_refuses(rtx, tmp_path):
     import onnx
     from onnx import TensorProto, helper
-
-    from mtu.plugins.correlation_argmax_warp import onnx_function
+    from tests.plugins import one_node
 
     shapes = (1, 52, 90, 160), (1, 26, 360, 640)
 
     def changed(name: str, value: object) -> onnx.ModelProto:
-        model = onnx_function.model(*shapes)
+        model = one_node.model(*shapes)
         attributes = model.graph.node[0].attribute
         attributes.remove(next(each for each in attributes if each.name == name))
         if value is not None:
             attributes.append(helper.make_attribute(name, value))
         return model
 
-    wrong_types = onnx_function.model(*shapes)
+    wrong_types = one_node.model(*shapes)
     wrong_types.graph.input[1].type.tensor_type.elem_type = TensorProto.FLOAT16
-    wrong_sizes = onnx_function.model((1, 52, 90, 160), (1, 26, 360, 644))
+    wrong_sizes = one_node.model((1, 52, 90, 160), (1, 26, 360, 644))
     models = [
         changed("pool_size", None),
         changed("pool_size", 5.0),

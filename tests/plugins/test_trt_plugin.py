@@ -18,12 +18,13 @@ if importlib.util.find_spec("tensorrt_rtx") is None:
 
 import tensorrt_rtx as trt
 from onnx import TensorProto
+from tests.plugins import one_node
 
 from mtu.core.errors import InvalidInputError
 from mtu.export.engine import BuildOptions
 from mtu.export.engine_graph import Messages, build_graph, load_graphs, prepare
 from mtu.plugins import register, trt_python
-from mtu.plugins.correlation_argmax_warp import OP, onnx_function, trt_plugin
+from mtu.plugins.correlation_argmax_warp import OP, trt_plugin
 from mtu.plugins.op import DOMAIN
 from mtu.runtime.engine import Profile
 from mtu.runtime.tensorrt_library import Library, check_plugin_import, load_library
@@ -76,7 +77,7 @@ def make(creator, phase="BUILD", **values):
 def model_of(namespace, *, motion=SINGLE, detail=SINGLE, dynamic=False, **attributes):
     """One node, without function: only the plugin can make it."""
     shapes = [(1, 13, "h", "w"), (1, 5, "H", "W")] if dynamic else [(2, 13, 6, 9), (2, 5, 24, 36)]
-    model = onnx_function.model(*shapes, motion_type=motion, detail_type=detail, **attributes)
+    model = one_node.model(*shapes, motion_type=motion, detail_type=detail, **attributes)
     del model.functions[:]
     for attribute in model.graph.node[0].attribute:
         if attribute.name == "plugin_namespace":

@@ -22,7 +22,7 @@ from tests.training.test_train_cli import SMALL, tiny  # noqa: E402, F401
 
 from mtu.core.errors import InvalidInputError, OutputError  # noqa: E402
 from mtu.runtime.video import write_png  # noqa: E402
-from mtu.training import pulse, run  # noqa: E402
+from mtu.training import pulse, run, start  # noqa: E402
 from mtu.training.pulse import Pulse  # noqa: E402
 from mtu.training.run_folder import CHECKPOINT, run_folder  # noqa: E402
 
@@ -55,7 +55,7 @@ def test_sigterm_at_any_time_leaves_a_checkpoint_or_no_folder(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, saved: bool
 ) -> None:
     with monkeypatch.context() as patch:
-        ended_by_sigterm(patch, run, name)
+        ended_by_sigterm(patch, run if name == "validate" else start, name)
         ended = cli.run(capsys, "mtu-train", *SMALL, "-o", tmp_path / "runs" / "run")
     assert ended.code == 143 and "Traceback" not in ended.err
     assert [path.name for path in tmp_path.iterdir()] == (["runs"] if saved else [])
@@ -157,8 +157,8 @@ def test_words_of_a_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     validate = run.validate
     monkeypatch.setattr(run, "validate", lambda *a: words.append(owner[0].words()) or validate(*a))
     owner: list[Any] = []
-    start = run.Run.__init__
-    monkeypatch.setattr(run.Run, "__init__", lambda self, *a, **k: owner.append(self) or start(self, *a, **k))
+    initialise = run.Run.__init__
+    monkeypatch.setattr(run.Run, "__init__", lambda self, *a, **k: owner.append(self) or initialise(self, *a, **k))
     assert cli.run(capsys, "mtu-train", *SMALL, "-o", tmp_path / "run").code == 0
     assert "step 0 of 6: validating" in words and "step 3 of 6: training" in words
 

@@ -35,10 +35,10 @@ class _Element(NamedTuple):
 
 def faults(file: BinaryIO, end: int) -> Iterator[tuple[int, str]]:
     """Places in a file of `end` bytes where its chain of elements is broken, and what is wrong there."""
-    place, limit, tracks = 0, end, set[int]()
-    while place < end:
-        element = _element(file, place)
-        if place >= limit:
+    offset, limit, tracks = 0, end, set[int]()
+    while offset < end:
+        element = _element(file, offset)
+        if offset >= limit:
             if element is None or element.id != _EBML:
                 return  # what stands behind the segment is not read by anybody
             limit = end
@@ -47,16 +47,16 @@ def faults(file: BinaryIO, end: int) -> Iterator[tuple[int, str]]:
             if limit > end:
                 yield end, f"it is cut off: {limit - end} bytes are missing"
                 limit = end
-            place = element.content
+            offset = element.content
             continue
         if element is None or element.id not in _TOP | {_VOID, _CRC, _SIGNATURE}:
-            yield place, "its structure is broken"
-            place = _next_top(file, place + 1, limit)
+            yield offset, "its structure is broken"
+            offset = _next_top(file, offset + 1, limit)
             continue
         after = element.end(limit)
         if after > limit:
-            yield place, "it is cut off" if limit == end else "its structure is broken"
-            place = _next_top(file, place + 1, limit)
+            yield offset, "it is cut off" if limit == end else "its structure is broken"
+            offset = _next_top(file, offset + 1, limit)
             continue
         if element.id == _TRACKS:
             tracks = {_number(file, item) for track in _children(file, element) for item in _of(file, track)}
@@ -67,7 +67,7 @@ def faults(file: BinaryIO, end: int) -> Iterator[tuple[int, str]]:
                 following = _element(file, after) if after < limit else None
                 if after < limit and (following is None or following.id not in _TOP | {_VOID}):
                     after = _next_top(file, broken + 1, limit)
-        place = after
+        offset = after
 
 
 def crop(file: BinaryIO, end: int) -> tuple[int, int, int, int]:
@@ -89,9 +89,9 @@ def _vint(data: bytes, longest: int) -> int:
     return length if length <= min(longest, len(data)) else 0
 
 
-def _element(file: BinaryIO, place: int) -> _Element | None:
+def _element(file: BinaryIO, offset: int) -> _Element | None:
     """The element at a place, None if there is none."""
-    file.seek(place)
+    file.seek(offset)
     data = file.read(12)
     name = _vint(data, 4)
     length = _vint(data[name:], 8)
@@ -99,15 +99,15 @@ def _element(file: BinaryIO, place: int) -> _Element | None:
         return None
     size = int.from_bytes(data[name : name + length], "big") & ((1 << 7 * length) - 1)
     unknown = size == (1 << 7 * length) - 1
-    return _Element(int.from_bytes(data[:name], "big"), place + name + length, None if unknown else size)
+    return _Element(int.from_bytes(data[:name], "big"), offset + name + length, None if unknown else size)
 
 
 def _children(file: BinaryIO, parent: _Element) -> Iterator[_Element]:
     """The elements in one, as far as they can be read."""
-    place, end = parent.content, parent.end(1 << 62)
-    while place < end and (child := _element(file, place)) is not None:
+    offset, end = parent.content, parent.end(1 << 62)
+    while offset < end and (child := _element(file, offset)) is not None:
         yield child
-        place = child.end(end)
+        offset = child.end(end)
 
 
 def _of(file: BinaryIO, track: _Element) -> list[_Element]:
@@ -121,28 +121,28 @@ def _number(file: BinaryIO, element: _Element) -> int:
 
 def _cluster(file: BinaryIO, cluster: _Element, limit: int, tracks: set[int]) -> tuple[int | None, int]:
     """Where a cluster is broken, None if nowhere, and the place after it."""
-    place, end = cluster.content, cluster.end(limit)
-    while place < end:
-        element = _element(file, place)
+    offset, end = cluster.content, cluster.end(limit)
+    while offset < end:
+        element = _element(file, offset)
         if cluster.size is None and element is not None and element.id in _TOP:
-            return None, place
+            return None, offset
         if element is None or element.id not in _IN_CLUSTER or element.size is None or element.end(end) > end:
-            return place, end
-        if element.id == _CRC and place == cluster.content and cluster.size is not None:
-            return (None if _sum_is_right(file, element, end) else place), end
+            return offset, end
+        if element.id == _CRC and offset == cluster.content and cluster.size is not None:
+            return (None if _sum_is_right(file, element, end) else offset), end
         if not _is_whole(file, element, tracks):
-            return place, end
-        place = element.end(end)
+            return offset, end
+        offset = element.end(end)
     return None, end
 
 
 def _is_whole(file: BinaryIO, element: _Element, tracks: set[int]) -> bool:
     """Whether a block belongs to a track, and a group of blocks is exactly filled by its parts."""
     if element.id == _BLOCK_GROUP:
-        place, parts = element.content, list(_children(file, element))
-        place = parts[-1].end(1 << 62) if parts else place
+        offset, parts = element.content, list(_children(file, element))
+        offset = parts[-1].end(1 << 62) if parts else offset
         blocks = [part for part in parts if part.id == _BLOCK]
-        return place == element.end(0) and all(_is_whole(file, block, tracks) for block in blocks)
+        return offset == element.end(0) and all(_is_whole(file, block, tracks) for block in blocks)
     if element.id not in (_SIMPLE_BLOCK, _BLOCK) or not tracks:
         return True
     file.seek(element.content)
@@ -155,29 +155,29 @@ def _sum_is_right(file: BinaryIO, checksum: _Element, end: int) -> bool:
     """Whether what stands behind a checksum, up to `end`, has it."""
     file.seek(checksum.content)
     wanted = int.from_bytes(file.read(4), "little")
-    place, found = checksum.content + (checksum.size or 0), 0
-    file.seek(place)
-    while place < end:
-        data = file.read(min(_STEP, end - place))
+    offset, found = checksum.content + (checksum.size or 0), 0
+    file.seek(offset)
+    while offset < end:
+        data = file.read(min(_STEP, end - offset))
         if not data:
             return False
-        found, place = zlib.crc32(data, found), place + len(data)
+        found, offset = zlib.crc32(data, found), offset + len(data)
     return found == wanted
 
 
-def _next_top(file: BinaryIO, place: int, limit: int) -> int:
+def _next_top(file: BinaryIO, offset: int, limit: int) -> int:
     """The next place at which a cluster or another part of the segment begins."""
     names = [kind.to_bytes(4, "big") for kind in _TOP]
-    while place < limit:
-        file.seek(place)
-        data = file.read(min(_STEP, limit - place))
+    while offset < limit:
+        file.seek(offset)
+        data = file.read(min(_STEP, limit - offset))
         found = sorted(at for at in (data.find(name) for name in names) if at >= 0)
         for at in found:
-            element = _element(file, place + at)
+            element = _element(file, offset + at)
             if element is not None and element.end(limit) <= limit:
-                return place + at
+                return offset + at
         if found:
-            place += found[0] + 1
+            offset += found[0] + 1
         else:
-            place += max(1, len(data) - 3) if len(data) == _STEP else len(data) or limit
+            offset += max(1, len(data) - 3) if len(data) == _STEP else len(data) or limit
     return limit

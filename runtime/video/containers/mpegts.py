@@ -19,12 +19,12 @@ def faults(file: BinaryIO, end: int) -> Iterator[tuple[int, str]]:
     start, stride = _first_packet(file)
     found: dict[int, str] = {}
     # The windows overlap, so that a counter is compared with the one before in one of them.
-    for place in range(start, end, stride * (_WINDOW - _OVERLAP)) if stride else ():
-        file.seek(place)
+    for offset in range(start, end, stride * (_WINDOW - _OVERLAP)) if stride else ():
+        file.seek(offset)
         data = file.read(stride * _WINDOW)
         packets = np.frombuffer(data, np.uint8, len(data) // stride * stride).reshape(-1, stride)
         for rows, what in _torn(packets):
-            found.update((place + int(row) * stride, what) for row in rows)
+            found.update((offset + int(row) * stride, what) for row in rows)
     yield from sorted(found.items())
 
 

@@ -12,12 +12,12 @@ from typing import BinaryIO
 
 def index_is_first(file: BinaryIO, end: int) -> bool:
     """Whether a file of `end` bytes has its index (moov) before its pictures, so that it plays while it still loads."""
-    place = 0
+    offset = 0
     for _ in range(100):
-        size, name = _box(file, place, end)
+        size, name = _box(file, offset, end)
         if size < 8 or name in (b"moov", b"mdat"):
             return name == b"moov"
-        place += size
+        offset += size
     return False
 
 
@@ -26,20 +26,20 @@ def faults(file: BinaryIO, end: int) -> Iterator[tuple[int, str]]:
 
     An index of the whole file needs no structure, so only files with fragments are judged.
     """
-    place, numbers = 0, list[int]()
-    while place < end:
-        size, name = _box(file, place, end)
+    offset, numbers = 0, list[int]()
+    while offset < end:
+        size, name = _box(file, offset, end)
         if name == b"moof":
-            numbers.append(_fragment_number(file, place))
-        after = place + size
+            numbers.append(_fragment_number(file, offset))
+        after = offset + size
         if numbers and (size < 8 or not name.isascii() or not name.isalnum()):
-            yield place, "its structure is broken"
-            after = _next_fragment(file, place + 1, end)
+            yield offset, "its structure is broken"
+            after = _next_fragment(file, offset + 1, end)
         elif numbers and after > end:
             yield end, f"it is cut off: {after - end} bytes are missing"
         elif size < 8:
             return
-        place = after
+        offset = after
     steps = [later - earlier for earlier, later in pairwise(numbers)]
     skipped = [step - 1 for step in steps if step > 1]
     # Some writers number otherwise: a gap is one where most have none.
@@ -47,29 +47,29 @@ def faults(file: BinaryIO, end: int) -> Iterator[tuple[int, str]]:
         yield 0, f"{sum(skipped)} fragments are missing"
 
 
-def _box(file: BinaryIO, place: int, end: int) -> tuple[int, bytes]:
+def _box(file: BinaryIO, offset: int, end: int) -> tuple[int, bytes]:
     """Size and name of the box at a place; the name is shorter than 4 bytes where the file ends."""
-    file.seek(place)
+    file.seek(offset)
     head = file.read(16)
     size = int.from_bytes(head[:4], "big")
     if size == 1:
         size = int.from_bytes(head[8:16], "big")
     elif size == 0:
-        size = end - place
+        size = end - offset
     return size, head[4:8]
 
 
-def _fragment_number(file: BinaryIO, place: int) -> int:
-    file.seek(place)
+def _fragment_number(file: BinaryIO, offset: int) -> int:
+    file.seek(offset)
     return int.from_bytes(file.read(64).partition(b"mfhd")[2][4:8], "big")
 
 
-def _next_fragment(file: BinaryIO, place: int, end: int) -> int:
-    while place < end:
-        file.seek(place)
+def _next_fragment(file: BinaryIO, offset: int, end: int) -> int:
+    while offset < end:
+        file.seek(offset)
         data = file.read(1 << 20)
         at = data.find(b"moof")
         if at >= 4:
-            return place + at - 4
-        place += max(1, len(data) - 8)
+            return offset + at - 4
+        offset += max(1, len(data) - 8)
     return end

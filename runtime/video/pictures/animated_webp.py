@@ -97,8 +97,8 @@ class AnimatedWebPReader(Reader):
             try:
                 picture = decode_data("webp", part.data)
                 rgb, alpha = _pixels(picture)
-                place = self._canvas[part.top : part.top + rgb.shape[0], part.left : part.left + rgb.shape[1]]
-                _lay(place, rgb, alpha, part.over)
+                area = self._canvas[part.top : part.top + rgb.shape[0], part.left : part.left + rgb.shape[1]]
+                _lay(area, rgb, alpha, part.over)
             except (av.FFmpegError, ValueError):
                 self._broken += 1
                 continue
@@ -110,7 +110,7 @@ class AnimatedWebPReader(Reader):
             if self._segment.holds(_seconds(part)):
                 yield Frame(self._canvas[..., :3].copy(), part.time, _TICK, part.duration)
             if part.cleared:
-                place[:] = 0
+                area[:] = 0
 
     def __iter__(self) -> Iterator[Frame]:
         """The pictures."""
@@ -166,11 +166,11 @@ def _pixels(picture: av.VideoFrame) -> tuple[Pixels, Pixels | None]:
     return rgb, np.ascontiguousarray(picture.reformat(format="rgba").to_ndarray()[:, :, 3:])
 
 
-def _lay(place: Pixels, rgb: Pixels, alpha: Pixels | None, over: bool) -> None:
+def _lay(area: Pixels, rgb: Pixels, alpha: Pixels | None, over: bool) -> None:
     """Lays a picture onto its place of the canvas, whose colours are those over black."""
     if alpha is None:
-        place[..., :3], place[..., 3] = rgb, 255
+        area[..., :3], area[..., 3] = rgb, 255
         return
     share = alpha.astype(np.uint16)
     opaque = np.concatenate((rgb, np.full_like(alpha, 255)), 2)
-    place[:] = (opaque * share + (place * (255 - share) if over else 0) + 127) // 255
+    area[:] = (opaque * share + (area * (255 - share) if over else 0) + 127) // 255

@@ -143,17 +143,17 @@ def _tiff(file: BinaryIO) -> Header:
     file.seek(0)
     order = "<" if file.read(2) == b"II" else ">"
     file.seek(4)
-    (place,) = _take(file, f"{order}I")
+    (offset,) = _take(file, f"{order}I")
     first, pages = None, 0
     seen: set[int] = set()
-    while place and place not in seen and len(seen) < _MOST_PAGES:
-        seen.add(place)
-        file.seek(place)
+    while offset and offset not in seen and len(seen) < _MOST_PAGES:
+        seen.add(offset)
+        file.seek(offset)
         tags = _directory(file, order)
         first = tags if first is None else first
         # Bit 0: a smaller copy of another picture.
         pages += not tags.get(_SUBFILE, 0) & 1
-        (place,) = _take(file, f"{order}I")
+        (offset,) = _take(file, f"{order}I")
     if first is None:
         raise ValueError
     return _shown("tiff", first.get(_WIDTH, 0), first.get(_HEIGHT, 0), first.get(_ORIENTATION, 1), pages=max(1, pages))
