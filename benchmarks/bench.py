@@ -28,6 +28,7 @@ import numpy as np
 from mtu.core.errors import InvalidInputError, MtuError
 from mtu.core.interface import FRAME_NAMES
 from mtu.core.release import VERSION
+from mtu.export.engine_cache import cached_engine
 from mtu.runtime import console
 from mtu.runtime.backends import Backend, open_backend, open_model
 
@@ -80,7 +81,12 @@ def _work(pipe: Connection, model: str | None, name: str, device: str, height: i
     try:
         baseline = _peak_mib()
         backend = open_backend(
-            name, open_model(model), device, size=(height, width), say=lambda text: console.say("mtu-bench", text)
+            name,
+            open_model(model),
+            device,
+            size=(height, width),
+            build=cached_engine,
+            say=lambda text: console.say("mtu-bench", text),
         )
         frames = Frames(height, width)
         states: Mapping[str, Any] = {}

@@ -10,8 +10,7 @@ import typer
 
 from mtu.core.errors import InvalidInputError, OutputError
 from mtu.core.extras import require
-from mtu.core.interface import GRAPHS
-from mtu.runtime.bundle import Bundle, open_bundle
+from mtu.runtime.bundle import BUNDLE, Bundle, open_bundle
 from mtu.runtime.console import new_app, run_app, say
 from mtu.runtime.console.options import INPUT, OUTPUT, REPORT, JsonOption, OverwriteOption, VersionOption
 from mtu.runtime.console.progress import frame_counter, stage_bar
@@ -89,7 +88,7 @@ def int8(
         ),
     ] = None,
     frames: Annotated[
-        int, typer.Option(min=2, metavar="N", help="Take so many frames of each clip, from the first.")
+        int, typer.Option(min=1, metavar="N", help="Take so many frames of each clip, from the first.")
     ] = 8,
     max_psnr_drop: Annotated[
         float | None, typer.Option(metavar="dB", help="Allowed loss of PSNR.", show_default=f"{ALLOWED:g}")
@@ -116,7 +115,7 @@ def int8(
     require("compare", PROGRAM, "skimage")
     from mtu.calib.int8 import calibrate, read_clips
 
-    read = read_clips(clips, sharp or [], frames)
+    read = read_clips(clips, sharp or [], frames, source.interface.scale)
     with stage_bar(PROGRAM) as progress:
         found = calibrate(
             source,
@@ -133,7 +132,7 @@ def int8(
 
 
 def _files(bundle: Bundle) -> list[str]:
-    return [str(bundle.graph(graph)) for graph in GRAPHS]
+    return [str(bundle.directory / BUNDLE), *map(str, bundle.files)]
 
 
 def main() -> NoReturn:

@@ -12,7 +12,6 @@ import typer
 
 from mtu.core.errors import InvalidInputError
 from mtu.core.extras import require_for
-from mtu.core.interface import GRAPHS
 from mtu.runtime.console import new_app, run_app, say
 from mtu.runtime.console.options import BACKENDS, DEVICES, INPUT, MODEL, REPORT, JsonOption, VersionOption
 from mtu.runtime.console.progress import frame_counter
@@ -25,6 +24,7 @@ PROGRAM = "mtu-compare"
 MISSED = 1
 """Exit code where a floor was missed."""
 MODELS = "mtu2 (comes with the package), a bundle, an engine, or a checkpoint file."
+MODEL_FILES = ("*.onnx", "*.engine", "bundle.json", "engine.json")
 app = new_app()
 
 
@@ -46,6 +46,10 @@ def compare(
     min_agreement: Annotated[
         float | None, typer.Option(metavar="%", help="Floor of every frame's share of equal or tied displacements.")
     ] = None,
+    max_map_difference: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Most that 99.9 % of a map, 0 to 1, may be away from A's in every frame."),
+    ] = None,
     backend_a: Annotated[str, typer.Option(metavar="NAME", help=f"Of A: {BACKENDS}.", rich_help_panel=MODEL)] = "auto",
     backend_b: Annotated[str, typer.Option(metavar="NAME", help=f"Of B: {BACKENDS}.", rich_help_panel=MODEL)] = "auto",
     device_a: Annotated[str, typer.Option(metavar="NAME", help=f"Of A: {DEVICES}.", rich_help_panel=MODEL)] = "auto",
@@ -60,25 +64,46 @@ def compare(
     version: VersionOption = False,
 ) -> None:
     """Compares two models on a clip: pictures, states, displacements. Exit code 1 where a floor is missed."""
-    for option, floor, highest in (("--min-psnr", min_psnr, math.inf), ("--min-agreement", min_agreement, 100)):
+    for option, floor, highest, allowed in (
+        ("--min-psnr", min_psnr, math.inf, "dB from 0"),
+        ("--min-agreement", min_agreement, 100, "percent, 0 to 100"),
+        ("--max-map-difference", max_map_difference, 1, "a number from 0 to 1"),
+    ):
         if floor is not None and not (math.isfinite(floor) and 0 <= floor <= highest):
-            raise InvalidInputError(f"{option} {floor:g}: give {'dB from 0' if highest > 100 else 'percent, 0 to 100'}")
+            raise InvalidInputError(f"{option} {floor:g}: give {allowed}")
     targets = {option: path for option, path in (("--json", json_file), ("--html", html_file)) if path is not None}
-    files = [f"{side}/{graph}.{kind}" for side in (a, b) for graph in GRAPHS for kind in ("onnx", "engine")]
+    # Of a chain they are one level down.
+    files = [
+        str(path)
+        for side in (a, b)
+        for depth in ("", "*/")
+        for kind in MODEL_FILES
+        for path in Path(side).glob(depth + kind)
+    ]
     for option, path in targets.items():
         others = (str(other) for name, other in targets.items() if name != option)
         check_report(path, source, a, b, *files, *others, option=option)
     require_for(PROGRAM)
     os.environ["POLYGRAPHY_AUTOINSTALL_DEPS"] = "0"  # read when Polygraphy is imported: it must not install packages
-    from mtu.calib.compare import Side, compare_models
+    from mtu.calib.compare_models import Side, compare_models
     from mtu.calib.compare_page import page
     from mtu.calib.compare_report import MODES, Floors
+    from mtu.export.engine_cache import cached_engine
 
-    floors = Floors(min_psnr, None if min_agreement is None else min_agreement / 100)
+    floors = Floors(min_psnr, None if min_agreement is None else min_agreement / 100, max_map_difference)
     sides = Side(a, backend_a, device_a), Side(b, backend_b, device_b)
     modes = [m for m in MODES if mode in (m, "both")]
     with frame_counter(PROGRAM, frames) as advance:
-        report = compare_models(*sides, source, frames, modes, floors, lambda text: say(PROGRAM, text), advance)
+        report = compare_models(
+            *sides,
+            source,
+            frames,
+            modes,
+            floors,
+            build=cached_engine,
+            say=lambda text: say(PROGRAM, text),
+            progress=advance,
+        )
     _print(report)
     for option, path in targets.items():
         write_report(path, page(report) if option == "--html" else report.as_json(), option)
@@ -95,15 +120,20 @@ def _print(report: CompareReport) -> None:
     for run in report.runs:
         worst, found = run.worst, [frame.displacement for frame in run.frames if frame.displacement]
         assert worst is not None
+        psnr = [frame.psnr for frame in run.frames if frame.psnr is not None]
+        ssim = [frame.ssim for frame in run.frames if frame.ssim is not None]
         moved = "              -       -              -"
         if found:
             lowest = min(found, key=lambda each: (each.share, -each.ties))
             moved = f"{lowest.share:15.2%} {median(each.share for each in found):7.2%} {lowest.ties:14.2%}"
         print(
             f"{run.mode:8} {len(run.frames):6}  {decibels(worst.psnr):>12} {f'({worst.index})':5}"
-            f" {decibels(median(frame.psnr for frame in run.frames)):>8}"
-            f"   {min(frame.ssim for frame in run.frames):10.5f}   {moved}"
+            f" {decibels(median(psnr) if psnr else None):>8}"
+            f"   {f'{min(ssim):10.5f}' if ssim else '-':>10}   {moved}"
         )
+        maps = [frame.map_difference for frame in run.frames if frame.map_difference is not None]
+        if maps:
+            print(f"{'':8} 99.9 % of the map within {max(maps):.4g} in every frame, median {median(maps):.4g}")
     for line in report.verdicts():
         print(line)
 

@@ -8,9 +8,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mtu.calib.compare_report import QUANTILES, CompareReport, FrameResult, Run, decibels
-from mtu.runtime import Picture
+from mtu.calib.compare_frame import QUANTILES
+from mtu.calib.compare_report import CompareReport, FrameResult, Run, decibels
+from mtu.core.window import Picture
 from mtu.runtime.motion_picture import motion_picture
 from mtu.runtime.video.pictures.encoding import encode_png
 
@@ -39,14 +41,17 @@ def page(report: CompareReport) -> str:
     floors = report.floors
     asked = [f"PSNR {floors.psnr:g} dB"] if floors.psnr is not None else []
     asked += [f"agreement {100 * floors.agreement:g} %"] if floors.agreement is not None else []
+    asked += [f"difference of maps {floors.map_difference:g}"] if floors.map_difference is not None else []
     first = report.runs[0].frames[0]
-    curves = _curve(report, "PSNR, dB", _psnr, floors.psnr)
+    curves = ""
+    if first.psnr is not None:
+        curves += _curve(report, "PSNR, dB", _psnr, floors.psnr)
     if first.displacement is not None:
         floor = None if floors.agreement is None else 100 * floors.agreement
         curves += _curve(report, "displacements equal or tied, %", _agreement, floor)
-    for name in first.tensors:
-        quantile = f"{100 * QUANTILES[-1]:g} %"
-        curves += _curve(report, f"{name}: {quantile} of the elements differ by at most", _last_quantile(name), None)
+    for name, found in first.tensors.items():
+        title = f"{name}: {100 * QUANTILES[-1]:g} % of the elements differ by at most"
+        curves += _curve(report, title, _last_quantile(name), floors.map_difference if found is first.map else None)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>mtu-compare</title>'
         f"<style>{STYLE}</style></head><body>\n<h1>mtu-compare</h1>\n<p>{html.escape(report.source)}:"
@@ -72,12 +77,13 @@ def _sides(a: Mapping[str, str], b: Mapping[str, str]) -> str:
 
 
 def _psnr(frame: FrameResult) -> float:
+    assert frame.psnr is not None
     return frame.psnr
 
 
 def _agreement(frame: FrameResult) -> float:
-    assert frame.displacement is not None
-    return 100 * frame.displacement.share
+    assert frame.agreement is not None
+    return 100 * frame.agreement
 
 
 def _last_quantile(tensor: str) -> Callable[[FrameResult], float]:
@@ -139,19 +145,14 @@ def _curve(report: CompareReport, title: str, value: Callable[[FrameResult], flo
 
 
 def _mode(report: CompareReport, run: Run) -> str:
-    worst, pictures = run.worst, run.pictures
-    assert worst is not None and pictures is not None
-    moved = ""
+    worst = run.worst
+    assert worst is not None
+    quality = [] if worst.psnr is None else [f"PSNR {decibels(worst.psnr)}, SSIM {worst.ssim:.5f}"]
     if worst.displacement is not None:
         found = worst.displacement
-        moved = (
-            f"; displacements: {found.equal:.2%} equal, {found.ties:.2%} tied, largest gap of scores {found.gap:.4f}"
-        )
-    difference, factor = _difference(pictures.a, pictures.b)
-    panels = {"A": pictures.a, "B": pictures.b, f"difference, {factor} times": difference}
-    for name, motion in (("A", pictures.motion_a), ("B", pictures.motion_b)):
-        if motion is not None:
-            panels[f"motion of {name}"] = motion_picture(motion, report.max_displacement, report.height, report.width)
+        gap = "" if found.gap is None else f", largest gap of scores {found.gap:.4f}"
+        quality.append(f"displacements: {found.equal:.2%} equal, {found.ties:.2%} tied{gap}")
+    panels = _panels(report, run)
     figures = "".join(
         f'<figure><img alt="{name}" src="data:image/png;base64,{base64.b64encode(encode_png(picture)).decode()}">'
         f"<figcaption>{name}</figcaption></figure>"
@@ -159,9 +160,35 @@ def _mode(report: CompareReport, run: Run) -> str:
     )
     return (
         f"<h2>{run.mode}</h2>\n{_tensors(run)}\n<h3>The worst frame: {worst.index}</h3>\n"
-        f"<p>PSNR {decibels(worst.psnr)}, SSIM {worst.ssim:.5f}{moved}</p>\n"
+        f"<p>{'; '.join(quality)}</p>\n"
         f'<div class="panels">{figures}</div>\n'
     )
+
+
+def _panels(report: CompareReport, run: Run) -> dict[str, Picture]:
+    """The pictures of the worst frame, by what they are of."""
+    assert run.shown is not None
+    a, b = run.shown
+    panels: dict[str, Picture] = {}
+    if a.picture is not None:
+        difference, factor = _difference(a.rgb, b.rgb)
+        panels |= {"A": a.rgb, "B": b.rgb, f"difference, {factor} times": difference}
+    if a.map is not None and b.map is not None:
+        one, other = _gray(a.map), _gray(b.map)
+        difference, factor = _difference(one, other)
+        panels |= {"map of A": one, "map of B": other, f"difference of the maps, {factor} times": difference}
+    for name, frame in (("A", a), ("B", b)):
+        if frame.displacement is not None and report.displacement is not None:
+            panels[f"motion of {name}"] = motion_picture(
+                frame.displacement, report.displacement, report.height, report.width
+            )
+    return panels
+
+
+def _gray(values: NDArray[np.floating]) -> Picture:
+    """A map [h, w] of values in [0, 1] as a picture."""
+    gray = (values.astype(np.float32).clip(0, 1) * 255 + 0.5).astype(np.uint8)
+    return np.ascontiguousarray(gray[..., None].repeat(3, 2))
 
 
 def _tensors(run: Run) -> str:

@@ -7,46 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mtu.runtime import Picture
+from mtu.calib.compare_frame import QUANTILES, TIE, Agreement, Difference
+from mtu.core.interface import Output
+from mtu.runtime.session import Restored
 
 Mode = Literal["step", "rollout"]
 MODES: tuple[Mode, ...] = ("step", "rollout")
 """See Note [two modes] in `mtu.calib.compare`."""
-
-QUANTILES = (0.5, 0.99, 0.999)
-TIE = 1e-3
-"""Largest gap of two scores that counts as a tie: about what fp16 features are rounded by."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How far two tensors are apart: absolute differences of their elements, in the tensors' own units."""
-
-    largest: float
-    quantiles: tuple[float, ...]
-    """At `QUANTILES`: that share of the elements differs by no more."""
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How far two displacement maps agree; shares of all positions, 0 to 1. See Note [ties] in `mtu.calib.compare`."""
-
-    equal: float
-    ties: float
-    """Different, and a tie."""
-    gap: float
-    """Largest gap of scores of the positions that differ; 0 where none does."""
-
-    @property
-    def share(self) -> float:
-        """Equal or a tie."""
-        return self.equal + self.ties
 
 
 @dataclass(frozen=True)
@@ -54,13 +24,25 @@ class FrameResult:
     """What was found in one frame."""
 
     index: int
-    psnr: float
-    """Of the two restored pictures, in dB, peak 1; infinite where they are equal."""
-    ssim: float
+    psnr: float | None
+    """Of the two restored pictures, in dB, peak 1; infinite where they are equal, None for a model that gives none."""
+    ssim: float | None
     tensors: Mapping[str, Difference]
-    """The output, in steps of 8 bits, and every state, by the names of the graphs' outputs."""
-    displacement: Agreement | None
-    """None for a model of one unit."""
+    """The picture, in steps of 8 bits, the map and every state, by the names of the graphs' outputs."""
+    displacement: Agreement | None = None
+    """None for a model that estimates no motion."""
+    map: Difference | None = None
+    """One of `tensors`; None for a model that gives no map."""
+
+    @property
+    def agreement(self) -> float | None:
+        """Share of displacements that are equal or a tie."""
+        return self.displacement.share if self.displacement else None
+
+    @property
+    def map_difference(self) -> float | None:
+        """Of the maps, at the last of `QUANTILES`."""
+        return self.map.quantiles[-1] if self.map else None
 
 
 @dataclass(frozen=True)
@@ -71,23 +53,20 @@ class Floors:
     """dB."""
     agreement: float | None = None
     """Share of displacements that are equal or a tie, 0 to 1."""
+    map_difference: float | None = None
+    """Largest difference of two maps at the last of `QUANTILES`."""
 
     def missed(self, frame: FrameResult) -> bool:
         """Whether a frame is below a floor."""
-        agreement = 1.0 if frame.displacement is None else frame.displacement.share
-        return (self.psnr is not None and frame.psnr < self.psnr) or (
-            self.agreement is not None and agreement < self.agreement
+        return (
+            _is_below(frame.psnr, self.psnr)
+            or _is_below(frame.agreement, self.agreement)
+            or _is_below(self.map_difference, frame.map_difference)
         )
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """What one frame looks like in A and in B: uint8 [H, W, 3] and displacement indices [h, w] or None."""
-
-    a: Picture
-    b: Picture
-    motion_a: NDArray[np.int32] | None
-    motion_b: NDArray[np.int32] | None
+def _is_below(value: float | None, floor: float | None) -> bool:
+    return value is not None and floor is not None and value < floor
 
 
 @dataclass
@@ -97,15 +76,16 @@ class Run:
     mode: Mode
     frames: list[FrameResult] = field(default_factory=list)
     worst: FrameResult | None = None
-    """The frame of the lowest PSNR; among equals that of the lowest agreement, then the first."""
-    pictures: Pictures | None = None
-    """Of the worst frame."""
+    """The frame of the lowest PSNR; among equals that of the lowest agreement, then of the largest difference of maps,
+    then the first."""
+    shown: tuple[Restored, Restored] | None = None
+    """The worst frame in A and in B."""
 
-    def add(self, frame: FrameResult, pictures: Pictures) -> None:
+    def add(self, frame: FrameResult, shown: tuple[Restored, Restored]) -> None:
         """Takes the next frame."""
         self.frames.append(frame)
         if self.worst is None or _badness(frame) < _badness(self.worst):
-            self.worst, self.pictures = frame, pictures
+            self.worst, self.shown = frame, shown
 
     def first_missed(self, floors: Floors) -> FrameResult | None:
         """The first frame below a floor, or None."""
@@ -116,8 +96,10 @@ class Run:
         return max(self.frames, key=lambda frame: frame.tensors[tensor].largest)
 
 
-def _badness(frame: FrameResult) -> tuple[float, float]:
-    return frame.psnr, frame.displacement.share if frame.displacement else 1.0
+def _badness(frame: FrameResult) -> tuple[float, ...]:
+    psnr = math.inf if frame.psnr is None else frame.psnr
+    agreement = 1.0 if frame.agreement is None else frame.agreement
+    return psnr, agreement, -(frame.map_difference or 0)
 
 
 @dataclass(frozen=True)
@@ -130,7 +112,8 @@ class CompareReport:
     source: str
     width: int
     height: int
-    max_displacement: int
+    displacement: Output | None
+    """How a displacement is read; None for models that estimate no motion."""
     floors: Floors
     runs: Sequence[Run]
 
@@ -160,7 +143,7 @@ class CompareReport:
             "input": self.source,
             "width": self.width,
             "height": self.height,
-            "floors": {"psnr": self.floors.psnr, "agreement": self.floors.agreement},
+            "floors": asdict(self.floors),
             "tie": TIE,
             "passed": self.passed,
             "verdicts": self.verdicts(),
@@ -177,14 +160,19 @@ class CompareReport:
         }
 
 
-def decibels(psnr: float) -> str:
-    """A PSNR in words: that of equal pictures is infinite."""
+def decibels(psnr: float | None) -> str:
+    """A PSNR in words: that of equal pictures is infinite, that of a model without pictures None."""
+    if psnr is None:
+        return "-"
     return f"{psnr:.2f} dB" if math.isfinite(psnr) else "equal"
 
 
 def _said(frame: FrameResult) -> str:
-    agreement = "" if frame.displacement is None else f", agreement {frame.displacement.share:.2%}"
-    return f"PSNR {decibels(frame.psnr)}{agreement}"
+    found = [] if frame.psnr is None else [f"PSNR {decibels(frame.psnr)}"]
+    found += [] if frame.agreement is None else [f"agreement {frame.agreement:.2%}"]
+    if frame.map_difference is not None:
+        found.append(f"{100 * QUANTILES[-1]:g} % of the map within {frame.map_difference:.4g}")
+    return ", ".join(found)
 
 
 def _frame_as_json(frame: FrameResult) -> dict[str, Any]:
@@ -195,11 +183,10 @@ def _frame_as_json(frame: FrameResult) -> dict[str, Any]:
         }
         for name, found in frame.tensors.items()
     }
-    agreement = frame.displacement
     return {
         "frame": frame.index,
-        "psnr": frame.psnr if math.isfinite(frame.psnr) else None,
+        "psnr": frame.psnr if frame.psnr is not None and math.isfinite(frame.psnr) else None,
         "ssim": frame.ssim,
         "tensors": tensors,
-        "displacement": agreement and {"equal": agreement.equal, "ties": agreement.ties, "gap": agreement.gap},
+        "displacement": frame.displacement and asdict(frame.displacement),
     }

@@ -24,6 +24,7 @@ from mtu.calib.quality import SMALLEST, Quality, mean, measure
 from mtu.core.errors import InvalidInputError, OutputError
 from mtu.core.files import write_whole
 from mtu.core.interface import GRAPHS
+from mtu.export.engine_cache import cached_engine
 from mtu.runtime import Backend, Engine, Picture, Session, open_backend, open_model
 from mtu.runtime.backends import Model
 from mtu.runtime.bundle import BUNDLED
@@ -290,7 +291,9 @@ class _Runner:
         if self._backend is None or self._size != size:
             self.__exit__()
             self._size = size
-            self._backend = open_backend(self._name, self._model, self._device, size=self._size, say=self._say)
+            self._backend = open_backend(
+                self._name, self._model, self._device, size=self._size, build=cached_engine, say=self._say
+            )
         return self._backend
 
 

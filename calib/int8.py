@@ -36,13 +36,13 @@ from mtu.calib.quality import psnr
 from mtu.calib.ranges import largest_values, load_fp32
 from mtu.calib.rollout import feeds, first_frames
 from mtu.core.errors import InvalidInputError, OutputError
-from mtu.core.files import check_target, publish, temporary_beside, write_through
-from mtu.core.interface import GRAPHS, GraphName, Interface
+from mtu.core.files import publish, temporary_beside
 from mtu.export.build_thread import Progress, Say
-from mtu.export.graph_file import to_bytes
-from mtu.export.precision import layers
+from mtu.export.bundle_files import check_bundle_target, save_bundle
+from mtu.export.graph_view import GraphView
 from mtu.export.quantise import Limits, candidates, quantise
 from mtu.runtime import Bundle, Picture, Session, open_backend, open_bundle
+from mtu.runtime.session import Restored
 
 ASSUMED_PSNR = 31.0
 """How far fp32 is taken to be from the truth, in dB, where there is no truth: the paper's mtu2 on the DVD videos."""
@@ -143,10 +143,10 @@ class Calibration:
         return {**asdict(self), "alone": {k: plain(v) for k, v in self.alone.items()}, "together": plain(self.together)}
 
 
-def read_clips(inputs: Sequence[str], sharp: Sequence[str], frames: int) -> list[Clip]:
+def read_clips(inputs: Sequence[str], sharp: Sequence[str], frames: int, scale: int = 1) -> list[Clip]:
     """The first `frames` frames of each input and of what it should look like; `sharp` is empty or has as many clips.
 
-    Raises InvalidInputError if they do not fit together.
+    `scale` is the model's. Raises InvalidInputError if they do not fit together.
     """
     if sharp and len(sharp) != len(inputs):
         raise InvalidInputError(
@@ -156,11 +156,13 @@ def read_clips(inputs: Sequence[str], sharp: Sequence[str], frames: int) -> list
     for source, truth in itertools.zip_longest(inputs, sharp):
         blurred = list(first_frames(source, frames))
         wanted = None if truth is None else list(first_frames(truth, frames))
-        for name, pictures in ((source, blurred), (truth, wanted or [])):
-            if any(picture.shape != blurred[0].shape for picture in pictures):
+        height, width = blurred[0].shape[:2]
+        for name, pictures, times in ((source, blurred, 1), (truth, wanted or [], scale)):
+            if any(picture.shape[:2] != (times * height, times * width) for picture in pictures):
                 raise InvalidInputError(
                     f"{name} has frames of another size than the first of {source}: the frames of a clip and of its"
                     " sharp clip have one size"
+                    + (f", those of the sharp clip {scale} times as large for this model" if scale > 1 else "")
                 )
         clips.append(Clip(source, blurred, wanted))
     return clips
@@ -183,21 +185,27 @@ def calibrate(
     the model overflows, OutputError if `directory` cannot be written.
     """
     directory = directory.resolve()
-    check_target(directory, "a bundle", {f"{graph}.onnx" for graph in GRAPHS}, overwrite)
+    check_bundle_target(directory, overwrite)
     if directory == bundle.directory.resolve():
         raise OutputError(f"{directory} is the fp32 bundle itself, which is still needed: choose another name")
-    interface, models = load_fp32(bundle)
-    if not clips or any(len(clip.frames) < 2 for clip in clips):
-        shortest = min((len(clip.frames) for clip in clips), default=0)
-        raise InvalidInputError(
-            f"{len(clips)} clips, {shortest} frames in the shortest: give at least one, and two frames of each, for the"
-            " states are used from the second frame on"
-        )
+    interface, models = bundle.interface, load_fp32(bundle)
+    uses_states = any(graph.states for graph in interface.graphs)
+    shortest = min((len(clip.frames) for clip in clips), default=0)
+    if shortest < 1 + uses_states:
+        two = ", and two frames of each, for the states are used from the second frame on" if uses_states else ""
+        raise InvalidInputError(f"{len(clips)} clips, {shortest} frames in the shortest: give at least one{two}")
+    if interface.the("picture") is None and any(clip.sharp is not None for clip in clips):
+        raise InvalidInputError("the model gives a map and no picture, which no sharp clip shows: leave out --sharp")
     names = list(dict.fromkeys(layer.name for model in models.values() for layer in candidates(model)))
+    if not names:
+        raise InvalidInputError(
+            "no layer of this model can be int8: it has no convolution with a ReLU or leaky ReLU behind it whose result"
+            " stays in the graph; keep fp32 or fp16"
+        )
     with temporary_beside(directory) as temporary:
         made = temporary / "bundle"
         made.mkdir()
-        search = _Search(bundle, interface, models, clips, made, len(names), progress)
+        search = _Search(bundle, models, clips, made, progress)
         alone = {name: search.sensitivity([name], f"{name} alone") for name in names}
         chosen = sorted(names, key=lambda name: alone[name].psnr)  # the most harmful first
         together = search.sensitivity(chosen, "all layers")
@@ -214,21 +222,21 @@ def calibrate(
         progress("timing", 1.0)
         times = _times(bundle, search.write(chosen), clips[0].frames)
         publish(made, directory, overwrite)
-    every = dict.fromkeys(name for model in models.values() for name in layers(model))
+    every = dict.fromkeys(name for model in models.values() for name in GraphView(model).layers)
     return Calibration(
-        bundle.name,
-        interface.checkpoint,
-        [clip.source for clip in clips],
-        sum(len(clip.frames) for clip in clips),
-        alone,
-        tuple(name for name in names if name in chosen),
-        tuple(name for name in every if name not in alone),
-        together,
-        allowed,
-        clips[0].sharp is not None,
-        len(clips) > 1,
-        times,
-        (clips[0].frames[0].shape[0], clips[0].frames[0].shape[1]),
+        model=bundle.name,
+        checkpoint=interface.weights,
+        clips=[clip.source for clip in clips],
+        frames=sum(len(clip.frames) for clip in clips),
+        alone=alone,
+        int8=tuple(name for name in names if name in chosen),
+        never=tuple(name for name in every if name not in alone),
+        together=together,
+        allowed=allowed,
+        has_sharp=clips[0].sharp is not None,
+        held_out=len(clips) > 1,
+        times=times,
+        size=(clips[0].frames[0].shape[0], clips[0].frames[0].shape[1]),
     )
 
 
@@ -238,17 +246,16 @@ class _Search:
     def __init__(
         self,
         bundle: Bundle,
-        interface: Interface,
-        models: Mapping[GraphName, onnx.ModelProto],
+        models: Mapping[str, onnx.ModelProto],
         clips: Sequence[Clip],
         directory: Path,
-        steps: int,
         progress: Progress,
     ) -> None:
         """What is tried is written to `directory`."""
         self._directory = directory
-        self._interface, self._models, self._clips = interface, models, clips
-        self._progress, self._steps, self._done = progress, steps + 2, 0
+        self._interface, self._models, self._clips = bundle.interface, models, clips
+        self._progress, self._done = progress, 0
+        self._steps = 2 + len({layer.name for model in models.values() for layer in candidates(model)})
         self._advance("ranges")
         values = [largest_values(bundle, [clip.frames]) for clip in clips]
         self._limits = _limits(models, values)
@@ -263,16 +270,17 @@ class _Search:
         self._done += 1
 
     def write(self, chosen: Sequence[str]) -> Bundle:
-        """Writes both graphs with these layers in int8, with the ranges of all clips."""
+        """Writes the bundle with these layers in int8, with the ranges of all clips."""
         return self._write(chosen, self._limits)
 
     def _write(self, chosen: Sequence[str], limits: Mapping[str, Limits]) -> Bundle:
         interface = replace(self._interface, int8_layers=tuple(name for name in limits if name in chosen))
-        for graph in GRAPHS:
-            model = onnx.ModelProto()
-            model.CopyFrom(self._models[graph])
-            quantise(model, {name: limits[name] for name in chosen})
-            write_through(self._directory / f"{graph}.onnx", to_bytes(model, interface, graph))
+        models = {}
+        for graph, model in self._models.items():
+            models[graph] = onnx.ModelProto()
+            models[graph].CopyFrom(model)
+            quantise(models[graph], {name: limits[name] for name in chosen})
+        save_bundle(self._directory, interface, models)
         return open_bundle(self._directory)
 
     def sensitivity(self, chosen: Sequence[str], text: str) -> Sensitivity:
@@ -293,9 +301,9 @@ class _Search:
 
 
 def _limits(
-    models: Mapping[GraphName, onnx.ModelProto], values: Sequence[Mapping[GraphName, Mapping[str, float]]]
+    models: Mapping[str, onnx.ModelProto], values: Sequence[Mapping[str, Mapping[str, float]]]
 ) -> dict[str, Limits]:
-    """Of every candidate, from the largest values of the tensors of each clip; one for both graphs, as the weights."""
+    """Of every candidate, from the largest values of the tensors of each clip; one for all graphs, as the weights."""
     found: dict[str, Limits] = {}
     for graph, model in models.items():
         for layer in candidates(model):
@@ -313,10 +321,15 @@ def _no_better(picture: Picture, truth: Picture) -> float:
 
 
 def _restored(bundle: Bundle, clip: Clip) -> list[Picture]:
+    """What the model gives for a clip; a map is a picture of shades of gray, not rounded."""
     with contextlib.closing(open_backend("onnxruntime", bundle, "cpu")) as backend:
         session = Session(backend, scene_threshold=None, strict=True)
         results = [result for frame in clip.frames for result in session.push(frame)]
-        return [result.rgb for result in (*results, *session.flush())]
+        return [_picture(result) for result in (*results, *session.flush())]
+
+
+def _picture(result: Restored) -> Any:
+    return 255 * result.map.astype(np.float32) if result.picture is None and result.map is not None else result.picture
 
 
 def _times(fp32: Bundle, int8: Bundle, frames: Sequence[Picture]) -> dict[str, Time]:
@@ -326,11 +339,13 @@ def _times(fp32: Bundle, int8: Bundle, frames: Sequence[Picture]) -> dict[str, T
             name: stack.enter_context(contextlib.closing(open_backend("onnxruntime", bundle, "cpu")))
             for name, bundle in (("fp32", fp32), ("int8", int8))
         }
-        *_, (_, inputs) = feeds(backends["fp32"], frames[:2])
+        *_, (graph, inputs) = feeds(backends["fp32"], frames[:2])
+        states = {given: inputs[name] for name, given in fp32.interface.graph(graph).states.items()}
         spent: dict[str, list[float]] = {name: [] for name in backends}
         for _ in range(TIMED_FRAMES + 1):
             for name, backend in backends.items():
+                held = backend.write_states(states)
                 began = time.perf_counter()
-                backend.submit(inputs).result()
+                backend.submit(graph, inputs, held).result()
                 spent[name].append(1000 * (time.perf_counter() - began))
     return {name: Time(float(np.median(each[1:])), float(np.quantile(each[1:], 0.9))) for name, each in spent.items()}

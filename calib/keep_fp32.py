@@ -20,19 +20,19 @@ Note [which layers are to be kept in fp32]
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 from onnx import numpy_helper
 
 from mtu.calib.ranges import Range, load_fp32, measure, range_of
 from mtu.calib.rollout import first_frames
 from mtu.core.errors import InvalidInputError
-from mtu.core.interface import GraphName, Interface
-from mtu.export.precision import LARGEST, carried, is_layer, layers, scaling
+from mtu.core.interface import Interface
+from mtu.export.graph_view import GraphView
+from mtu.export.precision import LARGEST
 from mtu.runtime import Bundle
 
 MARGIN = 4.0
@@ -41,7 +41,7 @@ MARGIN = 4.0
 
 @dataclass(frozen=True)
 class Row:
-    """A tensor of the network, of both graphs together."""
+    """A tensor of the network, of all graphs together."""
 
     layer: str
     """The layer that it belongs to: the last that goes into it. Empty for what frames and states alone go into."""
@@ -71,7 +71,7 @@ class RangeReport:
     def table(self) -> str:
         """A line for each layer, with the worst of its tensors in every column, and what is to be kept."""
         lines = [
-            f"{self.model}: {self.interface.preset}, {self.frames} frames of {', '.join(self.clips)}\n",
+            f"{self.model}: {self.interface.variant}, {self.frames} frames of {', '.join(self.clips)}\n",
             f"{'layer':18} {'lowest':>11} {'highest':>11} {'>65504':>8} {'<2^-14':>8} {'weights':>9}  verdict",
         ]
         for layer in ("", *self.weights):
@@ -91,7 +91,7 @@ class RangeReport:
         """Everything, for `json.dumps`; shares are 0 to 1."""
         return {
             "model": self.model,
-            "checkpoint": self.interface.checkpoint,
+            "checkpoint": self.interface.weights,
             "clips": list(self.clips),
             "frames": self.frames,
             "limit": LARGEST,
@@ -114,7 +114,7 @@ class RangeReport:
             f"{line}\n"
             for line in (
                 "# Layers to keep in fp32, for --keep-fp32 of mtu-export onnx and mtu-build-engine.",
-                f"# Found by mtu-calibrate ranges for weights {self.interface.checkpoint[:12]}: {self.frames} frames of"
+                f"# Found by mtu-calibrate ranges for weights {self.interface.weights[:12]}: {self.frames} frames of"
                 f" {sources}",
                 *self.keep,
             )
@@ -137,7 +137,7 @@ def find_ranges(
     `clips` are videos or directories of images. Raises InvalidInputError if the bundle is not fp32 or a clip has fewer
     frames or is of several sizes, what `read_frames` raises, and NonFiniteError if a value of the model is not finite.
     """
-    interface, models = load_fp32(bundle)
+    interface, models = bundle.interface, load_fp32(bundle)
     if not clips:
         raise InvalidInputError("no clip to measure: give some of the videos that the model is for")
     taken = 0
@@ -147,37 +147,39 @@ def find_ranges(
         taken += 1
         progress()
 
-    weights = _weights(models)
+    views = {graph: GraphView(model) for graph, model in models.items()}
+    weights = _weights(views.values())
     measured = measure(bundle, (first_frames(clip, frames) for clip in clips), count)
-    if "step" not in measured:
+    with_states = {graph.name for graph in interface.graphs if graph.states}
+    if with_states and not with_states.intersection(measured):
         raise InvalidInputError(
             f"{', '.join(clips)}: one frame each, and the states are used from the second on: give a clip of two frames"
             " or more"
         )
     rows: dict[tuple[str, str], Range] = {}
     for graph, ranges in measured.items():
-        for name, layer in _owners(models[graph]).items():
+        for name, layer in _owners(views[graph]).items():
             if name in ranges:
                 rows[layer, name] = rows[layer, name] | ranges[name] if (layer, name) in rows else ranges[name]
     order = ["", *weights]
     return RangeReport(
-        bundle.name,
-        interface,
-        list(clips),
-        taken,
-        [Row(*key, rows[key]) for key in sorted(rows, key=lambda key: order.index(key[0]))],
-        weights,
-        _to_keep(models, measured, weights),
-        _bad_states(interface, measured),
+        model=bundle.name,
+        interface=interface,
+        clips=list(clips),
+        frames=taken,
+        rows=[Row(*key, rows[key]) for key in sorted(rows, key=lambda key: order.index(key[0]))],
+        weights=weights,
+        keep=_to_keep(views, measured, weights),
+        states=_bad_states(interface, measured),
     )
 
 
-def _weights(models: Mapping[GraphName, onnx.ModelProto]) -> dict[str, Range]:
+def _weights(views: Iterable[GraphView]) -> dict[str, Range]:
     found: dict[str, Range] = {}
-    for model in models.values():
-        arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-        for layer, node in layers(model).items():
-            values = np.concatenate([arrays[name].ravel() for name in node.input[1:] if name in arrays])
+    for view in views:
+        for layer, nodes in view.layers.items():
+            arrays = [numpy_helper.to_array(view.weights[name]) for name in nodes[0].input[1:] if name in view.weights]
+            values = np.concatenate([array.ravel() for array in arrays])
             if not np.isfinite(values).all():
                 raise InvalidInputError(
                     f"the weights of {layer} are not all finite: export the model again, from a sound checkpoint"
@@ -186,21 +188,19 @@ def _weights(models: Mapping[GraphName, onnx.ModelProto]) -> dict[str, Range]:
     return found
 
 
-def _owners(model: onnx.ModelProto) -> dict[str, str]:
+def _owners(view: GraphView) -> dict[str, str]:
     """The layer that each tensor belongs to, as `Row.layer` says."""
-    layer_of = {node.name: layer for layer, node in layers(model).items()}
-    order = ["", *layer_of.values()]
-    owners = {value.name: "" for value in model.graph.input}
-    for node in model.graph.node:
-        mine = layer_of.get(node.name) or max((owners.get(name, "") for name in carried(node)), key=order.index)
-        owners[node.output[0]] = mine
+    order = ["", *view.layers]
+    owners = dict.fromkeys(view.inputs, "")
+    for node in view.nodes:
+        parts = (owners.get(name, "") for name in view.carried(node))
+        mine = view.layer_of.get(node.name) or max(parts, key=order.index, default="")
+        owners.update(dict.fromkeys(view.given(node), mine))
     return owners
 
 
 def _to_keep(
-    models: Mapping[GraphName, onnx.ModelProto],
-    measured: Mapping[GraphName, Mapping[str, Range]],
-    weights: Mapping[str, Range],
+    views: Mapping[str, GraphView], measured: Mapping[str, Mapping[str, Range]], weights: Mapping[str, Range]
 ) -> dict[str, list[str]]:
     found: dict[str, dict[str, Range]] = {layer: {} for layer in weights}
 
@@ -208,18 +208,19 @@ def _to_keep(
         found[layer][what] = max(found[layer].get(what, each), each, key=lambda each: each.largest)
 
     for graph, ranges in measured.items():
-        model, owners = models[graph], _owners(models[graph])
-        layer_of = {node.name: layer for layer, node in layers(model).items()}
-        always_fp32 = {node.name for node in scaling(model.graph)}
+        view, owners = views[graph], _owners(views[graph])
+        always_fp32 = {node.name for node in view.scaling}
         bad = {name: each for name, each in ranges.items() if each.trouble(MARGIN)}
-        for node in model.graph.node:
-            name = node.output[0]
-            passed_on = not is_layer(node) and any(part in bad for part in carried(node))
-            if name in bad and owners[name] and not passed_on and node.name not in always_fp32:
-                add(owners[name], f"gives {name}", bad[name])
-            for part in carried(node) if is_layer(node) else ():
-                if part in bad:
-                    add(layer_of[node.name], f"takes {part}", bad[part])
+        for node in view.nodes:
+            parts = [part for part in view.carried(node) if part in bad]
+            if view.is_layer(node):
+                for part in parts:
+                    add(view.layer_of[node.name], f"takes {part}", bad[part])
+            elif parts or node.name in always_fp32:
+                continue
+            for name in view.given(node):
+                if name in bad and owners[name]:
+                    add(owners[name], f"gives {name}", bad[name])
     reasons = {
         layer: [f"{what}, which {each.trouble(MARGIN)}" for what, each in found[layer].items()] for layer in found
     }
@@ -229,10 +230,10 @@ def _to_keep(
     return {layer: each for layer, each in reasons.items() if each}
 
 
-def _bad_states(interface: Interface, measured: Mapping[GraphName, Mapping[str, Range]]) -> list[str]:
+def _bad_states(interface: Interface, measured: Mapping[str, Mapping[str, Range]]) -> list[str]:
     found = {}
     for ranges in measured.values():
-        for state in interface.states:
-            if trouble := ranges[state.output.name].trouble(MARGIN):
-                found[state.name] = f"the state {state.name} {trouble}"
+        for name in interface.states:
+            if trouble := ranges[name].trouble(MARGIN):
+                found[name] = f"the state {name} {trouble}"
     return list(found.values())

@@ -2,49 +2,56 @@
 
 polygraphy run model/step.onnx --onnxrt --data-loader-script calib/polygraphy_data.py:step
 
-The function after the colon is the name of the graph. Polygraphy hands a script no arguments, so what to feed is in the
+What stands after the colon is the name of the graph. Polygraphy hands a script no arguments, so what to feed is in the
 environment:
 
     MTU_CLIP    a video or a directory of images
     MTU_FRAMES  how many frames to feed, 8 unless set
-    MTU_MODEL   the bundle that makes the states for `step`, mtu2 unless set
+    MTU_MODEL   the bundle of the graph, which also makes the states, mtu2 unless set
 
-Imports numpy; onnxruntime runs the model inside `step`, Polygraphy's logger is imported where something is to be said.
+Imports numpy; onnxruntime runs the model for a graph with states, Polygraphy's logger is imported where something is to
+be said.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from mtu.calib.rollout import Array, feeds, windows
+from mtu.calib.rollout import Array, feed, feeds, windows
 from mtu.core.errors import InvalidInputError, MtuError
-from mtu.runtime import open_backend, open_model, read_frames
+from mtu.runtime import open_backend, open_bundle, read_frames
 from mtu.runtime.bundle import BUNDLED
 
 FRAMES = 8
 """How many frames are fed unless MTU_FRAMES says otherwise."""
 
 
-def first() -> Iterator[dict[str, Array]]:
-    """What `first` takes, by input name, for each of the first frames of the clip: as if a sequence began there."""
-    with errors_said():
-        inputs = (inputs for _, _, inputs in windows(read_frames(_clip())))
-        yield from _counted(inputs, 0)
+def __getattr__(name: str) -> Callable[[], Iterator[dict[str, Array]]]:
+    """The function of a graph, by its name: `inputs_of` that graph."""
+    if name.startswith("_"):
+        raise AttributeError(name)
+    return functools.partial(inputs_of, name)
 
 
-def step() -> Iterator[dict[str, Array]]:
-    """What `step` takes, by input name, for the frames of the clip after the first one.
+def inputs_of(name: str) -> Iterator[dict[str, Array]]:
+    """What a graph takes, by input name, for frames of the clip.
 
-    The states are those that the model made of the frames before, on the CPU; float16 if the model's are.
+    A graph without states gets each of the first frames, as if a sequence began there; one with states the frames after
+    the first, with the states that the model made of those before, on the CPU.
     """
     with errors_said():
         clip = _clip()
-        model = open_model(os.environ.get("MTU_MODEL", BUNDLED))
+        model = open_bundle(os.environ.get("MTU_MODEL", BUNDLED))
+        graph = model.interface.graph(name)
+        if not graph.states:
+            yield from _counted(feed(graph, window, {}) for _, _, window in windows(model.interface, read_frames(clip)))
+            return
         with contextlib.closing(open_backend("onnxruntime", model, "cpu")) as backend:
-            yield from _counted((inputs for _, inputs in feeds(backend, read_frames(clip))), 1)
+            yield from _counted(inputs for used, inputs in feeds(backend, read_frames(clip)) if used == name)
 
 
 @contextlib.contextmanager
@@ -65,8 +72,8 @@ def _clip() -> str:
     return clip
 
 
-def _counted(inputs: Iterator[dict[str, Array]], skipped: int) -> Iterator[dict[str, Array]]:
-    """As many of `inputs` as are asked for, without the first `skipped`; raises InvalidInputError if there are fewer.
+def _counted(inputs: Iterator[dict[str, Array]]) -> Iterator[dict[str, Array]]:
+    """As many of `inputs` as are asked for; raises InvalidInputError if there are fewer.
 
     Polygraphy calls a run passed that had nothing to compare.
     """
@@ -74,7 +81,7 @@ def _counted(inputs: Iterator[dict[str, Array]], skipped: int) -> Iterator[dict[
     if not text.isdecimal() or int(text) < 1:
         raise InvalidInputError(f"MTU_FRAMES is '{text}': it must be a whole number from 1")
     given = 0
-    for found in itertools.islice(inputs, skipped, int(text) + skipped):
+    for found in itertools.islice(inputs, int(text)):
         given += 1
         yield found
     if given < int(text):

@@ -19,16 +19,15 @@ import numpy as np
 from mtu.calib.polygraphy_data import errors_said
 from mtu.calib.rollout import Array
 from mtu.core.errors import InvalidInputError
-from mtu.core.interface import DISPLACEMENT_NAME, OUTPUT_NAME
 
 
 def compare_outputs(found: Mapping[str, Array], reference: Mapping[str, Array]) -> dict[str, bool]:
     """Whether each tensor of `reference` is as near in `found` as its floor asks, by name; the log says how near.
 
     Both map the names of a graph's outputs to arrays, as Polygraphy's IterationResult does, which hands over the saved
-    one second. The PSNR of the picture has the peak 255; that of a state, its largest value in `reference`. A tensor
-    that `found` lacks, has in another shape or with a value that is not finite is below every floor. A floor that is no
-    number ends the run.
+    one second. By type: uint8 is a picture, whose PSNR has the peak 255; int32 a displacement; all else a state or a
+    map, whose peak is its largest value in `reference`. A tensor that `found` lacks, has in another shape or with a
+    value that is not finite is below every floor. A floor that is no number ends the run.
     """
     from polygraphy.logger import G_LOGGER
 
@@ -39,11 +38,11 @@ def compare_outputs(found: Mapping[str, Array], reference: Mapping[str, Array]) 
         if name not in found or found[name].shape != expected.shape:
             got = f"of shape {list(found[name].shape)}" if name in found else "missing"
             passed[name], said = False, f"{got}, expected one of shape {list(expected.shape)}"
-        elif name == DISPLACEMENT_NAME:
+        elif expected.dtype == np.int32:
             share = 100 * float((found[name] == expected).mean())
             passed[name], said = share >= agreement_floor, f"{share:.2f}% equal, floor {agreement_floor:g}%"
         else:
-            peak = 255.0 if name == OUTPUT_NAME else float(np.abs(expected).max())
+            peak = 255.0 if expected.dtype == np.uint8 else float(np.abs(expected).max())
             value = _psnr(found[name], expected, peak)
             passed[name] = value >= psnr_floor
             said = "equal" if value == math.inf else f"PSNR {value:.2f} dB, floor {psnr_floor:g} dB"

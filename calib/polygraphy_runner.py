@@ -5,7 +5,7 @@ is one rollout from its activation to its end, and every `infer` is the next fra
 
 Note [no states]
     Polygraphy feeds a runner the same inputs in every iteration, and a first frame has no states. It is fed states
-    without pixels instead, arrays of height and width 0: `no_states` makes them.
+    without values instead, arrays of NaN, of height and width 0 where the state has them: `no_states` makes them.
 """
 
 from __future__ import annotations
@@ -20,22 +20,28 @@ from polygraphy.common import TensorMetadata
 
 from mtu.calib.rollout import Array
 from mtu.core.errors import NonFiniteError
-from mtu.core.interface import FRAME_NAMES, Interface
+from mtu.core.interface import Interface
 from mtu.runtime.backends import Backend
 
 
+def taken_states(interface: Interface) -> dict[str, str]:
+    """The states that a frame takes where all are there: the name of the input, and of the output before."""
+    return interface.graph_for(interface.states).states
+
+
 def no_states(interface: Interface) -> dict[str, Array]:
-    """The states that a first frame is fed, by name of the step graph's input. See Note [no states]."""
-    return {state.input.name: np.zeros(state.input.at(0, 0), state.dtype) for state in interface.states}
+    """The states that a first frame is fed, by name of the input. See Note [no states]."""
+    tensors = {taken: interface.states[given] for taken, given in taken_states(interface).items()}
+    return {name: np.full(tensor.at(0, 0), np.nan, tensor.dtype) for name, tensor in tensors.items()}
 
 
 class BackendRunner(BaseRunner):  # type: ignore[misc]
     """Runs a clip on a backend, a frame each time, numbered from 0.
 
-    It takes the window, uint8 [1, H, W, 3] by the names in `FRAME_NAMES`, H and W multiples of 4; unless it threads its
-    states, also these, by name of the step graph's input and of the interface's types. It gives all outputs of the
-    graphs as numpy arrays that stay valid. Whoever opened the backend closes it; several runners can share it. Warm-up
-    runs of a runner that threads its states would be frames of the clip.
+    It takes the window (`rollout.windows`); unless it threads its states, also these, by name of the input and of the
+    interface's types. It gives all outputs of the graphs as numpy arrays that stay valid. Whoever opened the backend
+    closes it; several runners can share it. Warm-up runs of a runner that threads its states would be frames of the
+    clip.
 
     Raises NonFiniteError, which names the runner and the frame, if the model overflows.
     """
@@ -49,10 +55,15 @@ class BackendRunner(BaseRunner):  # type: ignore[misc]
 
     def get_input_metadata_impl(self) -> TensorMetadata:
         """See Polygraphy."""
-        metadata = TensorMetadata()
-        for spec in self._backend.interface.inputs("first" if self._threads_states else "step"):
-            shape = [size if isinstance(size, int) else None for size in spec.shape]
-            metadata.add(spec.name, np.dtype(spec.dtype), shape)
+        interface, metadata = self._backend.interface, TensorMetadata()
+        taken = {name for graph in interface.graphs for name in graph.frames}
+        taken |= set() if self._threads_states else set(taken_states(interface))
+        for name, tensor in {
+            name: tensor for graph in interface.graphs for name, tensor in graph.tensors.items()
+        }.items():
+            if name in taken:
+                shape = [size if isinstance(size, int) else None for size in tensor.shape]
+                metadata.add(name, np.dtype(tensor.dtype), shape)
         return metadata
 
     def infer_impl(self, feed_dict: Mapping[str, Array]) -> dict[str, Array]:
@@ -60,7 +71,9 @@ class BackendRunner(BaseRunner):  # type: ignore[misc]
         interface = self._backend.interface
         start = time.perf_counter()
         states = self._states if self._threads_states else self._fed(feed_dict)
-        pending = self._backend.submit({**{name: feed_dict[name] for name in FRAME_NAMES}, **states})
+        pending = self._backend.submit(
+            interface.graph_for(states).name, {name: feed_dict[name] for name in interface.frames}, states
+        )
         try:
             outputs = pending.result()
         except NonFiniteError as error:
@@ -69,13 +82,14 @@ class BackendRunner(BaseRunner):  # type: ignore[misc]
         self._frame += 1
         if self._threads_states:
             self._states = pending.states
-        made = self._backend.read_states(pending.states)
-        found = {**outputs, **{state.output.name: made[state.input.name] for state in interface.states}}
-        return {spec.name: found[spec.name] for spec in interface.outputs}
+        found = {**outputs, **self._backend.read_states(pending.states)}
+        return {each.tensor.name: found[each.tensor.name] for each in interface.outputs}
 
-    def _fed(self, feed_dict: Mapping[str, Array]) -> dict[str, Any]:
-        arrays = {state.input.name: feed_dict[state.input.name] for state in self._backend.interface.states}
-        return self._backend.write_states(arrays) if all(array.size for array in arrays.values()) else {}
+    def _fed(self, feed_dict: Mapping[str, Array]) -> Mapping[str, Any]:
+        arrays = {given: feed_dict[taken] for taken, given in taken_states(self._backend.interface).items()}
+        if all(np.isnan(array).all() for array in arrays.values()):
+            return {}
+        return self._backend.write_states(arrays)
 
     def deactivate_impl(self) -> None:
         """See Polygraphy."""

@@ -17,8 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mtu.calib.rollout import feeds
 from mtu.core.errors import InvalidInputError, NonFiniteError
-from mtu.core.interface import GraphName, Interface
-from mtu.export.engine_graph import load_graphs
+from mtu.export.bundle_files import load_graphs
+from mtu.export.graph_view import GraphView
 from mtu.export.precision import LARGEST, fp32_tensors
 from mtu.runtime import Bundle, Picture, open_backend
 
@@ -104,30 +104,29 @@ def range_of(values: NDArray[Any]) -> Range:
     )
 
 
-def load_fp32(bundle: Bundle) -> tuple[Interface, dict[GraphName, onnx.ModelProto]]:
-    """The models of an fp32 bundle; raises InvalidInputError for any other, or a broken one."""
-    interface, models = load_graphs(bundle)
-    if interface.precision != "fp32":
+def load_fp32(bundle: Bundle) -> dict[str, onnx.ModelProto]:
+    """The graphs of an fp32 bundle; raises InvalidInputError for any other, or a broken one."""
+    if bundle.interface.arithmetic != "fp32":
         raise InvalidInputError(
-            f"model {bundle.directory} is {interface.precision}: calibration needs the fp32 bundle that it was made of,"
-            " or that mtu-export onnx makes of its checkpoint"
+            f"model {bundle.directory} is {bundle.interface.arithmetic}: calibration needs the fp32 bundle that it was"
+            " made of, or that mtu-export onnx makes of its checkpoint"
         )
-    return interface, models
+    return load_graphs(bundle)
 
 
 def measure(
     bundle: Bundle, clips: Iterable[Iterable[Picture]], progress: Callable[[], None] = lambda: None
-) -> dict[GraphName, dict[str, Range]]:
-    """The range of every fp32 tensor of both graphs but the weights, by its name in the graph, over all clips.
+) -> dict[str, dict[str, Range]]:
+    """The range of every fp32 tensor of all graphs but the weights, by its name in the graph, over all clips.
 
     A clip is uint8 frames [H, W, 3] of one size; the states are the model's own. `progress` is called after each frame.
-    Runs in onnxruntime on the CPU. A graph that no frame went through (step, of clips of one frame) is left out. Raises
-    InvalidInputError for clips that cannot be used, NonFiniteError with the tensor's name and the number of the frame
-    if a value is not finite.
+    Runs in onnxruntime on the CPU. A graph that no frame went through (one with states, of clips of one frame) is left
+    out. Raises InvalidInputError for clips that cannot be used, NonFiniteError with the tensor's name and the number of
+    the frame if a value is not finite.
     """
-    _, models = load_graphs(bundle)
-    measuring: dict[GraphName, _Measuring] = {}
-    found: dict[GraphName, dict[str, Range]] = {}
+    models = load_graphs(bundle)
+    measuring: dict[str, _Measuring] = {}
+    found: dict[str, dict[str, Range]] = {}
     with contextlib.closing(open_backend("onnxruntime", bundle, "cpu")) as backend:
         for clip in clips:
             for index, (graph, inputs) in enumerate(feeds(backend, clip)):
@@ -141,8 +140,8 @@ def measure(
     return found
 
 
-def largest_values(bundle: Bundle, clips: Iterable[Iterable[Picture]]) -> dict[GraphName, dict[str, float]]:
-    """The largest absolute value of every fp32 tensor of both graphs; see `measure`."""
+def largest_values(bundle: Bundle, clips: Iterable[Iterable[Picture]]) -> dict[str, dict[str, float]]:
+    """The largest absolute value of every fp32 tensor of all graphs; see `measure`."""
     return {
         graph: {name: each.largest for name, each in ranges.items()} for graph, ranges in measure(bundle, clips).items()
     }
@@ -154,10 +153,9 @@ class _Measuring:
     def __init__(self, model: onnx.ModelProto) -> None:
         import onnxruntime
 
-        constants = {tensor.name for tensor in model.graph.initializer}
-        floats = fp32_tensors(model) - constants
-        order = [value.name for value in model.graph.input]
-        order += [name for node in model.graph.node for name in node.output]
+        view = GraphView(model)
+        floats = fp32_tensors(model) - view.weights.keys()
+        order = [*view.inputs, *view.producers]
         self._names = [name for name in order if name in floats]  # the first that is not finite is the one to name
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3

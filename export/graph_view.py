@@ -63,10 +63,14 @@ class GraphView:
         return node.name in self.layer_of
 
     def carried(self, node: onnx.NodeProto) -> list[str]:
-        """The inputs whose values a node hands on, changed or not; its first output is where they go."""
+        """The inputs whose values a node hands on, changed or not."""
         if self.is_layer(node):
             return [node.input[0]]
         return [node.input[find_op(node.op_type).carries[0]]] if node.domain == DOMAIN else list(node.input)
+
+    def given(self, node: onnx.NodeProto) -> list[str]:
+        """The outputs that they go to."""
+        return [node.output[0]] if node.domain == DOMAIN else list(node.output)
 
     def activation(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
         """The activation that alone reads what a node gives."""

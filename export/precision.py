@@ -79,16 +79,15 @@ def fp32_nodes(model: onnx.ModelProto, keep: Iterable[str]) -> frozenset[str]:
     behind: set[str] = set()  # tensors that come from a kept layer
     for node in view.nodes:
         if node.name in nodes or (not view.is_layer(node) and behind.intersection(view.carried(node))):
-            behind.add(node.output[0])
+            behind.update(view.given(node))
     # Tensors that lead to a kept layer or to the last scaling.
     before = {name for node in view.scaling for name in node.input}
     before -= {name for node in view.scaling for name in node.output}
     for node in reversed(view.nodes):
-        if node.name in nodes or (not view.is_layer(node) and node.output[0] in before):
+        if node.name in nodes or (not view.is_layer(node) and before.intersection(view.given(node))):
             before.update(view.carried(node))
-    between = {
-        node.name for node in view.nodes if not view.is_layer(node) and node.output[0] in behind.intersection(before)
-    }
+    both = behind & before
+    between = {node.name for node in view.nodes if not view.is_layer(node) and both.intersection(view.given(node))}
     activations = {
         node.name for node in view.nodes if (layer := view.activated(node)) is not None and layer.name in nodes
     }

@@ -52,6 +52,7 @@ def run(
     version: options.VersionOption = False,
 ) -> None:
     """Deblurs a video: one frame in, one frame out, everything else of the file kept."""
+    from mtu.export.engine_cache import cached_engine
     from mtu.runtime.console.progress import Progress
     from mtu.runtime.job import Job, run_job
     from mtu.runtime.video import EncodeOptions, ReadOptions, Segment, parse_muxer_options, parse_rate
@@ -74,6 +75,7 @@ def run(
         device=device,
         cuda_graph=cuda_graph,
         plugin_library=plugin_library,
+        build=cached_engine,
         strict=strict,
         tile=parse_tile(tile),
         compare=compare,

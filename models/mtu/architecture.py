@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mtu.models.mtu.config import MAX_DISPLACEMENT, POOL_SIZE, SIZE_MULTIPLE, NetworkConfig
+from mtu.models.mtu.config import OP_ATTRIBUTES, NetworkConfig
 from mtu.models.pictures import to_float, to_frame
 from mtu.plugins.correlation_argmax_warp.torch_op import correlation_argmax_warp
 
@@ -90,7 +90,7 @@ class Network(nn.Module):
 
     def compensate(self, motion: Tensor, motion_prev: Tensor, detail: Tensor) -> tuple[Tensor, Tensor]:
         """The custom op with the attributes of the published networks: the moved `detail` and the displacement."""
-        return correlation_argmax_warp(motion, motion_prev, detail, MAX_DISPLACEMENT, POOL_SIZE, SIZE_MULTIPLE)
+        return correlation_argmax_warp(motion, motion_prev, detail, **OP_ATTRIBUTES)
 
     def train_step(
         self, frames: Sequence[Tensor], states: Sequence[Tensor] | None

@@ -9,6 +9,7 @@ from typing import Any
 
 from mtu.core.errors import InvalidInputError
 from mtu.core.interface import Frame, Graph, Input, Interface, Output, Size, State, Tensor
+from mtu.plugins.correlation_argmax_warp import OP
 
 SIZE_MULTIPLE = 4
 """Height and width fed to the network are multiples of this."""
@@ -16,6 +17,7 @@ MAX_DISPLACEMENT = 10
 """Search radius D of the published networks, in positions of the quarter-size map."""
 POOL_SIZE = 5
 """Pooling of the cost volume in the published networks."""
+OP_ATTRIBUTES = {"max_displacement": MAX_DISPLACEMENT, "pool_size": POOL_SIZE, "scale": SIZE_MULTIPLE}
 WINDOW = {"frame_prev2": -2, "frame_prev1": -1, "frame": 0, "frame_next1": 1, "frame_next2": 2}
 """The frames that the network sees at once, by name of the input, and their offsets."""
 LOOK_AHEAD = 2
@@ -88,4 +90,5 @@ def describe(settings: Mapping[str, Any]) -> Interface:
         settings=dataclasses.asdict(config),
         graphs=(Graph("first", frames, outputs), Graph("step", frames + states, outputs)),
         size=Size(SIZE_MULTIPLE, SIZE_MULTIPLE),
+        ops={OP.name: {"version": OP.version, **OP_ATTRIBUTES}} if config.units > 1 else {},
     )
