@@ -84,9 +84,9 @@ def install(patch: pytest.MonkeyPatch, gpu: Gpu) -> None:
 def uninstall() -> None:
     """Forgets what was imported or found out with a GPU that is no longer there, or not yet."""
     for path in Path(backends.__file__).parent.glob("*.py"):
-        if path.stem.startswith(("tensorrt_", "cuda_", "non_finite")):
+        if path.stem.startswith(("tensorrt_", "cuda_")):
             sys.modules.pop(f"mtu.runtime.backends.{path.stem}", None)
-            if path.stem != "non_finite" and hasattr(backends, path.stem):
+            if hasattr(backends, path.stem):
                 delattr(backends, path.stem)
     gpu_module.find_gpu.cache_clear()
     tensorrt_library.load_library.cache_clear()

@@ -34,9 +34,9 @@ from mtu.core.interface import Graph, Interface
 from mtu.plugins.register import register_plugins
 from mtu.runtime.backends import Gate, Request
 from mtu.runtime.backends.cuda_device import Device, copy, download, new_stream, open_device, upload
-from mtu.runtime.backends.non_finite import NonFiniteCheck
 from mtu.runtime.backends.tensorrt_buffers import Buffers, Lease, checked, size_of
 from mtu.runtime.backends.tensorrt_engines import LoadedEngines
+from mtu.runtime.backends.tensorrt_finite import NonFiniteCheck
 from mtu.runtime.backends.tensorrt_frames import Frame, frames_of_a_stream
 from mtu.runtime.backends.tensorrt_graphs import GraphCache
 from mtu.runtime.backends.tensorrt_setup import Setup

@@ -14,7 +14,7 @@ import numpy as np
 
 from mtu.core.interface import Interface, Tensor
 from mtu.runtime.backends.cuda_device import Device, clear, new_event
-from mtu.runtime.backends.non_finite import PIECE
+from mtu.runtime.backends.tensorrt_finite import PIECE
 
 
 def size_of(tensor: Tensor, height: int, width: int) -> int:

@@ -16,9 +16,9 @@ from typing import Any
 
 from mtu.core.interface import Graph, Interface
 from mtu.runtime.backends.cuda_device import CaptureError, Device, clear
-from mtu.runtime.backends.non_finite import NonFiniteCheck
 from mtu.runtime.backends.tensorrt_buffers import Buffers, Pool, checked, size_of
 from mtu.runtime.backends.tensorrt_engines import LoadedEngines
+from mtu.runtime.backends.tensorrt_finite import NonFiniteCheck
 from mtu.runtime.backends.tensorrt_frames import Frames, frames_of_a_stream
 from mtu.runtime.backends.tensorrt_graphs import GraphCache
 
@@ -55,9 +55,10 @@ class Setup:
             self.slots[name] = self._device.memory(height * width * 3)
         for graph in self._interface.graphs:
             self._bound[graph.name] = {}
-            context = self._contexts[graph.name] = self._engines.new_context(graph.name, *self.size)
-            tensors = [given.tensor for given in graph.inputs]
-            if not all(context.set_input_shape(tensor.name, tensor.at(*self.size)) for tensor in tensors):
+            # Nothing but `_contexts` holds it, no frame of an error either: the device has to be current when it goes.
+            self._contexts[graph.name] = self._engines.new_context(graph.name, *self.size)
+            shapes = {given.tensor.name: given.tensor.at(*self.size) for given in graph.inputs}
+            if not all(self._contexts[graph.name].set_input_shape(name, shape) for name, shape in shapes.items()):
                 raise self._engines.failure("be set", graph.name, *self.size)
         # What the library did on other streams while it made the contexts has to be over.
         self._device.synchronize()

@@ -139,7 +139,7 @@ def test_a_frame_that_is_not_finite_on_a_gpu_is_redone(build, overflowing):
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_the_guard_on_a_gpu_finds_one_bad_value_anywhere(dtype):
     from mtu.runtime.backends import cuda_device as cuda
-    from mtu.runtime.backends.non_finite import NonFiniteCheck
+    from mtu.runtime.backends.tensorrt_finite import NonFiniteCheck
 
     device = cuda.open_device(0)
     with device:

@@ -307,6 +307,6 @@ def test_what_a_directory_holds(small, engine):
 
 def test_the_guard_compiles():
     pytest.importorskip("cuda.core")
-    source = read_source(ROOT / "runtime" / "backends" / "non_finite.cu")
+    source = read_source(ROOT / "runtime" / "backends" / "tensorrt_finite.cu")
     for arch in ("sm_75", "sm_90", "sm_120"):
         assert compile_source(source, arch, {})

@@ -14,7 +14,7 @@ from typing import Any
 from mtu.plugins.nvrtc import compiled, read_source
 from mtu.runtime.backends.cuda_device import Device, load_kernel
 
-SOURCE = Path(__file__).with_name("non_finite.cu")
+SOURCE = Path(__file__).with_name("tensorrt_finite.cu")
 EXPONENTS = {"float32": (0x7F800000, 0x7F800000), "float16": (0x00007C00, 0x7C000000)}
 PIECE = 16
 """The kernel reads tensors in pieces of so many bytes; their buffers are a multiple of it, the rest of them zero."""
