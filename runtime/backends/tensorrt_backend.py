@@ -34,7 +34,7 @@ from mtu.core.interface import Graph, Interface
 from mtu.plugins.register import register_plugins
 from mtu.runtime.backends import Gate, Request
 from mtu.runtime.backends.cuda_device import Device, copy, download, new_stream, open_device, upload
-from mtu.runtime.backends.tensorrt_buffers import Buffers, Lease, checked, size_of
+from mtu.runtime.backends.tensorrt_buffers import Lease, checked, size_of
 from mtu.runtime.backends.tensorrt_engines import LoadedEngines
 from mtu.runtime.backends.tensorrt_finite import NonFiniteCheck
 from mtu.runtime.backends.tensorrt_frames import Frame, frames_of_a_stream
@@ -167,8 +167,8 @@ class TensorrtBackend:
         """See `Backend.read_states`."""
         arrays = {}
         with self._gate, self.gpu:
-            for name, tensor in self.interface.states.items():
-                buffers: Buffers = states[name].buffers
+            for name, lease in states.items():
+                buffers, tensor = lease.buffers, self.interface.states[name]
                 staging = self.gpu.pinned(tensor.at(*buffers.size), tensor.dtype)
                 download(staging, buffers.memory[name], self.download)
                 self.download.synchronize()
@@ -179,28 +179,29 @@ class TensorrtBackend:
     def write_states(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
         """See `Backend.write_states`. They are in buffers as a frame's results have them."""
         with self._gate:
-            return self._write_states(arrays)
+            return self._write_states(arrays) if arrays else {}
 
     def _write_states(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
         setup = self.prepare(*self._size_of_frames(arrays))
         with self.gpu:
             lease = setup.pool.lease()
-            for name, tensor in self.interface.states.items():
-                staging = self.gpu.pinned(arrays[name].shape, tensor.dtype)
-                np.copyto(staging, arrays[name])
+            for name, array in arrays.items():
+                staging = self.gpu.pinned(array.shape, self.interface.states[name].dtype)
+                np.copyto(staging, array)
                 upload(lease.buffers.memory[name], staging, self.compute)
                 self.compute.synchronize()
                 del staging
-        return dict.fromkeys(self.interface.states, lease)
+        return dict.fromkeys(arrays, lease)
 
     def _size_of_frames(self, arrays: Mapping[str, NDArray[Any]]) -> tuple[int, int]:
         """Height and width of the padded frames that these states are of; where they do not say it, of the last."""
         unit = self.interface.size.multiple  # frames of so many pixels have states without fractions
         found: list[int | None] = [None, None] if self._setup is None else [*self._setup.size]
-        for name, tensor in self.interface.states.items():
+        for name, array in arrays.items():
+            tensor = self.interface.states[name]
             small = tensor.at(unit, unit)
             for axis, larger in enumerate((tensor.at(2 * unit, unit), tensor.at(unit, 2 * unit))):
-                for length, one, two in zip(arrays[name].shape, small, larger, strict=True):
+                for length, one, two in zip(array.shape, small, larger, strict=True):
                     if one != two:
                         found[axis] = length * unit // one
         height, width = found
