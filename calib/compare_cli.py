@@ -88,7 +88,6 @@ def compare(
     from mtu.calib.compare_models import Side, compare_models
     from mtu.calib.compare_page import page
     from mtu.calib.compare_report import MODES, Floors
-    from mtu.export.engine_cache import cached_engine
 
     floors = Floors(min_psnr, None if min_agreement is None else min_agreement / 100, max_map_difference)
     sides = Side(a, backend_a, device_a), Side(b, backend_b, device_b)
@@ -100,7 +99,6 @@ def compare(
             frames,
             modes,
             floors,
-            build=cached_engine,
             say=lambda text: say(PROGRAM, text),
             progress=advance,
         )

@@ -14,7 +14,8 @@ from mtu.calib.compare_report import CompareReport, Floors, Mode
 from mtu.calib.rollout import first_frames
 from mtu.core.errors import InvalidInputError
 from mtu.core.interface import Interface, Role
-from mtu.runtime.backends import Backend, Build, open_backend, open_model
+from mtu.export.engine_cache import cached_engine
+from mtu.runtime.backends import Backend, open_backend, open_model
 from mtu.runtime.chain import StagedBackend
 
 
@@ -36,20 +37,19 @@ def compare_models(
     modes: Sequence[Mode],
     floors: Floors,
     *,
-    build: Build | None = None,
     say: Callable[[str], None] = lambda text: None,
     progress: Callable[[], None] = lambda: None,
 ) -> CompareReport:
     """Compares two models on the first `frames` frames of a video or directory of images; None takes all.
 
-    `build` as in `open_backend`. `say` is told what takes long before the first frame and what is compared otherwise
+    `say` is told what takes long before the first frame and what is compared otherwise
     than asked for, `progress` is called after each frame. Raises MtuError for what the user can put right.
     """
     pictures = first_frames(source, frames)
     opening = next(pictures)
     size = (opening.shape[0], opening.shape[1])
     with contextlib.ExitStack() as stack:
-        one, other = (stack.enter_context(contextlib.closing(_open(side, size, build, say))) for side in (a, b))
+        one, other = (stack.enter_context(contextlib.closing(_open(side, size, say))) for side in (a, b))
         is_chain = isinstance(one, StagedBackend) or isinstance(other, StagedBackend)
         _check_floors(floors, one.interface, is_chain)
         chosen = _possible(modes, one.interface, is_chain, say)
@@ -101,9 +101,9 @@ def _possible(
     return modes
 
 
-def _open(side: Side, size: tuple[int, int], build: Build | None, say: Callable[[str], None]) -> Backend:
+def _open(side: Side, size: tuple[int, int], say: Callable[[str], None]) -> Backend:
     if not Path(side.model).is_file():
-        return open_backend(side.backend, open_model(side.model), side.device, size=size, build=build, say=say)
+        return open_backend(side.backend, open_model(side.model), side.device, size=size, build=cached_engine, say=say)
     if side.backend not in ("auto", "torch"):
         raise InvalidInputError(
             f"{side.model} is a checkpoint, which backend {side.backend} cannot run: use torch, or make a bundle of it"

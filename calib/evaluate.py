@@ -1,208 +1,30 @@
 """The paper's evaluation: PSNR and SSIM of a model, and of its blurred input, on the test videos of a data set.
 
-Reads the data set and the model; writes results.json, results.csv and results.md in the folder it is given, nothing
-else. Imports numpy and av; a backend and scikit-image where they are used. Source: Son et al. 2022, section 4 and
-Tables 3, 4 and 7, and the script `evaluation.m` that was released with it; docs/evaluation.md has what differs.
+Reads the data set and the model; `mtu.calib.evaluation` has the figures and writes them. Imports numpy and av; a
+backend and scikit-image where they are used. Source: Son et al. 2022, section 4 and Tables 3, 4 and 7, and the script
+`evaluation.m` that was released with it; docs/evaluation.md has what differs.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import json
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from mtu.calib.alignment import align
 from mtu.calib.datasets import LAYOUTS, Layout, VideoPair, find_pairs, read_clip, sizes_of
-from mtu.calib.quality import SMALLEST, Quality, mean, measure
-from mtu.core.errors import InvalidInputError, OutputError
-from mtu.core.files import write_whole
-from mtu.core.interface import GRAPHS
+from mtu.calib.evaluation import UNCOUNTED, Evaluation, FrameScore, Settings, begun, counted, means
+from mtu.calib.quality import SMALLEST, Quality, measure
+from mtu.core.errors import InvalidInputError
+from mtu.core.window import Picture
 from mtu.export.engine_cache import cached_engine
-from mtu.runtime import Backend, Engine, Picture, Session, open_backend, open_model
-from mtu.runtime.backends import Model
-from mtu.runtime.bundle import BUNDLED
-from mtu.runtime.engine import file_digest
-
-FORMAT_VERSION = "1"
-"""Version of the layout of results.json."""
-UNCOUNTED = 1
-"""So many frames at the start of each video are in the figures of frames, but in no mean, as in the released script."""
-RESULTS = "results.json"
-
-PUBLISHED: dict[Layout, dict[str, Quality]] = {
-    "dvd": {
-        "mtu1": Quality(30.21, 0.921),
-        "mtu2": Quality(31.00, 0.933),
-        "mtu4": Quality(31.41, 0.937),
-        "mtu10": Quality(31.90, 0.943),
-        "mtu10-large": Quality(32.27, 0.947),
-    },
-    "gopro": {
-        "mtu1": Quality(29.00, 0.915),
-        "mtu2": Quality(29.91, 0.928),
-        "mtu4": Quality(30.34, 0.933),
-        "mtu10": Quality(31.14, 0.942),
-        "mtu10-large": Quality(31.92, 0.950),
-    },
-    "reds": {
-        "mtu1": Quality(30.32, 0.901),
-        "mtu2": Quality(31.28, 0.917),
-        "mtu4": Quality(31.87, 0.926),
-        "mtu10": Quality(32.86, 0.940),
-        "mtu10-large": Quality(33.55, 0.948),
-    },
-}
-"""What the paper has for its own weights of each preset: Tables 3, 4 and 7."""
-PUBLISHED_SETS: dict[Layout, tuple[int, int]] = {"dvd": (10, 1000), "gopro": (11, 1111), "reds": (30, 3000)}
-"""Videos and frames that these figures are of."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """All that decides the figures; an evaluation goes on only under the same."""
-
-    layout: Layout
-    align: bool
-    backend: str
-    """As asked for: "auto" or a name."""
-    device: str
-    model: str
-    """sha256 of the model's two files, hexadecimal."""
-    videos: dict[str, int]
-    """Frames of each test video."""
-
-
-@dataclass(frozen=True)
-class FrameScore:
-    """A frame, blurred and restored, against the truth."""
-
-    name: str
-    """File name of the blurred frame."""
-    blurred: Quality
-    restored: Quality
-    blurred_shift: tuple[float, float] = (0.0, 0.0)
-    """Pixels down and right that were taken away before measuring."""
-    restored_shift: tuple[float, float] = (0.0, 0.0)
-
-
-@dataclass
-class Evaluation:
-    """The figures of the videos that are done, in the order of the set."""
-
-    settings: Settings
-    model_name: str
-    preset: str = ""
-    """Of the network: "mtu2", or "custom"; empty before the model was opened."""
-    videos: dict[str, list[FrameScore]] = field(default_factory=dict)
-
-    def video_means(self) -> dict[str, tuple[Quality, Quality]]:
-        """Blurred and restored, the mean over the counted frames of each video."""
-        return {name: _means(counted(scores)) for name, scores in self.videos.items()}
-
-    def overall(self) -> tuple[Quality, Quality]:
-        """Blurred and restored, the mean over the counted frames of all videos: the figure of the paper's tables."""
-        return _means([score for scores in self.videos.values() for score in counted(scores)])
-
-    def markdown(self) -> str:
-        """A table of the videos and one like those of the paper."""
-        means = self.video_means()
-        rows = [(name, len(counted(self.videos[name])), *pair) for name, pair in means.items()]
-        frames = sum(len(counted(scores)) for scores in self.videos.values())
-        rows.append(("**mean over frames**", frames, *self.overall()))
-        before, after = zip(*means.values(), strict=True)
-        rows.append(("mean over videos", frames, mean(before), mean(after)))
-        lines = [
-            "| video | frames counted | blurred PSNR dB | blurred SSIM | restored PSNR dB | restored SSIM | gain dB |",
-            "|---|---|---|---|---|---|---|",
-            *(
-                f"| {name} | {count} | {before.psnr:.2f} | {before.ssim:.4f} | {after.psnr:.2f} | {after.ssim:.4f}"
-                f" | {_gain(before, after)} |"
-                for name, count, before, after in rows
-            ),
-        ]
-        columns = dict(zip(("blurred", self.model_name), self.overall(), strict=True))
-        if published := PUBLISHED[self.settings.layout].get(self.preset):
-            columns[f"paper's {self.preset}"] = published
-        caution = self._caution() if published else []
-        aligned = "each aligned to the truth by a translation" if self.settings.align else "not aligned"
-        return "\n".join(
-            [
-                f"{self.model_name} on {self.settings.layout}, {len(self.videos)} of {len(self.settings.videos)}"
-                f" videos, {aligned}. The first frame of each video is measured, but in no mean:",
-                "",
-                *lines,
-                "",
-                f"| {self.settings.layout} | {' | '.join(columns)} |",
-                "|---" * (len(columns) + 1) + "|",
-                f"| PSNR | {' | '.join(f'{quality.psnr:.2f}' for quality in columns.values())} |",
-                f"| SSIM | {' | '.join(f'{quality.ssim:.3f}' for quality in columns.values())} |",
-                "",
-                *caution,
-            ]
-        )
-
-    def _caution(self) -> list[str]:
-        """Lines to say where these are not the pictures of the published figures."""
-        videos, frames = PUBLISHED_SETS[self.settings.layout]
-        here = len(self.settings.videos), sum(self.settings.videos.values())
-        if here == (videos, frames):
-            return []
-        return [
-            f"Caution: the paper's figures are of other pictures. It measured {videos} videos with {frames:,} frames,"
-            f" and here are {here[0]} with {here[1]:,}.",
-            "",
-        ]
-
-    def csv(self) -> str:
-        """A line for each frame of each video that is done, under a line of names."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        kinds = ("blurred", "restored")
-        columns = [f"{kind}_{what}" for kind in kinds for what in ("psnr", "ssim", "down", "right")]
-        writer.writerow(["video", "frame", "file", "counted", *columns])
-        for video, scores in self.videos.items():
-            for index, score in enumerate(scores):
-                figures = [
-                    *(score.blurred.psnr, score.blurred.ssim, *score.blurred_shift),
-                    *(score.restored.psnr, score.restored.ssim, *score.restored_shift),
-                ]
-                writer.writerow([video, index + 1, score.name, int(index >= UNCOUNTED), *(f"{f:.6g}" for f in figures)])
-        return text.getvalue()
-
-    def json(self) -> str:
-        """Everything, as `load` reads it; an infinite PSNR is null."""
-        content: dict[str, Any] = {
-            "format_version": FORMAT_VERSION,
-            "settings": asdict(self.settings),
-            "model_name": self.model_name,
-            "preset": self.preset,
-        }
-        if self.videos:
-            content["mean_over_frames"] = _pair(self.overall())
-            content["means"] = {name: _pair(means) for name, means in self.video_means().items()}
-        content["videos"] = {
-            name: [{**asdict(score), **_pair((score.blurred, score.restored))} for score in scores]
-            for name, scores in self.videos.items()
-        }
-        return json.dumps(content, indent=1, allow_nan=False) + "\n"
-
-    def save(self, directory: Path) -> None:
-        """Writes the three files of the folder, each in one step. Raises OutputError."""
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            write_whole(directory / RESULTS, self.json().encode())
-            if self.videos:
-                write_whole(directory / "results.csv", self.csv().encode())
-                write_whole(directory / "results.md", self.markdown().encode())
-        except OSError as error:
-            raise OutputError(f"cannot write the results to {directory}: {error.strerror}") from None
+from mtu.runtime.backends import Backend, Model, Stages, open_backend, open_model
+from mtu.runtime.bundle import BUNDLED, Bundle
+from mtu.runtime.chain import open_session
+from mtu.runtime.engine import Engine, file_digest
 
 
 def evaluate(
@@ -236,18 +58,19 @@ def evaluate(
                 f"{pair.blurred[0]} is {width}x{height}: SSIM needs {SMALLEST}x{SMALLEST} pixels; use larger frames"
             )
     opened = open_model(model)
+    _check_pictures(opened)
     videos = {pair.name: len(pair.sharp) for pair in pairs}
     settings = Settings(layout, aligned, backend, device, _digest(opened), videos)
     evaluation = Evaluation(settings, Path(model or BUNDLED).name)
     if output is not None:
-        evaluation = _begun(output, settings) or evaluation
+        evaluation = begun(output, settings) or evaluation
     with _Runner(opened, backend, device, say) as runner:
         for number, (pair, size) in enumerate(zip(pairs, sizes, strict=True), 1):
             if pair.name in evaluation.videos:
                 say(f"{pair.name} ({number} of {len(pairs)}): done before")
                 continue
             opened_backend = runner.open(size)
-            evaluation.preset = opened_backend.interface.preset
+            evaluation.preset = opened_backend.interface.variant
             if output is not None:
                 # Now, and not only after the first video, it is seen whether the folder can be written.
                 evaluation.save(output)
@@ -256,7 +79,7 @@ def evaluate(
             evaluation.videos = {name: evaluation.videos[name] for name in videos if name in evaluation.videos}
             if output is not None:
                 evaluation.save(output)
-            before, after = _means(counted(scores))
+            before, after = means(counted(scores))
             say(
                 f"{pair.name} ({number} of {len(pairs)}): {len(counted(scores))} of {len(scores)} frames count,"
                 f" {before.psnr:.2f} dB blurred, {after.psnr:.2f} dB restored"
@@ -266,16 +89,11 @@ def evaluate(
     return evaluation
 
 
-def counted(scores: Sequence[FrameScore]) -> Sequence[FrameScore]:
-    """Those of a video's frames that count in means."""
-    return scores[UNCOUNTED:]
-
-
 class _Runner:
     """The backend for the frames of a video; opened at the first that is missing, and again where the size changes."""
 
     def __init__(self, model: Model, backend: str, device: str, say: Callable[[str], None]) -> None:
-        self._model, self._name, self._device, self._say = model, backend, device, say
+        self._open = partial(open_backend, backend, model, device, build=cached_engine, say=say)
         self._size: tuple[int, int] | None = None
         self._backend: Backend | None = None
 
@@ -291,15 +109,13 @@ class _Runner:
         if self._backend is None or self._size != size:
             self.__exit__()
             self._size = size
-            self._backend = open_backend(
-                self._name, self._model, self._device, size=self._size, build=cached_engine, say=self._say
-            )
+            self._backend = self._open(size=size)
         return self._backend
 
 
 def _score(pair: VideoPair, backend: Backend, aligned: bool) -> Iterator[FrameScore]:
     """The frames of a video in order, restored as one sequence."""
-    session = Session(backend, scene_threshold=None, strict=True)
+    session = open_session(backend, scene_threshold=None, strict=True)
     waiting: deque[tuple[Picture, Picture]] = deque()
 
     def measured(restored: Picture, index: int) -> FrameScore:
@@ -325,78 +141,23 @@ def _compare(picture: Picture, truth: Picture, aligned: bool) -> tuple[Quality, 
     return measure(picture, truth), shift
 
 
+def _stages(model: Model) -> Sequence[Bundle | Engine]:
+    return model.models if isinstance(model, Stages) else (model,)
+
+
+def _check_pictures(model: Model) -> None:
+    """Raises InvalidInputError unless the model gives pictures of the size of its frames."""
+    interfaces = [each.interface for each in _stages(model)]
+    scale = math.prod(interface.scale for interface in interfaces)
+    if interfaces[-1].the("picture") is None or scale != 1:
+        gives = f"pictures of {scale} times the size of a frame" if scale != 1 else "no pictures"
+        raise InvalidInputError(
+            f"model {model.directory} gives {gives}; the data sets have sharp pictures of the size of the blurred ones,"
+            " and only such can be measured"
+        )
+
+
 def _digest(model: Model) -> str:
-    """sha256 over the digests of the model's two files."""
-    paths = [model.file(name) if isinstance(model, Engine) else model.graph(name) for name in GRAPHS]
+    """sha256 over the digests of the model's files, those of a chain stage by stage."""
+    paths = [path for each in _stages(model) for path in each.files]
     return hashlib.sha256("".join(map(file_digest, paths)).encode()).hexdigest()
-
-
-def _begun(directory: Path, settings: Settings) -> Evaluation | None:
-    """The evaluation that the folder holds, None if it holds nothing. Raises OutputError if it is not this one."""
-    other = "give another folder with -o"
-    if not directory.exists():
-        return None
-    if not directory.is_dir():
-        raise OutputError(f"{directory} is a file; the results are a folder: {other}")
-    path = directory / RESULTS
-    if not path.is_file():
-        if foreign := sorted(entry.name for entry in directory.iterdir() if not entry.name.startswith(".")):
-            raise OutputError(f"{directory} holds {foreign[0]} and no {RESULTS}, so it is no evaluation: {other}")
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format_version"] != FORMAT_VERSION:
-            raise ValueError(f"format_version is {content['format_version']!r}")
-        before = Settings(**content["settings"])
-        videos = {name: [_score_of(frame) for frame in frames] for name, frames in content["videos"].items()}
-        begun = Evaluation(before, str(content["model_name"]), str(content["preset"]), videos)
-        if any(len(scores) != before.videos[name] for name, scores in videos.items()):
-            raise ValueError("a video is not whole")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise OutputError(f"{path} cannot be gone on with ({error}): remove it, or {other}") from None
-    for name, asked in asdict(settings).items():
-        if (had := getattr(before, name)) != asked:
-            raise OutputError(f"{directory} holds another evaluation, {_difference(name, had, asked)}: {other}")
-    return begun
-
-
-def _difference(name: str, had: Any, asked: Any) -> str:
-    if name == "model":
-        return f"of another model (sha256 {had[:12]}, asked for {asked[:12]})"
-    if name == "videos":
-        changed = sorted({video for video, _ in had.items() ^ asked.items()})
-        return f"of other videos or frames (the first that differs: {changed[0]})"
-    return f"with {name} {had}, asked for {asked}"
-
-
-def _score_of(frame: dict[str, Any]) -> FrameScore:
-    """What `Evaluation.json` wrote of a frame."""
-
-    def quality(kind: str) -> Quality:
-        psnr, ssim = frame[kind]["psnr"], frame[kind]["ssim"]
-        return Quality(math.inf if psnr is None else float(psnr), float(ssim))
-
-    def shift(kind: str) -> tuple[float, float]:
-        down, right = frame[kind]
-        return float(down), float(right)
-
-    return FrameScore(
-        str(frame["name"]), quality("blurred"), quality("restored"), shift("blurred_shift"), shift("restored_shift")
-    )
-
-
-def _pair(pair: tuple[Quality, Quality]) -> dict[str, dict[str, float | None]]:
-    """Blurred and restored for JSON, which has no infinity."""
-    return {
-        kind: {name: value if math.isfinite(value) else None for name, value in asdict(quality).items()}
-        for kind, quality in zip(("blurred", "restored"), pair, strict=True)
-    }
-
-
-def _means(scores: Sequence[FrameScore]) -> tuple[Quality, Quality]:
-    return mean([score.blurred for score in scores]), mean([score.restored for score in scores])
-
-
-def _gain(before: Quality, after: Quality) -> str:
-    gain = after.psnr - before.psnr
-    return "-" if math.isnan(gain) else f"{gain:+.2f}"

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
@@ -35,6 +36,8 @@ OPSET = 18
 """The newest opset that TensorRT 8.6 to 11 and TensorRT-RTX all read."""
 TRACED_SIZE = (32, 48)
 """Height and width of the example frames, or the model's smallest; nothing of them stays in the graph."""
+FOR_EVER = 2**31 - 1
+"""An end of a slice that says "to the last"; the exporter writes this or more."""
 
 
 def export_graph(checkpoint: Checkpoint, graph: Graph, interface: Interface) -> onnx.ModelProto:
@@ -52,7 +55,7 @@ def export_graph(checkpoint: Checkpoint, graph: Graph, interface: Interface) -> 
         torch.zeros(each.tensor.at(*size), dtype=getattr(torch, each.tensor.dtype)) for each in graph.inputs
     )
     model = _trace(module.eval(), example, graph, None)
-    if any(_may_hold_size(node) for node in model.graph.node):
+    if may_hold_size(model):
         model = _trace(module.eval(), example, graph, _symbolic(interface, graph))
     _rename(model, _names(module, traced))
     _fill(model, checkpoint)
@@ -80,11 +83,19 @@ def _trace(module: torch.nn.Module, example: tuple[Any, ...], graph: Graph, dyna
     return model
 
 
-def _may_hold_size(node: onnx.NodeProto) -> bool:
-    """Whether the size that was traced may be a constant of the node."""
-    if node.op_type == "Resize":  # by scales it holds none
-        return len(node.input) > 3
-    return node.op_type in ("Reshape", "Expand", "Slice", "Pad", "ConstantOfShape", "Tile")
+def may_hold_size(model: onnx.ModelProto) -> bool:
+    """Whether the size that was traced may be a constant of a node."""
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+    def may_hold(node: onnx.NodeProto) -> bool:
+        if node.op_type == "Resize":  # by scales it holds none
+            return len(node.input) > 3
+        if node.op_type == "Slice":  # from the first to the last, by whatever steps, it holds none
+            starts, ends = (constants.get(name, np.array(1)) for name in node.input[1:3])
+            return not ((starts == 0).all() and (ends >= FOR_EVER).all())
+        return node.op_type in ("Reshape", "Expand", "Pad", "ConstantOfShape", "Tile")
+
+    return any(may_hold(node) for node in model.graph.node)
 
 
 def _symbolic(interface: Interface, graph: Graph) -> Any:

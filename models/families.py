@@ -18,7 +18,7 @@ from mtu.core.interface import Interface
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-FAMILIES: Mapping[str, str] = {"mtu": "mtu.models.mtu"}
+FAMILIES: Mapping[str, str] = {"mtu": "mtu.models.mtu", "mimo_unet": "mtu.models.mimo_unet"}
 """Name: module."""
 
 

@@ -16,14 +16,15 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from mtu.core.errors import MtuError
 from mtu.core.extras import NEEDS, missing
-from mtu.runtime.backends import FACTORIES, GPU_ONLY, Model, packages_missing
+from mtu.plugins.op import OPS, find_op
+from mtu.runtime.backends import FACTORIES, GPU_ONLY, Model, Stages, packages_missing
 from mtu.runtime.bundle import open_bundle
 from mtu.runtime.engine import Engine, Host, check_files, refusals
 from mtu.runtime.gpu import Gpu, driver_library, find_gpu
@@ -132,19 +133,23 @@ def _av() -> str:
 
 
 def _plugin(library: LibraryName, path: str | None = None) -> str:
-    from mtu.plugins.correlation_argmax_warp import OP
     from mtu.plugins.register import register_plugins
 
-    register_plugins(load_library(library), [OP.name], None if path is None else Path(path))
-    return f"revision {OP.revision}, registers with {library}"
+    register_plugins(load_library(library), [*OPS], None if path is None else Path(path))
+    return f"{_revisions({op: find_op(op).revision for op in OPS})}, registers with {library}"
+
+
+def _revisions(plugins: Mapping[str, int]) -> str:
+    return " and ".join(f"revision {revision}" for revision in plugins.values())
 
 
 def _model(directory: str) -> str:
+    from mtu.models.families import in_words
     from mtu.runtime.backends import open_backend
 
     interface = open_backend("onnxruntime", open_bundle(directory), "cpu").interface
-    words = interface.config.words
-    return f"{interface.preset} ({words}), {interface.precision}, weights {interface.checkpoint[:12]}"
+    settings = f" ({in_words(interface.settings)})" if interface.settings else ""
+    return f"{interface.variant}{settings}, {interface.precision}, weights {interface.weights[:12]}"
 
 
 TRIALS: dict[str, tuple[Callable[..., str], str, str]] = {
@@ -305,6 +310,8 @@ def examine_model(model: Model, findings: Sequence[Finding]) -> tuple[str, list[
     Reads the files of an engine whole. Raises InvalidInputError for a bundle that is broken.
     """
     broken = _broken(findings)
+    if isinstance(model, Stages):
+        return _examine_chain(model, findings)
     if isinstance(model, Engine):
         return _describe(model), [_engine_verdict(model, findings)]
     words = f"bundle {model.directory}"
@@ -314,6 +321,22 @@ def examine_model(model: Model, findings: Sequence[Finding]) -> tuple[str, list[
         if not works:
             return words, [Verdict(name, (text,)) for name in FACTORIES]
     return words, [Verdict(name, tuple(_obstacles(name, broken))) for name in FACTORIES]
+
+
+def _examine_chain(chain: Stages, findings: Sequence[Finding]) -> tuple[str, list[Verdict]]:
+    """What runs all stages; "auto" where they are of different kinds."""
+    lines, stages = [f"chain {chain.directory}"], []
+    for model in chain.models:
+        words, verdicts = examine_model(model, findings)
+        lines.append(f"  {words}")
+        stages.append({verdict.name: verdict.reasons for verdict in verdicts})
+        default = model.manifest.library if isinstance(model, Engine) else "onnxruntime"
+        stages[-1]["auto"] = stages[-1][default]
+    names = [name for name in ("auto", *FACTORIES) if all(name in stage for stage in stages)]
+    if len({*map(type, chain.models)}) == 1:
+        names.remove("auto")
+    reasons = {name: dict.fromkeys(reason for stage in stages for reason in stage[name]) for name in names}
+    return "\n".join(lines), [Verdict(name, tuple(found)) for name, found in reasons.items()]
 
 
 def _obstacles(name: str, broken: dict[str, Finding]) -> list[str]:
@@ -347,12 +370,12 @@ def _engine_verdict(engine: Engine, findings: Sequence[Finding]) -> Verdict:
 
 def _describe(engine: Engine) -> str:
     m = engine.manifest
-    plugin = f"plugin revision {m.plugin_revision}" if m.plugin else "no plugin"
+    plugin = f"plugin {_revisions(m.plugins)}" if m.plugins else "no plugin"
     return (
-        f"engine {engine.directory}: {m.interface.preset} {m.interface.precision}, frames {m.profile},"
+        f"engine {engine.directory}: {m.interface.variant} {m.precision}, frames {m.profile},"
         f" {m.library} {m.library_version}, compute capability {', '.join(m.compute_capabilities)}"
         + (f" ({m.gpu})" if m.gpu else "")
-        + f", {plugin}, weights {m.interface.checkpoint[:12]}"
+        + f", {plugin}, weights {m.interface.weights[:12]}"
     )
 
 

@@ -28,7 +28,7 @@ def doctor(
     model: Annotated[
         Path | None,
         typer.Argument(
-            metavar="MODEL", help="An engine or a bundle: say also what can run it here.", show_default=False
+            metavar="MODEL", help="An engine, a bundle or a chain: say also what can run it here.", show_default=False
         ),
     ] = None,
     plugin_library: PluginLibraryOption = None,

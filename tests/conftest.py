@@ -88,6 +88,17 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     )
 
 
+@pytest.fixture(scope="session")
+def mimo(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle of a tiny network with one graph, no states, no displacement and no look-ahead."""
+    needs.library("torch")
+    from mtu.export.to_onnx import export_bundle
+    from mtu.models.checkpoint import random_checkpoint
+
+    checkpoint = random_checkpoint("mimo_unet", {"blocks": 1, "channels": 4})
+    return export_bundle(checkpoint, tmp_path_factory.mktemp("mimo") / "bundle")
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Small tensors gain nothing from threads, which are slow where other processes want the cores."""

@@ -22,11 +22,10 @@ from typing import Any
 
 import pytest
 
-from mtu.core.interface import GRAPHS
 from mtu.plugins import nvrtc
+from mtu.plugins.op import find_op
 from mtu.runtime import backends, tensorrt_library
 from mtu.runtime import gpu as gpu_module
-from mtu.runtime.backends.ort_backend import OrtBackend
 from mtu.runtime.bundle import Bundle
 from mtu.runtime.engine import Engine, EngineManifest, Profile, file_digest, open_engine
 from tests.fake_device import Event, Gpu, Race, Work, new_module
@@ -71,7 +70,7 @@ def install(patch: pytest.MonkeyPatch, gpu: Gpu) -> None:
     plugin = new_module("mtu.plugins.trt_python")
 
     def register(library: Any, op: Any) -> None:
-        gpu.registered = True
+        gpu.registered.add(op.name)
 
     plugin.register = register
     patch.setattr(nvrtc, "compiled", lambda source, arch: b"cubin")
@@ -85,9 +84,9 @@ def install(patch: pytest.MonkeyPatch, gpu: Gpu) -> None:
 def uninstall() -> None:
     """Forgets what was imported or found out with a GPU that is no longer there, or not yet."""
     for path in Path(backends.__file__).parent.glob("*.py"):
-        if path.stem.startswith(("tensorrt_", "cuda_", "non_finite")):
+        if path.stem.startswith(("tensorrt_", "cuda_")):
             sys.modules.pop(f"mtu.runtime.backends.{path.stem}", None)
-            if path.stem != "non_finite" and hasattr(backends, path.stem):
+            if hasattr(backends, path.stem):
                 delattr(backends, path.stem)
     gpu_module.find_gpu.cache_clear()
     tensorrt_library.load_library.cache_clear()
@@ -96,26 +95,25 @@ def uninstall() -> None:
 def write_engine(bundle: Bundle, directory: Path, profile: Profile, **changes: Any) -> Engine:
     """The directory that mtu-build-engine would write for the fake library."""
     directory.mkdir(parents=True)
+    graphs = [graph.name for graph in bundle.interface.graphs]
     engines = {}
-    for graph in GRAPHS:
+    for graph in graphs:
         path = directory / f"{graph}.engine"
         path.write_bytes(MAGIC + bundle.graph(graph).read_bytes())
         engines[graph] = hashlib.sha256(path.read_bytes()).hexdigest()
     manifest = EngineManifest(
-        interface=OrtBackend(bundle, "cpu").interface,
+        interface=bundle.interface,
         library="tensorrt",
         library_version=VERSIONS["tensorrt"],
-        precision="fp32",
-        plugin=True,
-        plugin_revision=1,
+        plugins={op: find_op(op).revision for op in bundle.interface.ops},
         gpu=NAME,
         compute_capabilities=(".".join(map(str, CAPABILITY)),),
         hardware_compatibility="none",
         version_compatible=False,
         profile=profile,
-        onnx={graph: file_digest(bundle.graph(graph)) for graph in GRAPHS},
+        onnx={graph: file_digest(bundle.graph(graph)) for graph in graphs},
         engines=engines,
-        device_memory={"first": SCRATCH, "step": SCRATCH},
+        device_memory=dict.fromkeys(graphs, SCRATCH),
         command=f"mtu-build-engine BUNDLE -o {directory}",
         release="0",
     )

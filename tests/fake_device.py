@@ -63,12 +63,13 @@ class Gpu:
     capturable: bool = True
     used: int = 0
     executions: list[str] = field(default_factory=list)
-    """What the host made the library enqueue: "first", "step", "capture step"."""
+    """What the host made the library enqueue, by name of the graph: "first", "step", "capture step"."""
     replays: int = 0
     uploads: int = 0
     freed_outside: int = 0
     """Allocations freed without a context: in another thread, pycuda could not."""
-    registered: bool = False
+    registered: set[str] = field(default_factory=set)
+    """The ops whose plugins the library knows."""
     addresses_set: int = 0
     compilations: int = 0
     """What TensorRT-RTX had to compile, because no runtime cache had it."""

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from mtu.core.interface import Tensor
+from mtu.plugins.op import OPS
 from tests.fake_device import Access, Allocation, Gpu, Operation, Work, new_module
 
 VERSIONS = {"tensorrt": "10.16.1.11", "tensorrt-8": "8.6.1", "tensorrt-rtx": "1.7.1"}
@@ -79,14 +81,12 @@ class ExecutionContext:
         self.is_warm = True
         self.gpu.executions.append(("capture " if stream.captured is not None else "") + self.engine.graph)
         addresses, shapes = dict(self.addresses), dict(self.shapes)
-        height, width = shapes["frame"][1:3]
-        sizes = {"H": height, "W": width, "H/4": height // 4, "W/4": width // 4}
+        height, width = next(shapes[name][1:3] for name in shapes if self.engine.types[name] == "UINT8")
         accesses = [Access(self.scratch, self.scratch + SCRATCH, True)]
         accesses += [touched(memory, False) for memory in (self.engine.weights, self.kernels, self.tables)]
         for name, kind in self.engine.types.items():
             if name not in shapes:
-                free = self.engine.shapes[name]
-                shapes[name] = tuple(size if isinstance(size, int) else sizes[size] for size in free)
+                shapes[name] = Tensor(name, kind, tuple(self.engine.shapes[name])).at(height, width)
             size = int(np.prod(shapes[name])) * np.dtype(NUMPY[kind]).itemsize
             accesses.append(Access(addresses[name], addresses[name] + size, name not in self.engine.inputs))
 
@@ -261,8 +261,9 @@ def tensorrt(gpu: Gpu) -> types.ModuleType:
             if not content.startswith(MAGIC):
                 self.log("Serialization assertion magicTagRead == kMAGIC_TAG failed")
                 return None
-            if not gpu.registered:
-                self.log("Cannot find plugin: CorrelationArgmaxWarp, version: 1, namespace: mtu")
+            missing = [op for op in OPS if op.encode() in content and op not in gpu.registered]
+            if missing:
+                self.log(f"Cannot find plugin: {missing[0]}, version: 1, namespace: mtu")
                 return None
             return ENGINES[gpu.flavour](gpu, content[len(MAGIC) :], self.log)
 

@@ -1,4 +1,4 @@
-"""Frames that move."""
+"""Frames that move, and how a backend gets them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mtu.core.window import Window
 
 
 def moving_frames(count: int, height: int, width: int, seed: int = 0) -> list[NDArray[np.uint8]]:
@@ -26,3 +28,19 @@ def write_clip(directory: Path, count: int, height: int, width: int) -> Path:
     for number, frame in enumerate(moving_frames(count, height, width)):
         write_png(directory / f"{number}.png", frame)
     return directory
+
+
+def windows(interface, frames):
+    """What `Window.take` gives for each frame of a sequence, in order."""
+    window = Window(interface)
+    for frame in frames:
+        window.push(frame)
+        if window.is_ready:
+            yield window.take()
+    while window.next < window.end:
+        yield window.take()
+
+
+def submit(backend, frames, states=None):
+    """A frame with the states of the one before, through the graph that is for them."""
+    return backend.submit(backend.interface.graph_for(states or {}).name, frames, states or {})

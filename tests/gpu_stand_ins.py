@@ -52,7 +52,7 @@ def hand_out_engines(monkeypatch, small, flavour):
         changes = {"library": options.runtime, "library_version": fake_cuda.VERSIONS[flavour]}
         return fake_cuda.write_engine(small, directory, options.profile, **changes)
 
-    fake_cuda.install(monkeypatch, fake_cuda.Gpu(flavour=flavour, registered=True))
+    fake_cuda.install(monkeypatch, fake_cuda.Gpu(flavour=flavour, registered={"CorrelationArgmaxWarp"}))
     monkeypatch.setattr(fake_cuda.Event, "time_till", lambda self, later: 0.25, raising=False)
     monkeypatch.setattr("mtu.plugins.register.register_plugins", lambda *_: None)
     monkeypatch.setattr("mtu.export.engine.build_engine", build)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import shutil
 
 import numpy as np
 import pytest
@@ -51,8 +52,8 @@ def gpu(make_gpu):
 @pytest.fixture(scope="module")
 def overflowing(small, tmp_path_factory):
     """The small model, whose `step` gives an infinity in `motion` where the frame has a pixel of 255."""
-    directory = tmp_path_factory.mktemp("overflowing")
-    (directory / "first.onnx").write_bytes(small.graph("first").read_bytes())
+    directory = tmp_path_factory.mktemp("overflowing") / "bundle"
+    shutil.copytree(small.directory, directory)
     model = onnx.load(small.graph("step"))
     for node in model.graph.node:
         for number, name in enumerate(node.output):
@@ -89,9 +90,13 @@ def truth(bundle, frames, **options):
     return collect(Session(opened(bundle), **options), frames)
 
 
-@functools.cache
 def opened(bundle):
-    return open_backend("onnxruntime", bundle, "cpu")
+    return opened_directory(bundle.directory)
+
+
+@functools.cache
+def opened_directory(directory):
+    return open_backend("onnxruntime", open_bundle(directory), "cpu")
 
 
 def collect(session, frames):

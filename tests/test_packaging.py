@@ -23,7 +23,7 @@ def test_the_package_list_equals_the_tree():
     for package, folder in SETUPTOOLS["package-dir"].items():
         for init in (ROOT / folder).rglob("__init__.py"):
             found.add(".".join([package, *init.parent.relative_to(ROOT / folder).parts]))
-    data = set(SETUPTOOLS["package-data"]) - {"*"}
+    data = {name for name in SETUPTOOLS["package-data"] if name not in found} - {"*"}
     assert found | data == set(SETUPTOOLS["packages"])
 
 
@@ -61,7 +61,9 @@ def test_the_wheel_holds_every_module_and_the_bundled_model(wheel):
             assert str(inside) in names, f"{inside} is not in the wheel"
     for graph in ("first", "step"):
         assert f"mtu/models/weights/mtu2/{graph}.onnx" in names
-    sources = [path for path in (ROOT / "plugins").rglob("*") if path.suffix in (".cu", ".cuh", ".h", ".cpp", ".map")]
+    folders = ROOT / "plugins", ROOT / "runtime"
+    found = (path for folder in folders for path in folder.rglob("*"))
+    sources = [path for path in found if path.suffix in (".cu", ".cuh", ".h", ".cpp", ".map")]
     for path in (*sources, ROOT / "plugins/cpp/CMakeLists.txt"):
         assert f"mtu/{path.relative_to(ROOT)}" in names, path
     assert not [name for name in names if not name.startswith(("mtu/", "mtu_trt-"))]

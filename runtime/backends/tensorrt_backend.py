@@ -9,7 +9,7 @@ Note [three streams]
     t is computed. What one stream must not do before another is said by events, and there are four such things:
 
     1. a frame is computed with after it has arrived;            (upload -> compute, `Frame.arrived`)
-    2. a place is filled anew after it has been read;            (compute -> upload, `Frame.used`)
+    2. a slot is filled anew after it has been read;            (compute -> upload, `Frame.used`)
     3. a result goes down after it has been computed;            (compute -> download, `Buffers.computed`)
     4. a buffer is written anew after its result has gone down.  (download -> compute, `Buffers.downloaded`)
 
@@ -30,16 +30,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtu.core.errors import InvalidInputError, NonFiniteError
-from mtu.core.interface import FRAME_NAMES, GRAPHS, Interface
-from mtu.export.engine_cache import cached_engine
-from mtu.plugins.correlation_argmax_warp import OP
+from mtu.core.interface import Graph, Interface
 from mtu.plugins.register import register_plugins
 from mtu.runtime.backends import Gate, Request
 from mtu.runtime.backends.cuda_device import Device, copy, download, new_stream, open_device, upload
-from mtu.runtime.backends.non_finite import NonFiniteCheck
-from mtu.runtime.backends.tensorrt_buffers import Buffers, Lease, size_of
+from mtu.runtime.backends.tensorrt_buffers import Lease, checked, size_of
 from mtu.runtime.backends.tensorrt_engines import LoadedEngines
-from mtu.runtime.backends.tensorrt_frames import FRAMES_OF_A_STREAM, Frame
+from mtu.runtime.backends.tensorrt_finite import NonFiniteCheck
+from mtu.runtime.backends.tensorrt_frames import Frame, frames_of_a_stream
 from mtu.runtime.backends.tensorrt_graphs import GraphCache
 from mtu.runtime.backends.tensorrt_setup import Setup
 from mtu.runtime.engine import Engine, Host, check_files, refusals
@@ -51,7 +49,7 @@ class Submitted:
     """See `mtu.runtime.backends.Pending`. Every state is the lease of the buffers that it is in."""
 
     def __init__(self, device: Device, interface: Interface, lease: Lease) -> None:
-        self.states: Mapping[str, Lease] = {state.input.name: lease for state in interface.states}
+        self.states: Mapping[str, Lease] = dict.fromkeys(interface.states, lease)
         self._device, self._interface = device, interface
         self._lease: Lease | None = lease
         self._results: dict[str, Any] = {}
@@ -63,8 +61,8 @@ class Submitted:
             with self._device:
                 buffers.downloaded.synchronize()
             if buffers.result_flags.any():
-                states = zip(self._interface.states, buffers.result_flags, strict=True)
-                raise NonFiniteError([state.output.name for state, flag in states if flag])
+                flags = zip(checked(self._interface), buffers.result_flags, strict=True)
+                raise NonFiniteError([tensor.name for tensor, flag in flags if flag])
             self._results = {name: value.copy() for name, value in buffers.results.items()}
             self._lease = None
         return self._results
@@ -77,10 +75,9 @@ class TensorrtBackend:
 
     def __init__(self, engine: Engine, library: Library, gpu: Device, *, cuda_graph: bool) -> None:
         """`engine` fits the host and its files are whole. Raises InvalidInputError if it cannot be loaded even so."""
-        manifest = engine.manifest
         self.name = library.name
         self.device = f"cuda:{gpu.index} ({gpu.name})"
-        self.interface = manifest.interface
+        self.interface = engine.interface
         self.remarks: list[str] = []
         self._gate = Gate(self.name)
         self.gpu = gpu
@@ -98,13 +95,13 @@ class TensorrtBackend:
             self.close()
             raise
 
-    def prepare(self, height: int, width: int) -> None:
+    def prepare(self, height: int, width: int) -> Setup:
         """Makes ready for frames of this size; what was ready for another size is freed.
 
         Raises InvalidInputError if the engine is not for this size or the memory is too small.
         """
         if self._setup is not None and self._setup.size == (height, width):
-            return
+            return self._setup
         check_size(self._engine, height, width)
         with self.gpu:
             if self._setup is not None:
@@ -123,34 +120,28 @@ class TensorrtBackend:
                 self.gpu.synchronize()
                 self._free_setup()
                 raise
+            return self._setup
 
-    def submit(self, inputs: Mapping[str, Any]) -> Submitted:
-        """See `Backend.submit`."""
+    def submit(self, graph: str, frames: Mapping[str, NDArray[np.uint8]], states: Mapping[str, Any]) -> Submitted:
+        """See `Backend.submit`. All states of a frame are in the same buffers."""
         with self._gate:
-            return self._submit(inputs)
+            return self._submit(self.interface.graph(graph), frames, states)
 
-    def _submit(self, inputs: Mapping[str, Any]) -> Submitted:
-        height, width = inputs[FRAME_NAMES[0]].shape[1:3]
-        self.prepare(height, width)
-        setup = self._setup
-        assert setup is not None
-        previous: Lease | None = next(
-            (inputs[s.input.name] for s in self.interface.states if s.input.name in inputs), None
-        )
+    def _submit(self, graph: Graph, frames: Mapping[str, NDArray[np.uint8]], states: Mapping[str, Any]) -> Submitted:
+        window = {name: frames[name] for name in graph.frames}
+        setup = self.prepare(*next(iter(window.values())).shape[1:3])
+        previous: Lease | None = next((states[name] for name in graph.states.values()), None)
         with self.gpu:
-            window = [self._uploaded(setup, inputs[name]) for name in FRAME_NAMES]
-            # See Note [fixed places] in `tensorrt_setup`.
-            for name, frame in zip(FRAME_NAMES, window, strict=True):
-                copy(setup.places[name], frame.memory, frame.staging.nbytes, self.compute)
-            for frame in window:
+            uploaded = {name: self._uploaded(setup, array) for name, array in window.items()}
+            # See Note [fixed slots] in `tensorrt_setup`.
+            for name, frame in uploaded.items():
+                copy(setup.slots[name], frame.memory, frame.staging.nbytes, self.compute)
+            for frame in uploaded.values():
                 frame.used.record(self.compute)
             lease = setup.pool.lease()
             after = lease.buffers
             self.compute.wait_for_event(after.downloaded)
-            if previous is None:
-                setup.run("first", None, after)
-            else:
-                setup.run("step", previous.buffers, after)
+            setup.run(graph, previous.buffers if previous else None, after)
             after.computed.record(self.compute)
             self.download.wait_for_event(after.computed)
             for name, result in after.results.items():
@@ -163,7 +154,7 @@ class TensorrtBackend:
         """Where `array` is on the device, or will be before the compute stream goes on."""
         frame = setup.frames.find(array)
         if frame is None:
-            frame = setup.frames.place(array, setup.pool.made)
+            frame = setup.frames.add(array, setup.pool.made)
             frame.arrived.synchronize()  # the pinned memory is read until then
             np.copyto(frame.staging, array)
             self.upload.wait_for_event(frame.used)
@@ -176,34 +167,47 @@ class TensorrtBackend:
         """See `Backend.read_states`."""
         arrays = {}
         with self._gate, self.gpu:
-            for state in self.interface.states:
-                buffers: Buffers = states[state.input.name].buffers
-                staging = self.gpu.pinned(state.output.at(*buffers.size), state.dtype)
-                download(staging, buffers.memory[state.output.name], self.download)
+            for name, lease in states.items():
+                buffers, tensor = lease.buffers, self.interface.states[name]
+                staging = self.gpu.pinned(tensor.at(*buffers.size), tensor.dtype)
+                download(staging, buffers.memory[name], self.download)
                 self.download.synchronize()
-                arrays[state.input.name] = np.array(staging)
+                arrays[name] = np.array(staging)
                 del staging  # freed while the device is current
         return arrays
 
     def write_states(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
         """See `Backend.write_states`. They are in buffers as a frame's results have them."""
         with self._gate:
-            return self._write_states(arrays)
+            return self._write_states(arrays) if arrays else {}
 
     def _write_states(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-        self.prepare(*arrays[self.interface.states[0].input.name].shape[2:])
-        setup = self._setup
-        assert setup is not None
+        setup = self.prepare(*self._size_of_frames(arrays))
         with self.gpu:
             lease = setup.pool.lease()
-            for state in self.interface.states:
-                array = arrays[state.input.name]
-                staging = self.gpu.pinned(array.shape, state.dtype)
+            for name, array in arrays.items():
+                staging = self.gpu.pinned(array.shape, self.interface.states[name].dtype)
                 np.copyto(staging, array)
-                upload(lease.buffers.memory[state.output.name], staging, self.compute)
+                upload(lease.buffers.memory[name], staging, self.compute)
                 self.compute.synchronize()
                 del staging
-        return {state.input.name: lease for state in self.interface.states}
+        return dict.fromkeys(arrays, lease)
+
+    def _size_of_frames(self, arrays: Mapping[str, NDArray[Any]]) -> tuple[int, int]:
+        """Height and width of the padded frames that these states are of; where they do not say it, of the last."""
+        unit = self.interface.size.multiple  # frames of so many pixels have states without fractions
+        found: list[int | None] = [None, None] if self._setup is None else [*self._setup.size]
+        for name, array in arrays.items():
+            tensor = self.interface.states[name]
+            small = tensor.at(unit, unit)
+            for axis, larger in enumerate((tensor.at(2 * unit, unit), tensor.at(unit, 2 * unit))):
+                for length, one, two in zip(array.shape, small, larger, strict=True):
+                    if one != two:
+                        found[axis] = length * unit // one
+        height, width = found
+        if height is None or width is None:
+            raise InvalidInputError("these states do not say for frames of which size they are: run a frame before")
+        return height, width
 
     def _free_setup(self) -> None:
         """On the device that is current, with nothing under way."""
@@ -230,15 +234,15 @@ class TensorrtBackend:
 
 
 def working_memory(interface: Interface, height: int, width: int, streams: int = 1) -> int:
-    """Bytes of device memory for the frames and buffers of sessions that take turns: seven frames and a set of outputs
-    for each; and for all, five fixed places and two sets more, of which one is for a frame that is redone."""
-    frame = size_of(interface.frames[0], height, width)
-    outputs = sum(size_of(spec, height, width) for spec in interface.outputs)
-    return (FRAMES_OF_A_STREAM * streams + len(FRAME_NAMES)) * frame + (streams + 2) * outputs
+    """Bytes of device memory for the frames and buffers of sessions that take turns: its frames and a set of outputs
+    for each; and for all, the fixed slots and two sets more, of which one is for a frame that is redone."""
+    frames = frames_of_a_stream(interface) * streams + len(interface.frames)
+    outputs = sum(size_of(output.tensor, height, width) for output in interface.outputs)
+    return frames * height * width * 3 + (streams + 2) * outputs
 
 
 def check_size(engine: Engine, height: int, width: int) -> None:
-    """Raises InvalidInputError if frames of this size, a multiple of 4, are outside the engine's profile."""
+    """Raises InvalidInputError if frames of this size, as they are padded, are outside the engine's profile."""
     manifest = engine.manifest
     if manifest.profile.holds(height, width):
         return
@@ -261,12 +265,17 @@ def open_backend(request: Request) -> TensorrtBackend:
     library = load_library(request.name)
     engine = request.model
     if not isinstance(engine, Engine):
+        if request.build is None:
+            raise InvalidInputError(
+                f"backend {request.name} runs engines, and model {engine.name} is a bundle: give an engine made by"
+                " mtu-build-engine, or open_backend(..., build=mtu.export.engine_cache.cached_engine)"
+            )
         if request.size is None:
             raise InvalidInputError(
                 f"backend {request.name} builds an engine for one size of frames: give"
                 " open_backend(..., size=(height, width)), or an engine made by mtu-build-engine"
             )
-        engine = cached_engine(engine, library, found, request.size, request.plugin_library, request.say)
+        engine = request.build(engine, library, found, request.size, request.plugin_library, request.say)
     if engine.manifest.library != request.name:
         raise InvalidInputError(
             f"engine {engine.directory} was built with {engine.manifest.library}: use --backend"
@@ -280,14 +289,14 @@ def open_backend(request: Request) -> TensorrtBackend:
     check_files(engine)
     gpu = open_device(index)
     with gpu:
-        weights = sum(engine.file(graph).stat().st_size for graph in GRAPHS)
+        weights = sum(path.stat().st_size for path in engine.files)
         needed = weights + max(engine.manifest.device_memory.values())
         if request.size is not None:
-            needed += working_memory(engine.manifest.interface, *request.size, request.streams)
+            needed += working_memory(engine.interface, *request.size, request.streams)
         if needed > gpu.free_memory():
             raise gpu.out_of_memory(needed, gpu.free_memory())
-    if engine.manifest.plugin:
-        register_plugins(library, [OP.name], request.plugin_library)
+    if engine.manifest.plugins:
+        register_plugins(library, [*engine.manifest.plugins], request.plugin_library)
     backend = TensorrtBackend(engine, library, gpu, cuda_graph=request.cuda_graph)
     if request.size is not None:
         try:

@@ -1,4 +1,4 @@
-"""What steps write on the device, and where the host gets it: sets of buffers that are lent and come back.
+"""What graphs write on the device, and where the host gets it: sets of buffers that are lent and come back.
 
 The order in which streams may use them is in `tensorrt_backend`, Note [three streams].
 """
@@ -12,34 +12,39 @@ from typing import Any
 
 import numpy as np
 
-from mtu.core.interface import Interface, TensorSpec
+from mtu.core.interface import Interface, Tensor
 from mtu.runtime.backends.cuda_device import Device, clear, new_event
-from mtu.runtime.backends.non_finite import PIECE
+from mtu.runtime.backends.tensorrt_finite import PIECE
 
 
-def size_of(spec: TensorSpec, height: int, width: int) -> int:
+def size_of(tensor: Tensor, height: int, width: int) -> int:
     """Bytes of device memory for a tensor, a multiple of PIECE."""
-    size = math.prod(spec.at(height, width)) * np.dtype(spec.dtype).itemsize
+    size = math.prod(tensor.at(height, width)) * np.dtype(tensor.dtype).itemsize
     return size + -size % PIECE
 
 
+def checked(interface: Interface) -> list[Tensor]:
+    """The outputs that are looked at for values that are not finite, in the order of their flags."""
+    return [output.tensor for output in interface.with_role("state", "map")]
+
+
 class Buffers:
-    """What one step writes: states, picture, displacement, a flag for each state; and where the host gets them."""
+    """What a graph writes: all outputs, and a flag for each that is checked; and where the host gets them."""
 
     def __init__(self, device: Device, interface: Interface, height: int, width: int, stream: Any) -> None:
-        names = {state.output.name for state in interface.states}
         self.size = height, width
-        self.memory = {spec.name: device.memory(size_of(spec, height, width)) for spec in interface.outputs}
-        for spec in interface.outputs:
-            if spec.name in names:  # what lies behind the last value is looked at too
-                clear(self.memory[spec.name], size_of(spec, height, width) // 4, stream)
-        self.flags = device.memory(4 * len(names))
+        tensors = [output.tensor for output in interface.outputs]
+        self.memory = {tensor.name: device.memory(size_of(tensor, height, width)) for tensor in tensors}
+        for tensor in checked(interface):  # what lies behind the last value is looked at too
+            clear(self.memory[tensor.name], size_of(tensor, height, width) // 4, stream)
+        count = max(len(checked(interface)), 1)  # pinned memory cannot be empty
+        self.flags = device.memory(4 * count)
         self.results = {
-            spec.name: device.pinned(spec.at(height, width), spec.dtype)
-            for spec in interface.outputs
-            if spec.name not in names
+            tensor.name: device.pinned(tensor.at(height, width), tensor.dtype)
+            for tensor in tensors
+            if tensor.name not in interface.states
         }
-        self.result_flags = device.pinned((len(names),), "int32")
+        self.result_flags = device.pinned((count,), "int32")
         self.computed, self.downloaded = new_event(), new_event()
 
 

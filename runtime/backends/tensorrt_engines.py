@@ -1,4 +1,4 @@
-"""The two engines of a model, loaded, and execution contexts of them: all that differs between the libraries' versions.
+"""The engines of a model, loaded, and execution contexts of them: all that differs between the libraries' versions.
 
 The library is an argument.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from mtu.core.errors import InvalidInputError
-from mtu.core.interface import GRAPHS, GraphName
+from mtu.core.interface import Graph
 from mtu.runtime.backends.cuda_device import Device
 from mtu.runtime.backends.rtx_cache import RuntimeCache
 from mtu.runtime.engine import Engine
@@ -26,8 +26,8 @@ class LoadedEngines:
         self.name = library.name
         self._engine, self._library, self._gpu = engine, library, gpu
         self._runtime: Any = None
-        self._engines: dict[GraphName, Any] = {}
-        self._compiled: dict[GraphName, RuntimeCache] = {}
+        self._engines: dict[str, Any] = {}
+        self._compiled: dict[str, RuntimeCache] = {}
         self._scratch: Any = None
 
     def load(self) -> None:
@@ -35,30 +35,29 @@ class LoadedEngines:
         self._runtime = self._library.module.Runtime(self._library.logger)
         if self._engine.manifest.version_compatible:
             self._runtime.engine_host_code_allowed = True  # it may bring the runtime of its own version
-        for graph in GRAPHS:
+        for graph in self._engine.interface.graphs:
             self._deserialise(graph)
         self._scratch = self._gpu.memory(max(map(_scratch_size, self._engines.values())))
 
-    def _deserialise(self, graph: GraphName) -> None:
+    def _deserialise(self, graph: Graph) -> None:
         """Nothing but `_engines` holds it, no frame of an error either: the device has to be current when it goes."""
-        path = self._engine.file(graph)
+        path = self._engine.graph(graph.name)
         self.forget_errors()
-        self._engines[graph] = self._runtime.deserialize_cuda_engine(path.read_bytes())
-        if self._engines[graph] is None:
+        self._engines[graph.name] = self._runtime.deserialize_cuda_engine(path.read_bytes())
+        if self._engines[graph.name] is None:
             raise InvalidInputError(
                 f"{self._library.name} {self._library.version} cannot load {path}: {self.reason()};"
                 f" build it again: {self._engine.manifest.command}"
             )
-        interface = self._engine.manifest.interface
-        found = _tensors(self._engines[graph])
-        expected = {spec.name: TYPES[spec.dtype] for spec in (*interface.inputs(graph), *interface.outputs)}
+        found = _tensors(self._engines[graph.name])
+        expected = {name: TYPES[tensor.dtype] for name, tensor in graph.tensors.items()}
         if found != expected:
             raise InvalidInputError(
                 f"{path}: its tensors are {found}, its manifest says {expected};"
                 f" build it again: {self._engine.manifest.command}"
             )
 
-    def new_context(self, graph: GraphName, height: int, width: int) -> Any:
+    def new_context(self, graph: str, height: int, width: int) -> Any:
         """An execution context for one size. All of them work in one memory, one after the other on one stream."""
         trt, engine = self._library.module, self._engines[graph]
         self.forget_errors()
@@ -83,10 +82,10 @@ class LoadedEngines:
             context.device_memory = int(self._scratch)
         return context
 
-    def failure(self, what: str, graph: GraphName, height: int, width: int) -> InvalidInputError:
+    def failure(self, what: str, graph: str, height: int, width: int) -> InvalidInputError:
         """The error for something that the library would not do."""
         return InvalidInputError(
-            f"{self.name} could not {what} {self._engine.file(graph)} for frames of {width}x{height}:"
+            f"{self.name} could not {what} {self._engine.graph(graph)} for frames of {width}x{height}:"
             f" {self.reason()}; build it again: {self._engine.manifest.command}"
         )
 
@@ -98,7 +97,7 @@ class LoadedEngines:
         """What the library said last."""
         return str(self._library.logger.last_error())
 
-    def _compiled_for(self, graph: GraphName) -> tuple[str, ...]:
+    def _compiled_for(self, graph: str) -> tuple[str, ...]:
         """What TensorRT-RTX compiles an engine for, and its own version: the key of its runtime cache."""
         digest = self._engine.manifest.engines[graph]
         return digest, self._library.version, self._gpu.name, self._gpu.compute_capability

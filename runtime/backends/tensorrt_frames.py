@@ -11,17 +11,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mtu.core.interface import Interface
 from mtu.runtime.backends.cuda_device import Device, new_event
 
 FRAMES_KEPT = 64
 """Frames on the device, where no more are at work; others are uploaded again."""
-FRAMES_OF_A_STREAM = 7
-"""What a session has alive at most."""
+
+
+def frames_of_a_stream(interface: Interface) -> int:
+    """What a session has alive at most: a window, the oldest frame of the window under way, and the frame to come."""
+    return interface.look_back + 1 + interface.look_ahead + 2
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame's place on the device, and the pinned memory that it is uploaded from."""
+    """A frame's slot on the device, and the pinned memory that it is uploaded from."""
 
     memory: Any
     staging: NDArray[np.uint8]
@@ -30,10 +34,11 @@ class Frame:
 
 
 class Frames:
-    """The frames on the device. A place is free again when nobody holds the array any more that it was filled from."""
+    """The frames on the device. A slot is free again when nobody holds the array any more that it was filled from."""
 
-    def __init__(self, device: Device, shape: tuple[int, ...]) -> None:
-        self._device, self._shape = device, shape
+    def __init__(self, device: Device, shape: tuple[int, ...], of_a_stream: int) -> None:
+        """`of_a_stream` is how many frames of a stream are in use at a time."""
+        self._device, self._shape, self._of_a_stream = device, shape, of_a_stream
         self._held: OrderedDict[int, tuple[weakref.ref[Any], Frame]] = OrderedDict()
         self._free: deque[Frame] = deque()
 
@@ -45,9 +50,9 @@ class Frames:
         self._held.move_to_end(id(array))
         return found[1]
 
-    def place(self, array: NDArray[np.uint8], streams: int) -> Frame:
-        """A place for `array`, which may still be in use for another. `streams` is how many there may be, or more."""
-        if len(self._held) >= max(FRAMES_KEPT, FRAMES_OF_A_STREAM * streams):
+    def add(self, array: NDArray[np.uint8], streams: int) -> Frame:
+        """A slot for `array`, which may still be in use for another. `streams` is how many there may be, or more."""
+        if len(self._held) >= max(FRAMES_KEPT, self._of_a_stream * streams):
             self._release(next(iter(self._held)))
         if self._free:
             frame = self._free.popleft()

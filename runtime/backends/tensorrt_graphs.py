@@ -1,4 +1,4 @@
-"""CUDA graphs of steps, one for each pair of buffers, and what happens where a step cannot be captured."""
+"""CUDA graphs of the work for a frame, one for each pair of buffers, and what happens where it cannot be captured."""
 
 from __future__ import annotations
 

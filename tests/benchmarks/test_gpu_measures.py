@@ -163,7 +163,9 @@ def test_onnxruntime_without_cuda_says_so(report, records):
 @pytest.fixture
 def make_gpu(monkeypatch, tmp_path):
     monkeypatch.setenv("MTU_CACHE_DIR", str(tmp_path / "cache"))
-    yield lambda flavour: fake_cuda.install(monkeypatch, fake_cuda.Gpu(flavour=flavour, registered=True))
+    yield lambda flavour: fake_cuda.install(
+        monkeypatch, fake_cuda.Gpu(flavour=flavour, registered={"CorrelationArgmaxWarp"})
+    )
     fake_cuda.uninstall()
 
 

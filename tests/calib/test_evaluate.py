@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.calib.test_datasets import MAKERS, textured
+from tests.calib.test_datasets import MAKERS
 from tests.cli import Ended, run
 from tests.frames import moving_frames
+from tests.training.test_flow import textured
 
 from mtu.calib import evaluate as module
 from mtu.calib.alignment import LARGEST, align, find_shift
@@ -23,7 +24,10 @@ from mtu.calib.datasets import Layout, VideoPair
 from mtu.calib.evaluate import evaluate
 from mtu.calib.quality import SMALLEST, measure, psnr
 from mtu.core.errors import InvalidInputError, OutputError
+from mtu.core.interface import Frame, Graph, Input, Interface, Output, Tensor
+from mtu.export.chain_files import write_chain
 from mtu.runtime import Bundle, deblur
+from mtu.runtime.bundle import bundle_json
 from mtu.runtime.video import read_picture, write_png
 
 pytest.importorskip("skimage")
@@ -234,6 +238,33 @@ def test_few_frames_are_in_memory(tmp_path: Path, small: Bundle, monkeypatch: py
     assert 6 <= most <= 14
 
 
+def test_a_chain_is_measured_by_its_last_pictures(dvd: Path, small: Bundle, tmp_path: Path) -> None:
+    chain = write_chain([small.directory, small.directory], tmp_path / "chain").directory
+    evaluation = evaluate("dvd", dvd, chain)
+    blurred, sharp = (pictures(folder_of(dvd, "IMG_0003", kind)) for kind in ("input", "GT"))
+    restored = list(deblur(blurred, model=chain, scene_threshold=None))
+    assert [each.restored for each in evaluation.videos["IMG_0003"]] == list(map(measure, restored, sharp))
+    assert evaluation.preset == "custom + custom"
+    assert evaluation.settings.model != evaluate("dvd", dvd, small.directory).settings.model
+
+
+@pytest.mark.parametrize(("scale", "role", "words"), [(2, "picture", "2 times the size"), (1, "map", "no pictures")])
+def test_a_model_that_gives_no_pictures_of_that_size(
+    capsys: pytest.CaptureFixture[str], dvd: Path, tmp_path: Path, scale: int, role: Any, words: str
+) -> None:
+    picture = ("uint8", (1, "2*H", "2*W", 3)) if role == "picture" else ("float32", (1, "H", "W"))
+    graph = Graph(
+        "all",
+        (Input(Tensor("frame", "uint8", (1, "H", "W", 3)), Frame("image", 0)),),
+        (Output(Tensor("out", *picture), role),),
+    )
+    (tmp_path / "bundle").mkdir()
+    described = Interface(family="own", variant="own", settings={}, graphs=(graph,), scale=scale)
+    (tmp_path / "bundle" / "bundle.json").write_bytes(bundle_json(described))
+    (tmp_path / "bundle" / "all.onnx").touch()
+    refused(run(capsys, "mtu-eval", dvd, "--layout", "dvd", "--model", tmp_path / "bundle"), words)
+
+
 # --- going on
 
 
@@ -316,10 +347,11 @@ def test_data_and_models_that_are_none(
     refused(
         run(capsys, "mtu-eval", dvd, "--layout", "reds", *mine), "does not hold the data set reds", "say --layout dvd."
     )
-    refused(run(capsys, "mtu-eval", dvd, "--layout", "dvd", "--model", dvd, "-o", out), "lacks first.onnx")
+    refused(run(capsys, "mtu-eval", dvd, "--layout", "dvd", "--model", dvd, "-o", out), "bundle.json")
     wrong = ("mtu-eval", dvd, "--layout", "dvd", *mine)
     refused(run(capsys, *wrong, "--backend", "gpu"), "unknown backend 'gpu'")
     (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "bundle.json").write_bytes((small.directory / "bundle.json").read_bytes())
     for graph in ("first", "step"):
         (tmp_path / "broken" / f"{graph}.onnx").write_bytes(b"no graph")
     refused(run(capsys, "mtu-eval", dvd, "--layout", "dvd", "--model", tmp_path / "broken", "-o", out), "first.onnx")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from tests import cli, fake_cuda
 
+from mtu.export.chain_files import write_chain
 from mtu.runtime import doctor
+from mtu.runtime.bundle import bundled_directory
 from mtu.runtime.engine import Profile
 from mtu.runtime.gpu import find_gpu
 
@@ -148,7 +151,7 @@ def test_an_engine_that_can_run(capsys, answers, gpu, small, tmp_path):
     [
         ({"gpu": "NVIDIA A10", "compute_capabilities": ("8.6",)}, "the engine was built for NVIDIA A10"),
         ({"library_version": "10.3.0"}, "the engine was built with tensorrt 10.3.0, here is 10.16.1.11"),
-        ({"plugin_revision": 7}, "revision 7 of the plugin"),
+        ({"plugins": {"CorrelationArgmaxWarp": 7}}, "revision 7 of the plugin"),
     ],
 )
 def test_why_an_engine_is_refused(capsys, answers, gpu, small, tmp_path, changes, reason):
@@ -161,7 +164,7 @@ def test_why_an_engine_is_refused(capsys, answers, gpu, small, tmp_path, changes
 
 def test_a_damaged_engine(capsys, answers, gpu, small, tmp_path):
     engine = fake_cuda.write_engine(small, tmp_path / "e", SIZE)
-    engine.file("step").write_bytes(b"FAKE")
+    engine.graph("step").write_bytes(b"FAKE")
     ended = cli.run(capsys, "mtu-doctor", engine.directory)
     assert ended.code == 2 and "step.engine is damaged or of another build" in ended.out
 
@@ -189,10 +192,15 @@ def test_a_bundle(capsys, no_gpu, small):
     assert "no NVIDIA GPU answers" in said
 
 
+def test_the_bundled_model_in_words():
+    works, text = doctor.Trial("model", [str(bundled_directory())]).outcome()
+    assert works and text.startswith("mtu2 (2 units, 26 channels, 8 blocks), fp32, weights ")
+
+
 def test_a_broken_bundle(capsys, tmp_path, small):
-    (tmp_path / "first.onnx").write_bytes(b"no")
-    (tmp_path / "step.onnx").write_bytes(small.graph("step").read_bytes())
-    ended = cli.run(capsys, "mtu-doctor", tmp_path)
+    shutil.copytree(small.directory, tmp_path / "b")
+    (tmp_path / "b" / "first.onnx").write_bytes(b"no")
+    ended = cli.run(capsys, "mtu-doctor", tmp_path / "b")
     assert ended.code == 2
     assert "first.onnx cannot be loaded by onnxruntime" in ended.out and "can run it" not in ended.out.replace(
         "cannot run it", ""
@@ -202,8 +210,24 @@ def test_a_broken_bundle(capsys, tmp_path, small):
 def test_bad_arguments(capsys, tmp_path):
     for arguments, words in (
         (["nowhere"], "model nowhere does not exist"),
-        ([tmp_path], "lacks first.onnx and step.onnx"),
+        ([tmp_path], "lacks bundle.json"),
         (["--json", tmp_path], "is a directory"),
     ):
         ended = cli.run(capsys, "mtu-doctor", *arguments)
         assert ended.code == 2 and words in ended.err and ended.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("second", "works"), [("bundle", True), ("engine", False)])
+def test_a_chain(capsys, no_gpu, small, tmp_path, second, works):
+    """Two bundles run by whatever runs both; a bundle and an engine each by its own."""
+    model = small.directory
+    if second != "bundle":
+        model = fake_cuda.write_engine(small, tmp_path / "e", SIZE).directory
+    write_chain([small.directory, model], tmp_path / "chain")
+    ended = cli.run(capsys, "mtu-doctor", tmp_path / "chain")
+    assert ended.code == (0 if works else 2), ended.err
+    lines = ended.out.splitlines()
+    place = lines.index(f"chain {tmp_path / 'chain'}")
+    assert lines[place + 1].startswith(f"  bundle {tmp_path / 'chain'}/1-") and lines[place + 2].startswith("  ")
+    assert ("onnxruntime: can run it" if works else "auto: cannot run it") == lines[place + 3]
+    assert works or "no NVIDIA GPU answers here" in ended.out

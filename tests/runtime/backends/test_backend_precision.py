@@ -11,17 +11,16 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
-from tests.frames import moving_frames
+from tests.frames import moving_frames, submit, windows
 
 from mtu.core.errors import NonFiniteError
-from mtu.core.interface import FRAME_NAMES
 from mtu.runtime import open_backend
 from mtu.runtime.backends import non_finite, ort_backend
 from mtu.runtime.backends.torch_backend import without_tf32
 
 
-def window():
-    return dict(zip(FRAME_NAMES, [frame[None] for frame in moving_frames(5, 16, 24)], strict=True))
+def window(backend):
+    return next(windows(backend.interface, moving_frames(5, 16, 24)))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -43,16 +42,16 @@ def test_the_largest_finite_values_are_finite():
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
 def test_torch_sees_it_in_its_states(small, monkeypatch, bad):
     backend = open_backend("torch", small, "cpu")
-    first = backend._network.first
+    first = backend._graphs["first"]
 
-    def spoilt(frames):
-        restored, states, displacement = first(frames)
-        states[1][0, 1, 2, 3] = bad
-        return restored, states, displacement
+    def spoilt(*inputs):
+        outputs = first(*inputs)
+        outputs[2][0, 1, 2, 3] = bad
+        return outputs
 
-    monkeypatch.setattr(backend._network, "first", spoilt)
-    with pytest.raises(NonFiniteError, match=backend.interface.states[1].output.name):
-        backend.submit(window()).result()
+    monkeypatch.setitem(backend._graphs, "first", spoilt)
+    with pytest.raises(NonFiniteError, match="in motion_out:"):
+        submit(backend, window(backend)).result()
 
 
 def flags():
@@ -66,7 +65,7 @@ def test_torch_computes_without_tf32_and_leaves_the_process_as_it_was(small, mon
     seen = []
     backend = open_backend("torch", small, "cpu")
     for name in ("first", "step"):
-        original = getattr(backend._network, name)
+        original = backend._graphs[name]
 
         def watched(*arguments, original=original):
             seen.append(flags())
@@ -74,12 +73,12 @@ def test_torch_computes_without_tf32_and_leaves_the_process_as_it_was(small, mon
                 raise RuntimeError("it failed")
             return original(*arguments)
 
-        monkeypatch.setattr(backend._network, name, watched)
+        monkeypatch.setitem(backend._graphs, name, watched)
     try:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
         with contextlib.suppress(RuntimeError):
-            states = backend.submit(window()).states
-            backend.submit({**window(), **states})
+            states = submit(backend, window(backend)).states
+            submit(backend, window(backend), states)
         assert seen == [(False, False)] * (1 if fails else 2)
         assert flags() == before
         with without_tf32():

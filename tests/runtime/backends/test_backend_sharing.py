@@ -26,7 +26,7 @@ def test_a_closed_backend_says_so(name, small):
     backend.close()
     for call in (
         session.flush,
-        lambda: backend.submit({}),
+        lambda: backend.submit("first", {}, {}),
         lambda: backend.read_states({}),
         lambda: backend.write_states({}),
     ):
@@ -65,11 +65,11 @@ def test_calls_of_two_threads_never_overlap(name, small, monkeypatch):
     inside, most = [], []
     run = backend._run
 
-    def watched(inputs):
+    def watched(*arguments):
         inside.append(threading.get_ident())
         most.append(len(set(inside)))
         try:
-            return run(inputs)
+            return run(*arguments)
         finally:
             inside.remove(threading.get_ident())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +18,7 @@ pytest.importorskip("torch")
 import onnx
 from onnx import numpy_helper
 from tests import cli, fake_cuda
-from tests.frames import moving_frames
+from tests.frames import moving_frames, submit, windows
 from tests.tensorrt_sessions import (
     ANY_SIZE,
     assert_same,
@@ -32,9 +33,7 @@ from tests.tensorrt_sessions import (
     truth,
 )
 
-from mtu.calib.rollout import windows
 from mtu.core.errors import InvalidInputError, NonFiniteError
-from mtu.core.interface import FRAME_NAMES, WINDOW
 from mtu.runtime import Session, TiledSession, Tiling, deblur, open_backend, open_bundle
 from mtu.runtime.engine import Profile
 from mtu.runtime.video import write_png
@@ -97,8 +96,8 @@ def test_the_other_libraries(make_gpu, small, tmp_path, flavour):
 
 
 def test_one_unit(gpu, single, tmp_path):
-    engine = fake_cuda.write_engine(single, tmp_path / "e", ANY_SIZE, plugin=False, plugin_revision=0)
-    gpu.registered = True
+    engine = fake_cuda.write_engine(single, tmp_path / "e", ANY_SIZE)
+    assert not engine.manifest.plugins
     frames = dim_frames(7)
     got, _ = collect(Session(open_backend("tensorrt", engine)), frames)
     assert_same(got, truth(single, frames)[0])
@@ -226,17 +225,13 @@ def test_a_held_result_does_not_change(gpu, engine):
 
 def test_states_are_not_changed_while_somebody_holds_them(gpu, engine):
     backend = open_backend("tensorrt", engine)
-    frames = [frame[None] for frame in dim_frames(9)]
-
-    def window(number):
-        return dict(zip(FRAME_NAMES, frames[number : number + 5], strict=True))
-
-    first = backend.submit(window(0))
-    once = backend.submit({**window(1), **first.states}).result()
+    window = list(windows(backend.interface, dim_frames(9)))
+    first = submit(backend, window[2])
+    once = submit(backend, window[3], first.states).result()
     later = first
-    for number in range(1, 5):
-        later = backend.submit({**window(number), **later.states})
-    again = backend.submit({**window(1), **first.states}).result()
+    for number in range(3, 7):
+        later = submit(backend, window[number], later.states)
+    again = submit(backend, window[3], first.states).result()
     assert np.array_equal(once["output"], again["output"])
     assert np.array_equal(once["displacement"], again["displacement"])
 
@@ -260,9 +255,9 @@ def test_a_frame_that_is_not_finite_is_redone_without_memory(gpu, overflowing, t
     assert session.redone == reference.redone == flashes
     assert_same(got, expected)
     # It has no memory of what came before: what `first` makes of its window alone.
+    window = list(windows(overflowing.interface, frames))
     for flash in flashes:
-        window = [frames[min(max(flash + offset, 0), 19)][None] for offset in WINDOW]
-        alone = opened(overflowing).submit(dict(zip(FRAME_NAMES, window, strict=True))).result()
+        alone = submit(opened(overflowing), window[flash]).result()
         assert np.array_equal(got[flash].rgb, alone["output"][0])
 
 
@@ -275,12 +270,12 @@ def test_strict_stops_instead(gpu, overflowing, tmp_path):
 
 def test_weights_that_overflow_in_the_first_frame_too_are_an_error(gpu, overflowing, tmp_path):
     bundle = tmp_path / "b"
-    bundle.mkdir()
-    for graph in ("first", "step"):
-        model = onnx.load(overflowing.graph(graph))
+    shutil.copytree(overflowing.directory, bundle)
+    for path in bundle.glob("*.onnx"):
+        model = onnx.load(path)
         tensor = next(t for t in model.graph.initializer if t.name == "HGs.1.enc1.0.weight")
         tensor.CopyFrom(numpy_helper.from_array(np.full(tensor.dims, np.nan, np.float32), tensor.name))
-        onnx.save(model, bundle / f"{graph}.onnx")
+        onnx.save(model, path)
     engine = fake_cuda.write_engine(open_bundle(bundle), tmp_path / "e", ANY_SIZE)
     session = Session(open_backend("tensorrt", engine), scene_threshold=None)
     with pytest.raises(NonFiniteError, match=r"non-finite values in .*restored_out.* at frame 0"):
@@ -299,7 +294,7 @@ def test_states_go_out_and_in_between_frames(make_gpu, small, engine, seed):
     expected, _ = truth(small, frames, scene_threshold=None)
     reference, backend = opened(small), open_backend("tensorrt", engine)
     states, its = {}, {}
-    for index, _, inputs in windows(frames):
+    for index, window in enumerate(windows(backend.interface, frames)):
         if index % 2:
             arrays = backend.read_states(states)
             for name, array in reference.read_states(its).items():
@@ -307,7 +302,7 @@ def test_states_go_out_and_in_between_frames(make_gpu, small, engine, seed):
             states = backend.write_states(arrays)
             for name, array in backend.read_states(states).items():
                 assert np.array_equal(array, arrays[name])
-        pending, its = backend.submit({**inputs, **states}), reference.submit({**inputs, **its}).states
+        pending, its = submit(backend, window, states), submit(reference, window, its).states
         assert np.array_equal(pending.result()["output"][0], expected[index].rgb)
         states = pending.states
         del pending
@@ -324,15 +319,15 @@ def test_states_of_another_size_than_the_last_frame(gpu, small, engine):
     backend = open_backend("tensorrt", engine)
     pairs = []
     for height, width in ((32, 48), (16, 24)):
-        _, _, inputs = next(windows(dim_frames(3, height, width)))
-        pending = backend.submit(inputs)
+        window = next(windows(backend.interface, dim_frames(3, height, width)))
+        pending = submit(backend, window)
         pending.result()
-        pairs.append((inputs, pending.states))
-    (inputs, states), _ = pairs
+        pairs.append((window, pending.states))
+    (window, states), _ = pairs
     arrays = backend.read_states(states)
-    assert arrays["restored_in"].shape == (1, 3, 32, 48) and arrays["motion_in"].shape == (1, 8, 8, 12)
-    again = backend.submit({**inputs, **backend.write_states(arrays)}).result()
-    expected = opened(small).submit({**inputs, **opened(small).write_states(arrays)}).result()
+    assert arrays["restored_out"].shape == (1, 3, 32, 48) and arrays["motion_out"].shape == (1, 8, 8, 12)
+    again = submit(backend, window, backend.write_states(arrays)).result()
+    expected = submit(opened(small), window, opened(small).write_states(arrays)).result()
     assert np.array_equal(again["output"], expected["output"])
 
 

@@ -12,9 +12,9 @@ from tests import needs
 needs.library("av", "onnx", "onnxruntime", "torch")
 
 from tests.conftest import ROOT
+from tests.frames import submit, windows
 from tests.tensorrt_sessions import assert_same, collect, engine, flashing, gpu, make_gpu, overflowing, truth
 
-from mtu.calib.rollout import windows
 from mtu.core.errors import InvalidInputError
 from mtu.export.engine import BuildOptions, build_engine
 from mtu.runtime import Session, open_backend, open_bundle, read_frames
@@ -84,13 +84,13 @@ def test_graphs_on_a_gpu_change_nothing(demo_engine, demo_frames):
 @pytest.mark.needs_cuda
 def test_states_on_a_gpu_go_out_and_in(demo_engine, demo_frames):
     backend = open_backend("auto", demo_engine)
-    (_, _, first), (_, _, second) = itertools.islice(windows(demo_frames), 2)
-    pending = backend.submit(first)
+    first, second = itertools.islice(windows(backend.interface, demo_frames), 2)
+    pending = submit(backend, first)
     pending.result()
     arrays = backend.read_states(pending.states)
     written = backend.write_states(arrays)
     assert all(np.array_equal(array, arrays[name]) for name, array in backend.read_states(written).items())
-    plain, other = (backend.submit({**second, **states}).result() for states in (pending.states, written))
+    plain, other = (submit(backend, second, states).result() for states in (pending.states, written))
     assert np.array_equal(plain["output"], other["output"])
     del pending, written
     backend.close()
@@ -138,16 +138,14 @@ def test_a_frame_that_is_not_finite_on_a_gpu_is_redone(build, overflowing):
 @pytest.mark.needs_library("pycuda", "cuda.bindings", "cuda.core")
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_the_guard_on_a_gpu_finds_one_bad_value_anywhere(dtype):
-    from mtu.plugins.nvrtc import compiled
     from mtu.runtime.backends import cuda_device as cuda
-    from mtu.runtime.backends.non_finite import EXPONENTS, GUARD
+    from mtu.runtime.backends.tensorrt_finite import NonFiniteCheck
 
     device = cuda.open_device(0)
     with device:
         stream = cuda.new_stream()
-        arch = f"sm_{device.compute_capability.replace('.', '')}"
-        kernel = cuda.load_kernel(compiled(GUARD, arch), "non_finite", "PQIIP")
-        values, flag = device.pinned((1 << 20,), dtype), device.pinned((1,), "int32")
+        check = NonFiniteCheck(device)
+        values, flag = device.pinned((1 << 22,), dtype), device.pinned((1,), "int32")
         memory, flag_memory = device.memory(values.nbytes), device.memory(4)
         largest = np.finfo(dtype).max
         for place, bad, expected in [
@@ -158,10 +156,8 @@ def test_the_guard_on_a_gpu_finds_one_bad_value_anywhere(dtype):
             values[place] = bad
             cuda.upload(memory, values, stream)
             cuda.clear(flag_memory, 1, stream)
-            kernel.prepared_async_call(
-                (64, 1), (256, 1, 1), stream, int(memory), values.nbytes // 16, *EXPONENTS[dtype], int(flag_memory)
-            )
+            check.enqueue(memory, values.nbytes, dtype, int(flag_memory), stream)
             cuda.download(flag, flag_memory, stream)
             stream.synchronize()
             assert flag[0] == expected, (place, bad)
-        del kernel, memory, flag_memory, stream
+        del check, memory, flag_memory, stream

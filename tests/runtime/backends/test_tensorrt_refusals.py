@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import atexit
 import importlib.util
 import sys
@@ -20,11 +19,12 @@ pytest.importorskip("torch")
 
 from tests import fake_cuda
 from tests.conftest import ROOT
+from tests.frames import submit, windows
 from tests.tensorrt_sessions import ANY_SIZE, collect, dim_frames, engine, gpu, make_gpu, refused
 
 from mtu.core.cache import keep
 from mtu.core.errors import InvalidInputError, MissingExtraError, MissingFileError
-from mtu.core.interface import FRAME_NAMES, PRESETS, Interface
+from mtu.plugins.nvrtc import compile_source, read_source
 from mtu.runtime import Session, open_backend, open_model
 from mtu.runtime.engine import Profile
 from mtu.runtime.gpu import find_gpu
@@ -38,13 +38,13 @@ __all__ = ["engine", "gpu", "make_gpu"]  # fixtures
 
 def test_what_is_there_after_close(gpu, engine):
     backend = open_backend("tensorrt", engine)
-    inputs = dict(zip(FRAME_NAMES, [frame[None] for frame in dim_frames(5)], strict=True))
-    pending = backend.submit(inputs)
+    window = next(windows(backend.interface, dim_frames(5)))
+    pending = submit(backend, window)
     arrays = backend.read_states(pending.states)
     backend.close()
     assert pending.result()["output"].shape == (1, 32, 48, 3)  # outputs stay valid
     for call in (
-        partial(backend.submit, inputs),
+        partial(submit, backend, window),
         partial(backend.read_states, pending.states),
         partial(backend.write_states, arrays),
     ):
@@ -60,10 +60,7 @@ def test_what_is_there_after_close(gpu, engine):
 @pytest.mark.parametrize("frames", [0, 5])
 def test_streams_events_and_memory_go_while_the_device_is_current(gpu, engine, times, frames):
     backend = open_backend("tensorrt", engine)
-    pending = [
-        backend.submit(dict(zip(FRAME_NAMES, [frame[None] for frame in dim_frames(5)], strict=True)))
-        for _ in range(frames)
-    ]
+    pending = [submit(backend, next(windows(backend.interface, dim_frames(5)))) for _ in range(frames)]
     pending.clear()
     for _ in range(times):
         backend.close()
@@ -75,8 +72,7 @@ def test_streams_events_and_memory_go_while_the_device_is_current(gpu, engine, t
 def test_another_size_waits_for_what_is_under_way(gpu, engine):
     backend = open_backend("tensorrt", engine)
     for height, width in ((32, 48), (16, 24), (32, 48)):
-        inputs = dict(zip(FRAME_NAMES, [frame[None] for frame in dim_frames(5, height, width)], strict=True))
-        backend.submit(inputs)  # nobody asks for the result
+        submit(backend, next(windows(backend.interface, dim_frames(5, height, width))))  # nobody asks for the result
     assert gpu.faults == []
 
 
@@ -95,8 +91,8 @@ def test_the_context_outlives_what_the_process_leaves_open(make_gpu, engine, mon
     monkeypatch.setattr(atexit, "register", at_exit.append)
     gpu = make_gpu()
     backends = [open_backend("tensorrt", engine) for _ in range(2)]
-    inputs = dict(zip(FRAME_NAMES, [frame[None] for frame in dim_frames(5)], strict=True))
-    states = [backend.submit(inputs).states for backend in backends if with_states]
+    window = next(windows(engine.interface, dim_frames(5)))
+    states = [submit(backend, window).states for backend in backends if with_states]
     (give_up,) = at_exit
     give_up()
     assert gpu.is_detached and not any(name in str(gpu.faults) for name in ("way", "stream"))
@@ -111,8 +107,8 @@ def test_the_context_outlives_what_the_process_leaves_open(make_gpu, engine, mon
     gpu.freed_outside = 0
 
 
-def test_a_backend_that_cannot_be_opened_leaves_nothing(gpu, small, engine, tmp_path, monkeypatch):
-    wrong = fake_cuda.write_engine(small, tmp_path / "e", ANY_SIZE, interface=Interface(PRESETS["mtu1"]))
+def test_a_backend_that_cannot_be_opened_leaves_nothing(gpu, small, single, engine, tmp_path, monkeypatch):
+    wrong = fake_cuda.write_engine(single, tmp_path / "e", ANY_SIZE, interface=small.interface)
     refused("its tensors are", "tensorrt", wrong)
     assert gpu.used == 0
     monkeypatch.setattr(fake_cuda.ExecutionContext, "set_input_shape", lambda *_: False)
@@ -183,7 +179,7 @@ def test_an_engine_that_is_not_what_was_built_is_refused_before_the_library_sees
         ("first", lambda content: content[:100] + bytes([content[100] ^ 1]) + content[101:]),
         ("step", lambda content: b""),
     ):
-        path = engine.file(graph)
+        path = engine.graph(graph)
         whole = path.read_bytes()
         path.write_bytes(damage(whole))
         refused(rf"{graph}.engine is damaged or of another build .*: mtu-build-engine", "tensorrt", engine)
@@ -196,7 +192,7 @@ def test_an_engine_that_is_not_what_was_built_is_refused_before_the_library_sees
         ({"gpu": "NVIDIA A10"}, "built for NVIDIA A10 .* here is Fake GPU .*: mtu-build-engine"),
         ({"compute_capabilities": ("8.6",)}, r"compute capability 8.6\), here is Fake GPU"),
         ({"library_version": "10.3.0"}, "built with tensorrt 10.3.0, here is 10.16.1.11"),
-        ({"plugin_revision": 99}, "revision 99 of the plugin"),
+        ({"plugins": {"CorrelationArgmaxWarp": 99}}, "revision 99 of the plugin"),
         ({"library": "tensorrt-rtx"}, "was built with tensorrt-rtx: use --backend tensorrt-rtx"),
     ],
 )
@@ -217,13 +213,12 @@ def test_a_size_outside_the_profile(gpu, small, tmp_path):
 
 
 def test_an_engine_the_library_cannot_load(gpu, small, tmp_path):
-    engine = fake_cuda.write_engine(small, tmp_path / "e", ANY_SIZE, plugin=False, plugin_revision=0)
+    engine = fake_cuda.write_engine(small, tmp_path / "e", ANY_SIZE, plugins={})
     refused("cannot load .*first.engine: Cannot find plugin: .*; build it again", "tensorrt", engine)
 
 
-def test_an_engine_of_another_model_than_its_manifest_says(gpu, small, tmp_path):
-    interface = Interface(PRESETS["mtu1"])
-    engine = fake_cuda.write_engine(small, tmp_path / "e", ANY_SIZE, interface=interface)
+def test_an_engine_of_another_model_than_its_manifest_says(gpu, small, single, tmp_path):
+    engine = fake_cuda.write_engine(single, tmp_path / "e", ANY_SIZE, interface=small.interface)
     refused("its tensors are .*, its manifest says", "tensorrt", engine)
 
 
@@ -286,8 +281,23 @@ def test_a_plugin_library_that_is_none(gpu, engine, tmp_path, monkeypatch):
     )
 
 
-def test_a_bundle_needs_a_size(gpu, small):
-    refused(r"give open_backend\(..., size=\(height, width\)\), or an engine", "tensorrt", small)
+def test_a_bundle_needs_somebody_who_builds_and_a_size(gpu, small, tmp_path):
+    match = r"runs engines, and model .* is a bundle: give an engine .*mtu-build-engine, or open_backend\(..., build="
+    refused(match, "tensorrt", small)
+    refused(match, "tensorrt", small, size=(32, 48))
+    built = []
+
+    def build(*arguments):
+        built.append(arguments)
+        return fake_cuda.write_engine(small, tmp_path / "built", Profile.fixed(32, 48))
+
+    match = r"give open_backend\(..., size=\(height, width\)\), or an engine"
+    refused(match, "tensorrt", small, build=build)
+    backend = open_backend("tensorrt", small, size=(30, 45), build=build, say=print)
+    ((bundle, library, found, size, plugin_library, say),) = built
+    assert (bundle, library.name, found.name, size) == (small, "tensorrt", "Fake GPU", (32, 48))
+    assert plugin_library is None and say is print
+    backend.close()
 
 
 def test_what_a_directory_holds(small, engine):
@@ -297,13 +307,6 @@ def test_what_a_directory_holds(small, engine):
 
 def test_the_guard_compiles():
     pytest.importorskip("cuda.core")
-    pytest.importorskip("mtu.plugins.correlation_argmax_warp.cuda_op")
-    source = next(
-        node.value.value
-        for node in ast.parse((ROOT / "runtime/backends/non_finite.py").read_text()).body
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "GUARD"
-    )
-    from cuda.core import Program, ProgramOptions
-
+    source = read_source(ROOT / "runtime" / "backends" / "tensorrt_finite.cu")
     for arch in ("sm_75", "sm_90", "sm_120"):
-        assert Program(source, "c++", ProgramOptions(arch=arch, std="c++17")).compile("cubin").code
+        assert compile_source(source, arch, {})

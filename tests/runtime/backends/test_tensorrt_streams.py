@@ -15,10 +15,10 @@ pytest.importorskip("torch")
 
 
 from tests import fake_cuda
+from tests.frames import submit, windows
 from tests.tensorrt_sessions import ANY_SIZE, assert_same, collect, dim_frames, engine, gpu, make_gpu, truth
 
 from mtu.core.errors import InvalidInputError
-from mtu.core.interface import FRAME_NAMES
 from mtu.runtime import Session, open_backend
 
 __all__ = ["engine", "gpu", "make_gpu"]  # fixtures
@@ -85,10 +85,10 @@ def test_what_a_failed_capture_leaves_fails_nothing_else(make_gpu, small, engine
     """Another size is prepared right after the last failed capture."""
     gpu = make_gpu(failing_captures=failures)
     backend = open_backend("tensorrt", engine)
-    window = dict(zip(FRAME_NAMES, [frame[None] for frame in dim_frames(5)], strict=True))
-    states = backend.submit(window).states
+    window = next(windows(backend.interface, dim_frames(5)))
+    states = submit(backend, window).states
     for _ in range(failures):  # other buffers each time, and so another capture
-        states = backend.submit({**window, **states}).states
+        states = submit(backend, window, states).states
     assert gpu.failing_captures == 0
     frames = dim_frames(6, 16, 24)
     assert_same(collect(Session(backend), frames)[0], truth(small, frames)[0])
@@ -194,7 +194,7 @@ def test_work_of_others_on_the_default_stream_disturbs_no_capture_and_is_not_wai
 def test_a_result_waits_for_nothing_on_the_default_stream(gpu, engine):
     backend = open_backend("tensorrt", engine, size=(32, 48))
     other = gpu.append(gpu.legacy, fake_cuda.Work("of somebody else", [], lambda: None), [])
-    backend.submit(dict(zip(FRAME_NAMES, [frame[None] for frame in dim_frames(5)], strict=True))).result()
+    submit(backend, next(windows(backend.interface, dim_frames(5)))).result()
     assert not other.done
 
 
@@ -248,7 +248,7 @@ def test_only_addresses_that_changed_are_set(gpu, engine):
     before = gpu.addresses_set
     for frame in dim_frames(6, seed=1):
         session.push(frame)
-    # Of 15 in a step, the five places stay; the setting of one that is set already is a fault of the fixture.
+    # Of 15 in a step, the five slots stay; the setting of one that is set already is a fault of the fixture.
     states, outputs = len(backend.interface.states), len(backend.interface.outputs)
     assert gpu.addresses_set - before == 6 * (states + outputs)
 
@@ -275,11 +275,9 @@ def test_without_one_of_the_four_waits_there_is_a_race(gpu, engine, recorded, wa
 
     def run():
         states = {}
-        frames = [frame[None] for frame in dim_frames(5)]
-        for number in range(12):
+        for window in windows(backend.interface, dim_frames(14)):
             # Nobody asks for a result, so nothing but events keeps the order; every frame is a new one.
-            states = backend.submit({**dict(zip(FRAME_NAMES, frames, strict=True)), **states}).states
-            frames = [*frames[1:], dim_frames(1, seed=number)[0][None]]
+            states = submit(backend, window, states).states
 
     run()
     forget(gpu, backend, recorded, waiting)
@@ -291,19 +289,19 @@ def test_without_one_of_the_four_waits_there_is_a_race(gpu, engine, recorded, wa
 @pytest.mark.parametrize("recorded", ["upload", "download"])
 def test_without_a_wait_of_the_host_the_pixels_are_wrong(gpu, engine, recorded):
     backend = open_backend("tensorrt", engine)
-    windows = [[frame[None] for frame in dim_frames(5, seed=number)] for number in range(6)]
+    clips = [dim_frames(5, seed=number) for number in range(6)]
 
-    def run(windows):
+    def run(clips):
         # With arrays of its own, each window pushes the one before off the device, and takes its pinned memory.
         pending = [
-            backend.submit(dict(zip(FRAME_NAMES, [frame.view() for frame in window], strict=True)))
-            for window in windows
+            submit(backend, {name: frame.view() for name, frame in next(windows(backend.interface, clip)).items()})
+            for clip in clips
         ]
         return [each.result()["output"] for each in pending]
 
-    right = run(windows)
-    assert all(np.array_equal(a, b) for a, b in zip(run(windows[::-1])[::-1], right, strict=True))
+    right = run(clips)
+    assert all(np.array_equal(a, b) for a, b in zip(run(clips[::-1])[::-1], right, strict=True))
     forget(gpu, backend, recorded, "host")
-    wrong = run(windows)
+    wrong = run(clips)
     assert gpu.forgotten
     assert not all(np.array_equal(a, b) for a, b in zip(wrong, right, strict=True))
