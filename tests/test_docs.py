@@ -10,7 +10,13 @@ from tests.conftest import ROOT
 from tests.media import make_video, moving
 from tests.runtime.test_lean import SCRIPTS, run
 
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "plugins").rglob("*.md")])
+PAGES = sorted(
+    [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *(path for folder in ("docs", "plugins", "models") for path in (ROOT / folder).rglob("*.md")),
+    ]
+)
 
 
 def blocks(language: str):
@@ -33,7 +39,7 @@ def test_python_examples_run(code, tmp_path, monkeypatch, small, capsys):
 def test_every_option_in_the_documentation_exists(script):
     module, function = SCRIPTS[script].split(":")
     helps = ""
-    subcommands = {"mtu-export": ["onnx"], "mtu-calibrate": ["ranges", "int8"]}.get(script, [])
+    subcommands = {"mtu-export": ["onnx", "chain"], "mtu-calibrate": ["ranges", "int8"]}.get(script, [])
     for arguments in (["--help"], *([name, "--help"] for name in subcommands)):
         helps += run(f"sys.argv[0] = {script!r}\nfrom {module} import {function}\n{function}()", *arguments).stdout
     shown = 0
