@@ -113,10 +113,10 @@ TargetOption = Annotated[
     ),
 ]
 PictureFormatOption = Annotated[
-    Literal["png", "jpg", "tiff"] | None,
+    Literal["png", "jpg", "tiff", "npy"] | None,
     typer.Option(
         metavar="KIND",
-        help="png, jpg or tiff: files of a directory of pictures.",
+        help="png, jpg or tiff: files of a directory of pictures; npy: of maps.",
         show_default="png",
         rich_help_panel=OUTPUT,
     ),
