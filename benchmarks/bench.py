@@ -31,7 +31,6 @@ from mtu.core.interface import Interface
 from mtu.core.release import VERSION
 from mtu.core.window import Picture, Window
 from mtu.export.engine_cache import cached_engine
-from mtu.runtime import console
 from mtu.runtime.backends import Backend, Model, Stages, open_backend, open_model
 from mtu.runtime.chain import StagedBackend, combined, open_session
 
@@ -85,7 +84,10 @@ def _seconds(backend: Backend, frames: Iterable[Picture]) -> Iterator[float]:
 
 
 def _work(pipe: Connection, model: str | None, name: str, device: str, height: int, width: int) -> None:
-    """A backend's process: answers each number n with the seconds of n frames, and None with its memory."""
+    """A backend's process: answers each number n with the seconds of n frames, and None with its memory.
+
+    A text that it sends is for the user, an error ends it.
+    """
     try:
         baseline = _peak_mib()
         backend = open_backend(
@@ -94,7 +96,7 @@ def _work(pipe: Connection, model: str | None, name: str, device: str, height: i
             device,
             size=(height, width),
             build=cached_engine,
-            say=lambda text: console.say("mtu-bench", text),
+            say=pipe.send,
         )
         seconds = _seconds(backend, _noise(height, width))
         for _ in range(WARM_UP):
@@ -143,7 +145,7 @@ def measure(
             process = context.Process(target=_work, args=arguments, daemon=True)
             process.start()
             theirs.close()
-            workers.append((process, ours, _receive(ours, name), list[float]()))
+            workers.append((process, ours, _receive(ours, name, say), list[float]()))
         for turn in range(rounds):
             say(f"{width}x{height}: round {turn + 1} of {rounds}")
             for _, pipe, (name, _), seconds in workers:
@@ -169,9 +171,10 @@ def _interface(model: Model) -> Interface:
     return combined([each.interface for each in model.models]) if isinstance(model, Stages) else model.interface
 
 
-def _receive(pipe: Connection, name: str) -> Any:
+def _receive(pipe: Connection, name: str, say: Callable[[str], None] = lambda text: None) -> Any:
     try:
-        answer = pipe.recv()
+        while isinstance(answer := pipe.recv(), str):
+            say(answer)
     except EOFError:
         raise InvalidInputError(
             f"the process of backend {name} died: its message is above; if there is none, memory was short"
