@@ -3,11 +3,13 @@
 Method: one process for each backend, so that thread pools and memory are its own. The processes take turns of a few
 frames each, so that whatever else the machine does hits all of them alike. A frame is timed from the call of
 `Backend.submit` until its outputs are on the host; the first frames are warm-up. Nothing overlaps, so a backend that
-can upload a frame while it computes another has more throughput than shows here.
+can upload a frame while it computes another has more throughput than shows here. A chain is timed by its sessions, from
+one frame that goes in to one that comes out.
 """
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import platform
@@ -15,8 +17,7 @@ import resource
 import statistics
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection
@@ -26,14 +27,15 @@ from typing import Any
 import numpy as np
 
 from mtu.core.errors import InvalidInputError, MtuError
-from mtu.core.interface import FRAME_NAMES
+from mtu.core.interface import Interface
 from mtu.core.release import VERSION
+from mtu.core.window import Picture, Window
 from mtu.export.engine_cache import cached_engine
-from mtu.runtime import console
-from mtu.runtime.backends import Backend, open_backend, open_model
+from mtu.runtime.backends import Backend, Model, Stages, open_backend, open_model
+from mtu.runtime.chain import StagedBackend, combined, open_session
 
 WARM_UP = 3
-"""Frames of each backend before its first timed one, the first of them with the `first` graph."""
+"""Frames of each backend before its first timed one, the first of them without states."""
 
 
 @dataclass(frozen=True)
@@ -54,30 +56,38 @@ class Row:
     """Of that, what the process had before it loaded the model."""
 
 
-class Frames:
-    """Random noise that moves by a pixel a frame, five arrays in turn, as the window of a session hands them over."""
+def _noise(height: int, width: int) -> Iterator[Picture]:
+    """Random noise that moves by a pixel a frame, five arrays in turn, without end."""
+    base = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return itertools.cycle([np.ascontiguousarray(np.roll(base, shift, axis=1)) for shift in range(5)])
 
-    def __init__(self, height: int, width: int) -> None:
-        base = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
-        self._frames = [np.ascontiguousarray(np.roll(base, shift, axis=2)) for shift in range(5)]
-        self._window: deque[np.ndarray] = deque(maxlen=len(FRAME_NAMES))
-        self._count = 0
-        for _ in range(len(FRAME_NAMES) - 1):
-            self._add()
 
-    def _add(self) -> None:
-        # A new object each time: the same one would be the same frame, and not be uploaded again.
-        self._window.append(self._frames[self._count % 5].view())
-        self._count += 1
-
-    def window(self) -> dict[str, np.ndarray]:
-        """The next window."""
-        self._add()
-        return dict(zip(FRAME_NAMES, self._window, strict=True))
+def _seconds(backend: Backend, frames: Iterable[Picture]) -> Iterator[float]:
+    """Restores a stream; what each frame took."""
+    if isinstance(backend, StagedBackend):
+        session = open_session(backend, scene_threshold=None)
+        for frame in frames:
+            began = time.perf_counter()
+            if session.push(frame):
+                yield time.perf_counter() - began
+        return
+    window, states = Window(backend.interface), dict[str, Any]()
+    for frame in frames:
+        window.push(frame)
+        if window.is_ready:
+            taken = window.take()
+            began = time.perf_counter()
+            pending = backend.submit(backend.interface.graph_for(states).name, taken, states)
+            pending.result()
+            yield time.perf_counter() - began
+            states = dict(pending.states)
 
 
 def _work(pipe: Connection, model: str | None, name: str, device: str, height: int, width: int) -> None:
-    """A backend's process: answers each number n with the seconds of n frames, and None with its memory."""
+    """A backend's process: answers each number n with the seconds of n frames, and None with its memory.
+
+    A text that it sends is for the user, an error ends it.
+    """
     try:
         baseline = _peak_mib()
         backend = open_backend(
@@ -86,15 +96,14 @@ def _work(pipe: Connection, model: str | None, name: str, device: str, height: i
             device,
             size=(height, width),
             build=cached_engine,
-            say=lambda text: console.say("mtu-bench", text),
+            say=pipe.send,
         )
-        frames = Frames(height, width)
-        states: Mapping[str, Any] = {}
-        states, _ = _run(backend, frames, states, WARM_UP)
+        seconds = _seconds(backend, _noise(height, width))
+        for _ in range(WARM_UP):
+            next(seconds)
         pipe.send((backend.name, backend.device))
         while (count := pipe.recv()) is not None:
-            states, seconds = _run(backend, frames, states, count)
-            pipe.send(seconds)
+            pipe.send(list(itertools.islice(seconds, count)))
         pipe.send((_peak_mib(), baseline))
     except MtuError as error:
         pipe.send(error)
@@ -102,19 +111,6 @@ def _work(pipe: Connection, model: str | None, name: str, device: str, height: i
         pipe.send(InvalidInputError(f"out of memory at {width}x{height}: use a smaller size"))
     except KeyboardInterrupt:
         pass  # it goes to the whole group; the parent says so
-
-
-def _run(
-    backend: Backend, frames: Frames, states: Mapping[str, Any], count: int
-) -> tuple[Mapping[str, Any], list[float]]:
-    seconds = []
-    for _ in range(count):
-        began = time.perf_counter()
-        pending = backend.submit({**frames.window(), **states})
-        pending.result()
-        seconds.append(time.perf_counter() - began)
-        states = pending.states
-    return states, seconds
 
 
 def _peak_mib() -> float:
@@ -133,10 +129,11 @@ def measure(
     frames: int = 3,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[Row]:
-    """Times every backend at one size (multiples of 4), in `rounds` turns of `frames` frames each.
+    """Times every backend at one size, rounded up to what the model takes, in `rounds` turns of `frames` frames each.
 
-    Raises MtuError if a backend cannot be opened.
+    Raises MtuError if the model or a backend cannot be opened.
     """
+    height, width = _interface(open_model(model)).size.padded(height, width)
     context = multiprocessing.get_context("spawn")
     workers = []
     try:
@@ -148,7 +145,7 @@ def measure(
             process = context.Process(target=_work, args=arguments, daemon=True)
             process.start()
             theirs.close()
-            workers.append((process, ours, _receive(ours, name), list[float]()))
+            workers.append((process, ours, _receive(ours, name, say), list[float]()))
         for turn in range(rounds):
             say(f"{width}x{height}: round {turn + 1} of {rounds}")
             for _, pipe, (name, _), seconds in workers:
@@ -170,9 +167,14 @@ def measure(
             process.join()
 
 
-def _receive(pipe: Connection, name: str) -> Any:
+def _interface(model: Model) -> Interface:
+    return combined([each.interface for each in model.models]) if isinstance(model, Stages) else model.interface
+
+
+def _receive(pipe: Connection, name: str, say: Callable[[str], None] = lambda text: None) -> Any:
     try:
-        answer = pipe.recv()
+        while isinstance(answer := pipe.recv(), str):
+            say(answer)
     except EOFError:
         raise InvalidInputError(
             f"the process of backend {name} died: its message is above; if there is none, memory was short"

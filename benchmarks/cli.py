@@ -9,7 +9,6 @@ from typing import Annotated, NoReturn
 import typer
 
 from mtu.core.errors import InvalidInputError
-from mtu.core.interface import SIZE_MULTIPLE
 from mtu.runtime.backends import installed_backends
 from mtu.runtime.bundle import BUNDLED
 from mtu.runtime.console import new_app, run_app, say
@@ -21,12 +20,11 @@ app = new_app()
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Width and height of "640x360", each rounded up to what the network takes. Raises InvalidInputError."""
+    """Width and height of "640x360". Raises InvalidInputError."""
     match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
     if match is None:
         raise InvalidInputError(f"size '{text}': write it as WIDTHxHEIGHT, as in 640x360")
-    width, height = (-(-int(value) // SIZE_MULTIPLE) * SIZE_MULTIPLE for value in match.groups())
-    return width, height
+    return int(match[1]), int(match[2])
 
 
 @app.command()

@@ -5,6 +5,7 @@ Imports numpy; onnx, TensorRT and pycuda inside the functions that need them.
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import time
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mtu.benchmarks.gpu_network import MODELS, SIZE, random_window
 from mtu.benchmarks.gpu_precision import CLIP, compare_backends, read_clip
 from mtu.benchmarks.gpu_report import GpuReport
-from mtu.core.interface import FRAME_NAMES, PRESETS
+from mtu.core.window import Window
 
 if TYPE_CHECKING:
     from mtu.runtime.backends import Backend
@@ -114,8 +115,9 @@ def time_tensorrt(
 def _export(model: str, plan: Plan) -> Bundle:
     from mtu.export.to_onnx import export_bundle
     from mtu.models.checkpoint import random_checkpoint
+    from mtu.models.families import find_preset
 
-    return export_bundle(random_checkpoint(PRESETS[model]), plan.folder / model)
+    return export_bundle(random_checkpoint(*find_preset(model)), plan.folder / model)
 
 
 def build_and_time(
@@ -146,16 +148,20 @@ def engine_intervals(backend: Any, size: tuple[int, int], count: int) -> list[fl
     """Milliseconds between the ends of steps on the device, frames uploaded before, results not waited for."""
     import pycuda.driver as driver
 
-    window = random_window(*size)  # the same arrays each time: nothing is uploaded
+    window = random_window(backend.interface, *size)  # the same arrays each time: nothing is uploaded
     states: Any = {}
-    for _ in range(8):  # first, then both directions between the two buffers, run and captured
-        states = backend.submit({**window, **states}).states
+
+    def submit() -> Any:
+        return backend.submit(backend.interface.graph_for(states).name, window, states).states
+
+    for _ in range(8):  # without states, then both directions between the two buffers, run and captured
+        states = submit()
     with backend.gpu:
         backend.gpu.synchronize()
         events = [driver.Event() for _ in range(count + 1)]
         events[0].record(backend.compute)
     for event in events[1:]:
-        states = backend.submit({**window, **states}).states
+        states = submit()
         with backend.gpu:
             event.record(backend.compute)
     with backend.gpu:
@@ -165,27 +171,30 @@ def engine_intervals(backend: Any, size: tuple[int, int], count: int) -> list[fl
 
 def frame_times(backend: Any, size: tuple[int, int], count: int) -> list[float]:
     """Milliseconds of the host between results of new frames: upload, step and download overlap."""
-    window = list(random_window(*size).values())
-    frames = [frame.copy() for frame in window]
+    frames = [frame[0] for frame in random_window(backend.interface, *size).values()]
+    window = Window(backend.interface)
     states: Any = {}
     before: Any = None
     times = []
-    for number in range(count + 5):
-        # A new object each time: the same one would be the same frame, and not be uploaded again.
-        window = [*window[1:], frames[number % len(frames)].view()]
-        pending = backend.submit({**dict(zip(FRAME_NAMES, window, strict=True)), **states})
+    for number in itertools.count():
+        window.push(frames[number % len(frames)])
+        if not window.is_ready:
+            continue
+        pending = backend.submit(backend.interface.graph_for(states).name, window.take(), states)
         states = pending.states
         if before is not None:
             before.result()
         before = pending
         times.append(time.perf_counter())
+        if len(times) == count + 5:
+            break
     before.result()
     return [1000 * (after - earlier) for earlier, after in pairwise(times[4:])]
 
 
 def _compare(report: GpuReport, plan: Plan, bundle: Bundle, clip: Path) -> None:
     frames = read_clip(clip)
-    height, width = (size + -size % 4 for size in frames[0].shape[:2])
+    height, width = bundle.interface.size.padded(*frames[0].shape[:2])
     opened = []
     for precision in ("fp16", "fp32"):
         engine = plan.build(report, f"clip {plan.library} {precision}", bundle, (height, width), precision)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtu.benchmarks.gpu_report import GpuReport, Skip
-from mtu.core.interface import FRAME_NAMES, PRESETS, Interface
+from mtu.core.interface import Graph, Interface
 
 if TYPE_CHECKING:
     from mtu.benchmarks.gpu_device import Device, Enqueue
@@ -27,10 +27,10 @@ Compiler = Callable[..., Callable[..., Any]]
 MODELS = ("mtu2", "mtu10")
 
 
-def random_window(height: int, width: int) -> dict[str, NDArray[np.uint8]]:
-    """Five frames of noise by their names."""
+def random_window(interface: Interface, height: int, width: int) -> dict[str, NDArray[np.uint8]]:
+    """Frames of noise by the names of the inputs."""
     random = np.random.default_rng(0)
-    return {name: random.integers(0, 256, (1, height, width, 3), np.uint8) for name in FRAME_NAMES}
+    return {name: random.integers(0, 256, (1, height, width, 3), np.uint8) for name in interface.frames}
 
 
 # --- torch ----------------------------------------------------------------------------------------------------------
@@ -90,11 +90,14 @@ def torch_step(device: Device, model: str, size: tuple[int, int], layout: str, c
     import torch
 
     from mtu.models.checkpoint import random_checkpoint
+    from mtu.models.families import find_preset
 
     memory = torch.channels_last if layout == "channels_last" else torch.contiguous_format
-    network: Any = random_checkpoint(PRESETS[model]).network()
+    checkpoint = random_checkpoint(*find_preset(model))
+    network = checkpoint.network()
     network.to(device.name, memory_format=memory)
-    frames = [torch.from_numpy(frame).to(device.name) for frame in random_window(*size).values()]
+    window = random_window(checkpoint.describe(), *size)
+    frames = [torch.from_numpy(frame).to(device.name) for frame in window.values()]
 
     def restore(frames: Sequence[torch.Tensor], states: Sequence[torch.Tensor] | None) -> tuple[torch.Tensor, ...]:
         pictures = [(frame.float().permute(0, 3, 1, 2) / 255).contiguous(memory_format=memory) for frame in frames]
@@ -126,26 +129,24 @@ def torch_step(device: Device, model: str, size: tuple[int, int], layout: str, c
 # --- onnxruntime ----------------------------------------------------------------------------------------------------
 
 
-def step_graph(model: str, fp16: bool) -> bytes:
-    """The step graph as ONNX: the bundled weights of mtu2, random ones of any other preset."""
-    from mtu.runtime.bundle import open_bundle
-
-    if model == "mtu2" and not fp16:
-        return open_bundle().graph("step").read_bytes()
+def step_graph(model: str, fp16: bool) -> tuple[bytes, Graph, Interface]:
+    """The graph with states as ONNX: the bundled weights of mtu2, random ones of any other preset."""
     import onnx
 
-    if model == "mtu2":
-        graph = onnx.load(open_bundle().graph("step"))
-    else:
-        from mtu.export.to_onnx import export_graph
-        from mtu.models.checkpoint import random_checkpoint
+    from mtu.export.precision import in_fp16, to_fp16
+    from mtu.export.to_onnx import export_graph
+    from mtu.models.checkpoint import random_checkpoint
+    from mtu.models.families import find_preset
+    from mtu.runtime.bundle import BUNDLED, open_bundle
 
-        graph = export_graph(random_checkpoint(PRESETS[model]), Interface(PRESETS[model]), "step")
+    bundle, checkpoint = open_bundle(), random_checkpoint(*find_preset(model))
+    interface = bundle.interface if model == BUNDLED else checkpoint.describe()
+    graph = interface.graph_for(interface.states)
+    exported = onnx.load(bundle.graph(graph.name)) if model == BUNDLED else export_graph(checkpoint, graph, interface)
     if fp16:
-        from mtu.export.precision import to_fp16
-
-        to_fp16(graph)
-    return bytes(graph.SerializeToString())
+        to_fp16(exported)
+        interface = in_fp16(interface)
+    return exported.SerializeToString(), interface.graph(graph.name), interface
 
 
 def time_onnxruntime(
@@ -179,20 +180,21 @@ def _time_onnxruntime(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     providers = ["CUDAExecutionProvider", "CPUExecutionProvider"] if device == "cuda" else ["CPUExecutionProvider"]
-    session = onnxruntime.InferenceSession(step_graph(model, fp16), options, providers=providers)
+    content, graph, interface = step_graph(model, fp16)
+    session = onnxruntime.InferenceSession(content, options, providers=providers)
     if session.get_providers()[0] != providers[0]:
         raise RuntimeError("onnxruntime has CUDA and could not start it: check its CUDA and cuDNN libraries")
-    interface = Interface(PRESETS[model], "float16" if fp16 else "float32")
-    random, window = np.random.default_rng(1), random_window(*size)
+    random, window = np.random.default_rng(1), random_window(interface, *size)
     binding = session.io_binding()
-    for spec in interface.inputs("step"):
-        array = window.get(spec.name)
+    for tensor in (each.tensor for each in graph.inputs):
+        array: Any = window.get(tensor.name)
         if array is None:
-            array = random.random(spec.at(*size), np.float32).astype(spec.dtype)
-        binding.bind_ortvalue_input(spec.name, onnxruntime.OrtValue.ortvalue_from_numpy(array, device, 0))
-    for spec in interface.outputs:
-        value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(spec.at(*size), np.dtype(spec.dtype), device, 0)
-        binding.bind_ortvalue_output(spec.name, value)
+            array = random.random(tensor.at(*size), np.float32).astype(tensor.dtype)
+        binding.bind_ortvalue_input(tensor.name, onnxruntime.OrtValue.ortvalue_from_numpy(array, device, 0))
+    for tensor in (each.tensor for each in graph.outputs):
+        kind = np.dtype(tensor.dtype)
+        value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(tensor.at(*size), kind, device, 0)
+        binding.bind_ortvalue_output(tensor.name, value)
     values = []
     for number in range(samples + 5):
         began = time.perf_counter()

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtu.benchmarks.gpu_report import GpuReport, Skip
-from mtu.core.interface import Interface
 
 CLIP = Path(__file__).resolve().parent.parent / "calib" / "demo" / "blurred.mp4"
 
@@ -49,12 +48,14 @@ def compare_torch(report: GpuReport, *, device: str = "cuda", clip: Path = CLIP,
     import torch
 
     frames = read_clip(clip)[:limit]
-    from mtu.runtime.backends.torch_backend import TorchBackend, read_model
+    from mtu.export.precision import in_fp16
+    from mtu.runtime.backends.torch_backend import open_network, read_checkpoint
     from mtu.runtime.bundle import open_bundle
 
     torch.backends.cudnn.allow_tf32 = False
-    interface, checkpoint = read_model(open_bundle())
+    bundle = open_bundle()
+    checkpoint = read_checkpoint(bundle)
     half, full = (
-        TorchBackend(Interface(interface.config, kind), checkpoint.network(), device) for kind in ("float16", "float32")
+        open_network(checkpoint, interface, device) for interface in (in_fp16(bundle.interface), bundle.interface)
     )
     compare_backends(report, f"torch: fp16 against fp32 on {clip.name}", frames, half, full)

@@ -39,11 +39,13 @@ class Row:
 
 
 def load(model: Path) -> Network:
-    """The network of a bundle or a checkpoint. Raises as `read_model` and `load_checkpoint` do."""
+    """The network of a bundle or a checkpoint. Raises as `read_checkpoint` and `load_checkpoint` do."""
     from mtu.models.checkpoint import load_checkpoint
-    from mtu.runtime.backends.torch_backend import read_model
+    from mtu.runtime.backends.torch_backend import read_checkpoint
 
-    return (load_checkpoint(model) if model.is_file() else read_model(open_bundle(model))[1]).network()
+    checkpoint = load_checkpoint(model) if model.is_file() else read_checkpoint(open_bundle(model))
+    network: Network = checkpoint.network()
+    return network
 
 
 def measure(network: Network, clip: Clip) -> Row:

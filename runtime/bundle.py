@@ -140,13 +140,15 @@ def open_bundle(directory: Path | str | None = None) -> Bundle:
     return bundle
 
 
-def check_ops(interface: Interface, source: str) -> None:
-    """Raises InvalidInputError unless this release has the custom ops of a model, in the version it was made with."""
+def check_ops(interface: Interface, source: str, again: str = "export the model again") -> None:
+    """Raises InvalidInputError unless this release has the custom ops of a model, in the version it was made with.
+
+    `again` is what to do for another version.
+    """
     for name, found in interface.ops.items():
         if name not in OPS:
             raise InvalidInputError(f"{source} uses the custom op {name}, which this release has not: update mtu-trt")
         if found["version"] != find_op(name).version:
             raise InvalidInputError(
-                f"{source} uses version {found['version']} of {name}, this release has {find_op(name).version}:"
-                " export the model again"
+                f"{source} uses version {found['version']} of {name}, this release has {find_op(name).version}: {again}"
             )

@@ -297,10 +297,10 @@ def _nvcc() -> Finding:
     if program is None:
         return Finding("nvcc", "missing", "not in PATH or /usr/local/cuda/bin", fix)
     try:
-        said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=PATIENCE).stdout
+        output = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=PATIENCE).stdout
     except (OSError, subprocess.TimeoutExpired) as error:
         return Finding("nvcc", "broken", f"{program}: {error}", fix)
-    release = re.search(r"release ([\d.]+)", said)
+    release = re.search(r"release ([\d.]+)", output)
     return Finding("nvcc", "found" if release else "broken", f"{release[1] if release else 'no version'}, {program}")
 
 

@@ -158,7 +158,7 @@ class EngineManifest:
             _check(manifest)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InvalidInputError(f"{source} is damaged ({error}): {again}") from None
-        check_ops(manifest.interface, source)
+        check_ops(manifest.interface, source, again)
         return manifest
 
 
@@ -182,7 +182,8 @@ def _check(manifest: EngineManifest) -> None:
         "fp32_layers": all(type(layer) is str for layer in manifest.fp32_layers)
         and (manifest.precision == "fp16" or not manifest.fp32_layers),
         "plugins": all(
-            op in manifest.interface.ops and type(revision) is int for op, revision in manifest.plugins.items()
+            op in manifest.interface.ops and type(revision) is int and revision > 0
+            for op, revision in manifest.plugins.items()
         ),
         "compute_capabilities": bool(manifest.compute_capabilities)
         and all(type(c) is str and capability.fullmatch(c) for c in manifest.compute_capabilities),

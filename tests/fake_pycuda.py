@@ -110,6 +110,12 @@ def pycuda_driver(gpu: Gpu) -> types.ModuleType:
 
         gpu.enqueue(stream, Work("clear", [Access(to, to + 4 * words, True)], run))
 
+    def pinned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        array = np.full(shape, 99, dtype)
+        if not array.size:
+            raise LogicError("cuMemHostAlloc failed: invalid argument")
+        return array
+
     driver.init = lambda: None
     driver.Error, driver.LogicError, driver.MemoryError = CudaError, LogicError, CudaMemoryError
     driver.Context, driver.Device = Context, Device
@@ -118,7 +124,7 @@ def pycuda_driver(gpu: Gpu) -> types.ModuleType:
     driver.event_flags = types.SimpleNamespace(BLOCKING_SYNC=BLOCKING_SYNC, DISABLE_TIMING=DISABLE_TIMING)
     driver.mem_alloc = lambda size: Allocation(gpu, size)
     driver.mem_get_info = lambda: (gpu.total - gpu.used, gpu.total)
-    driver.pagelocked_empty = lambda shape, dtype: np.full(shape, 99, dtype)
+    driver.pagelocked_empty = pinned
     driver.memcpy_htod_async, driver.memcpy_dtoh_async = upload, download
     driver.memcpy_dtod_async, driver.memset_d32_async = copy, clear
     driver.module_from_buffer = lambda cubin: types.SimpleNamespace(get_function=lambda name: Kernel(gpu, name))

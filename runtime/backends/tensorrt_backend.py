@@ -194,7 +194,7 @@ class TensorrtBackend:
         return dict.fromkeys(arrays, lease)
 
     def _size_of_frames(self, arrays: Mapping[str, NDArray[Any]]) -> tuple[int, int]:
-        """Height and width of the padded frames that these states are of; where they do not say it, of the last."""
+        """Height and width of the padded frames that these states are of; where no shape tells it, of the last ones."""
         unit = self.interface.size.multiple  # frames of so many pixels have states without fractions
         found: list[int | None] = [None, None] if self._setup is None else [*self._setup.size]
         for name, array in arrays.items():
@@ -206,7 +206,9 @@ class TensorrtBackend:
                         found[axis] = length * unit // one
         height, width = found
         if height is None or width is None:
-            raise InvalidInputError("these states do not say for frames of which size they are: run a frame before")
+            raise InvalidInputError(
+                "the size of the frames cannot be told from the shapes of these states: run a frame before writing them"
+            )
         return height, width
 
     def _free_setup(self) -> None:

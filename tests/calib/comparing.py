@@ -6,13 +6,15 @@ import base64
 import html.parser
 import shutil
 
+import numpy as np
 import onnx
 from onnx import numpy_helper
 from tests.frames import moving_frames
 
 from mtu.calib.compare_report import CompareReport
-from mtu.core.interface import Output, Tensor
+from mtu.core.interface import Frame, Graph, Input, Interface, Output, Size, Tensor
 from mtu.runtime import open_bundle
+from mtu.runtime.backends import Finished
 
 HEIGHT, WIDTH, COUNT = 30, 50, 6
 
@@ -62,6 +64,44 @@ class Forgetful:
 
 def frames():
     return moving_frames(COUNT, HEIGHT, WIDTH)
+
+
+def one_graph(role, scale=1):
+    """The description of a network of one frame: a picture `scale` times as large, or a map of half its sides."""
+    sides = ("H", "W") if scale == 1 else (f"{scale}*H", f"{scale}*W")
+    tensors = {"picture": Tensor("out", "uint8", (1, *sides, 3)), "map": Tensor("out", "float32", (1, "H/2", "W/2"))}
+    graph = Graph(
+        "all",
+        (Input(Tensor("frame", "uint8", (1, "H", "W", 3)), Frame("image", 0)),),
+        (Output(tensors[role], role),),
+    )
+    return Interface(family="own", variant="own", settings={}, graphs=(graph,), size=Size(2, 2), scale=scale)
+
+
+class Made:
+    """A backend that runs `one_graph`: the frame, enlarged, or every second value of its first channel."""
+
+    name, device, in_flight, remarks = "made", "cpu", 0, ()
+
+    def __init__(self, interface, error=0):
+        """`error` is what a map is off by, or bits of a picture that are turned."""
+        self.interface, self.seen, self._error = interface, [], error
+
+    def submit(self, graph, frames, states):
+        assert not states
+        self.seen.append((graph, frames))
+        frame, scale = frames["frame"], self.interface.scale
+        if self.interface.the("map"):
+            return Finished({}, {"out": (frame[:, ::2, ::2, 0] / 255 + self._error).astype(np.float32)}, [])
+        return Finished({}, {"out": frame.repeat(scale, 1).repeat(scale, 2) ^ np.uint8(self._error)}, [])
+
+    def read_states(self, states):
+        return dict(states)
+
+    write_states = read_states
+
+    def close(self):
+        pass
 
 
 DISPLACEMENT = Output(Tensor("displacement", "int32", (1, "H/4", "W/4")), "displacement", radius=10)

@@ -39,7 +39,7 @@ from mtu.calib.compare_report import Floors, FrameResult
 from mtu.calib.rollout import windows
 from mtu.core.errors import InvalidInputError
 from mtu.core.interface import Size
-from mtu.export.to_onnx import in_fp16
+from mtu.export.precision import in_fp16
 from mtu.models.mtu import PRESETS, describe
 from mtu.models.mtu.config import WINDOW
 from mtu.plugins.correlation_argmax_warp import OP

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.calib.comparing import one_graph
 from tests.calib.test_datasets import MAKERS
 from tests.cli import Ended, run
 from tests.frames import moving_frames
@@ -24,7 +25,6 @@ from mtu.calib.datasets import Layout, VideoPair
 from mtu.calib.evaluate import evaluate
 from mtu.calib.quality import SMALLEST, measure, psnr
 from mtu.core.errors import InvalidInputError, OutputError
-from mtu.core.interface import Frame, Graph, Input, Interface, Output, Tensor
 from mtu.export.chain_files import write_chain
 from mtu.runtime import Bundle, deblur
 from mtu.runtime.bundle import bundle_json
@@ -252,14 +252,8 @@ def test_a_chain_is_measured_by_its_last_pictures(dvd: Path, small: Bundle, tmp_
 def test_a_model_that_gives_no_pictures_of_that_size(
     capsys: pytest.CaptureFixture[str], dvd: Path, tmp_path: Path, scale: int, role: Any, words: str
 ) -> None:
-    picture = ("uint8", (1, "2*H", "2*W", 3)) if role == "picture" else ("float32", (1, "H", "W"))
-    graph = Graph(
-        "all",
-        (Input(Tensor("frame", "uint8", (1, "H", "W", 3)), Frame("image", 0)),),
-        (Output(Tensor("out", *picture), role),),
-    )
     (tmp_path / "bundle").mkdir()
-    described = Interface(family="own", variant="own", settings={}, graphs=(graph,), scale=scale)
+    described = one_graph(role, scale)
     (tmp_path / "bundle" / "bundle.json").write_bytes(bundle_json(described))
     (tmp_path / "bundle" / "all.onnx").touch()
     refused(run(capsys, "mtu-eval", dvd, "--layout", "dvd", "--model", tmp_path / "bundle"), words)

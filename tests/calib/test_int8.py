@@ -22,7 +22,7 @@ pytest.importorskip("skimage")
 import onnxruntime
 from onnx import numpy_helper
 from tests import cli
-from tests.calib.test_compare import altered
+from tests.calib.comparing import altered
 from tests.frames import moving_frames
 
 from mtu.calib.int8 import ASSUMED_PSNR, Clip, calibrate, read_clips
@@ -30,10 +30,10 @@ from mtu.calib.quality import psnr
 from mtu.calib.ranges import largest_values
 from mtu.calib.rollout import feeds
 from mtu.core.errors import InvalidInputError, NonFiniteError, OutputError
-from mtu.core.interface import GRAPHS
-from mtu.export.engine import BuildOptions, build_engine
-from mtu.export.engine_graph import build_graph, load_graphs
-from mtu.export.graph_file import to_bytes
+from mtu.export.bundle_files import load_graphs, save_bundle
+from mtu.export.engine import build_engine
+from mtu.export.engine_graph import build_graph
+from mtu.export.engine_options import BuildOptions
 from mtu.export.quantise import Limits, candidates, quantise
 from mtu.runtime import open_backend, open_bundle, restore
 from mtu.runtime.engine import Profile
@@ -61,7 +61,7 @@ def clips(small):
 
 def with_ranges_of(bundle, clip, directory):
     """All layers in int8, with 1.5 times the largest values of a clip."""
-    interface, models = load_graphs(bundle)
+    models = load_graphs(bundle)
     values = largest_values(bundle, [clip.frames])
     largest = {}
     for graph, model in models.items():
@@ -69,10 +69,10 @@ def with_ranges_of(bundle, clip, directory):
             taken, given = values[graph][layer.input], values[graph][layer.output]
             before = largest.get(layer.name, (0, 0))
             largest[layer.name] = max(before[0], 1.5 * taken), max(before[1], 1.5 * given)
-    directory.mkdir()
-    for graph, model in models.items():
+    for model in models.values():
         quantise(model, {name: Limits(*each) for name, each in largest.items()})
-        (directory / f"{graph}.onnx").write_bytes(to_bytes(model, replace(interface, int8_layers=(*largest,)), graph))
+    directory.mkdir()
+    save_bundle(directory, replace(bundle.interface, int8_layers=(*largest,)), models)
     return open_bundle(directory)
 
 
@@ -97,8 +97,8 @@ def test_the_bundle_is_a_normal_one(small, clips, everything, tmp_path):
     assert found.never == ("HGs.0.dec1.0", "HGs.0.dec2.0", "motion_layer.0.0", "HGs.1.dec1.0", "HGs.1.dec2.0", "out")
     with contextlib.closing(open_backend("onnxruntime", bundle)) as backend:
         assert backend.interface.int8_layers == found.int8
-        assert backend.interface.precision == "fp32 with 14 layers in int8"
-    for graph in GRAPHS:
+        assert backend.interface.arithmetic == "fp32 with 14 layers in int8"
+    for graph in ("first", "step"):
         onnx.checker.check_model(onnx.load(bundle.graph(graph)), full_check=True)
     done = [share for _, share in said]
     assert done == sorted(done) and done[-1] == 1.0 and done[0] >= 0
@@ -157,15 +157,15 @@ def test_tensorrt_rtx_builds_it(small, everything, clips, tmp_path, fp16, monkey
     bundle, found, _ = everything
     built = {}
 
-    def spy(library, model, interface, graph, *arguments, **options):
-        built[graph] = model
-        return build_graph(library, model, interface, graph, *arguments, **options)
+    def spy(prepared, *arguments):
+        built[prepared.graph.name] = prepared.model
+        return build_graph(prepared, *arguments)
 
     monkeypatch.setattr("mtu.export.engine_graph.build_graph", spy)
     options = BuildOptions(Profile.fixed(32, 48), fp16, None, "tensorrt-rtx", plugin=False)
     interface = build_engine(bundle, tmp_path / "engine", options).manifest.interface
     assert interface.int8_layers == found.int8
-    assert interface.precision == f"fp{16 if fp16 else 32} with 14 layers in int8"
+    assert interface.arithmetic == f"fp{16 if fp16 else 32} with 14 layers in int8"
     for model in built.values():
         kinds = Counter(node.op_type for node in model.graph.node)
         assert kinds["QuantizeLinear"] == 14 and kinds["DequantizeLinear"] == 28

@@ -20,17 +20,19 @@ pytest.importorskip("torch")
 import onnx
 import onnxruntime
 from polygraphy.exception import PolygraphyException
-from tests.calib.test_compare import altered, one_weight
+from tests.calib.comparing import altered, one_graph, one_weight
 from tests.conftest import ROOT
 from tests.frames import moving_frames, write_clip
 from tests.runtime.test_lean import run as run_lean
 
 from mtu.calib import polygraphy_data, polygraphy_psnr, quality
-from mtu.core.interface import FRAME_NAMES, GRAPHS, WINDOW
 from mtu.export.precision import to_fp16
+from mtu.models.mtu.config import WINDOW
 from mtu.runtime import open_bundle
+from mtu.runtime.bundle import bundle_json
 
 HEIGHT, WIDTH, COUNT = 32, 48, 5
+GRAPHS = ("first", "step")
 DATA, PSNR = ROOT / "calib/polygraphy_data.py", ROOT / "calib/polygraphy_psnr.py"
 TENSORS = ("output", "restored_out", "motion_out", "detail_out", "displacement")
 
@@ -181,8 +183,21 @@ def test_the_windows_are_those_of_the_clip(asked):
         given = list(feeds)
         assert len(given) == 3
         for index, feed in enumerate(given, begin):
-            for name, offset in zip(FRAME_NAMES, WINDOW, strict=True):
+            for name, offset in WINDOW.items():
                 np.testing.assert_array_equal(feed[name][0], frames[min(max(index + offset, 0), COUNT - 1)])
+
+
+def test_the_graphs_are_those_of_the_model(asked, tmp_path):
+    """A network of one graph, whose name no script knows."""
+    (tmp_path / "bundle.json").write_bytes(bundle_json(one_graph("picture")))
+    (tmp_path / "all.onnx").touch()
+    asked(MTU_MODEL=tmp_path)
+    frames = moving_frames(COUNT, HEIGHT, WIDTH)
+    for index, feed in enumerate(polygraphy_data.all()):
+        assert list(feed) == ["frame"] and np.array_equal(feed["frame"][0], frames[index])
+    with pytest.raises(PolygraphyException, match="the model has no graph 'step': it has all"):
+        list(polygraphy_data.step())
+    assert not hasattr(polygraphy_data, "__path__")
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +16,11 @@ pytest.importorskip("torch")
 
 import onnx
 import onnxruntime
-from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
+from tests.calib.comparing import altered
 from tests.cli import run
+from tests.engine_builds import half_bundle
 from tests.frames import moving_frames
 from tests.media import make_video, moving
 
@@ -29,9 +29,8 @@ from mtu.calib.quality import psnr
 from mtu.calib.ranges import COUNTS, Range, largest_values, measure, range_of
 from mtu.calib.rollout import feeds
 from mtu.core.errors import InvalidInputError, NonFiniteError
-from mtu.core.interface import GRAPHS, NetworkConfig
-from mtu.export.engine_graph import load_graphs
-from mtu.export.precision import fp32_layers, layers, read_layers, to_fp16
+from mtu.export.graph_view import GraphView
+from mtu.export.precision import fp32_layers, read_layers
 from mtu.export.to_onnx import export_bundle
 from mtu.models.checkpoint import random_checkpoint
 from mtu.plugins.correlation_argmax_warp.reference import correlation_argmax_warp
@@ -61,28 +60,14 @@ MOVED = {"HGs.0.enc1.": 1e6, "HGs.1.enc1.0.weight": 1e-6, "motion_layer.0.0.weig
 
 def scaled(bundle: Bundle, directory: Path, factors: Mapping[str, float]) -> Bundle:
     """A copy of a bundle with the weights whose names start so multiplied."""
-    directory.mkdir()
-    for graph in GRAPHS:
-        model = onnx.load(bundle.graph(graph))
-        for tensor in model.graph.initializer:
+
+    def change(weights: dict[str, np.ndarray]) -> None:
+        for name, value in weights.items():
             for start, factor in factors.items():
-                if tensor.name.startswith(start):
-                    value = (numpy_helper.to_array(tensor) * factor).astype(np.float32)
-                    tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
-        onnx.save(model, directory / f"{graph}.onnx")
-    return Bundle(directory)
+                if name.startswith(start):
+                    value *= np.float32(factor)
 
-
-def in_fp16(bundle: Bundle, directory: Path, keep: Iterable[str]) -> Bundle:
-    """A copy of a bundle in fp16 but for the layers `keep`."""
-    directory.mkdir()
-    interface, models = load_graphs(bundle)
-    for graph, model in models.items():
-        to_fp16(model, keep)
-        onnx.helper.set_model_props(model, dataclasses.replace(interface, state_dtype="float16").to_metadata(graph))
-        onnx.checker.check_model(model, full_check=True)
-        onnx.save(model, directory / f"{graph}.onnx")
-    return Bundle(directory)
+    return altered(bundle, directory, change)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +83,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bundles(small: Bundle, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
     """The models of `KEEP` in fp32."""
     root = tmp_path_factory.mktemp("fp32")
-    one_unit = export_bundle(random_checkpoint(NetworkConfig(1, 4, 1)), root / "one")
+    one_unit = export_bundle(random_checkpoint("mtu", {"units": 1, "channels": 4, "blocks": 1}), root / "one")
     sources = {"wide": small, "skip": one_unit, "tiny": one_unit}
     return {name: scaled(sources[name], root / name, factors) for name, (factors, _) in KEEP.items()}
 
@@ -119,7 +104,7 @@ def error_by_the_letter(fp32: Bundle, bundle: Bundle) -> float:
     onnxruntime has no fp16 arithmetic on a CPU and computes in fp32, where nothing overflows.
     """
     evaluators, truths, worst = {}, {}, 0.0
-    for graph in GRAPHS:
+    for graph in ("first", "step"):
         model = onnx.load(bundle.graph(graph))
         del model.functions[:]
         evaluators[graph] = ReferenceEvaluator(model, new_ops=[CorrelationArgmaxWarp])
@@ -137,7 +122,7 @@ def error_by_the_letter(fp32: Bundle, bundle: Bundle) -> float:
 def fetched(bundle: Bundle, names: list[str], clips: list[list[np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
     """The values of tensors of both graphs in all frames, by onnxruntime alone."""
     sessions, found = {}, {}
-    for graph in GRAPHS:
+    for graph in ("first", "step"):
         model = onnx.load(bundle.graph(graph))
         extra = set(names).difference(value.name for value in model.graph.output)
         model.graph.output.extend(onnx.helper.make_tensor_value_info(name, 1, None) for name in extra)
@@ -228,8 +213,8 @@ def test_layers_that_are_kept_make_fp16_what_fp32_is(
     for layer in wanted:
         assert f"\n{layer}: " in ended.out
     assert f"keep {len(wanted)} of " in ended.out
-    half = in_fp16(bundles[name], tmp_path / "half", wanted)
-    assert all(fp32_layers(onnx.load(half.graph(graph))) == wanted for graph in GRAPHS)
+    half = half_bundle(bundles[name], tmp_path / "half", wanted)
+    assert all(fp32_layers(onnx.load(half.graph(graph))) == wanted for graph in ("first", "step"))
     frames = moving_frames(6, 32, 48)
     pictures = (deblur(frames, model=bundle.directory, scene_threshold=None) for bundle in (bundles[name], half))
     assert min(psnr(one, other) for one, other in zip(*pictures, strict=True)) > 45
@@ -237,7 +222,7 @@ def test_layers_that_are_kept_make_fp16_what_fp32_is(
     assert error < 5e-4
     # Without them: weights that overflow, values that do, or pictures that are less alike.
     with pytest.raises((InvalidInputError, AssertionError), match=r"exceed fp16's range|not finite|too far"):
-        plain = in_fp16(bundles[name], tmp_path / "plain", ())
+        plain = half_bundle(bundles[name], tmp_path / "plain", ())
         assert error_by_the_letter(bundles[name], plain) < 3 * error, "too far"
 
 
@@ -246,9 +231,9 @@ def test_a_wide_map_goes_through_the_op(small: Bundle, clip: Path, tmp_path: Pat
     report = find_ranges(bundle, [str(clip)], 3)
     assert any("takes cat_2, which reaches" in reason for reason in report.keep["HGs.1.enc1.0"])
     assert not report.states
-    half = in_fp16(bundle, tmp_path / "half", report.keep)
+    half = half_bundle(bundle, tmp_path / "half", report.keep)
     types = {}
-    for graph in GRAPHS:
+    for graph in ("first", "step"):
         values = onnx.shape_inference.infer_shapes(onnx.load(half.graph(graph))).graph.value_info
         types[graph] = {value.name: value.type.tensor_type.elem_type for value in values}
     assert (types["first"]["getitem"], types["step"]["getitem"]) == (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
@@ -283,15 +268,15 @@ def test_states_beyond_fp16_cannot_be_kept(small: Bundle, clip: Path, tmp_path: 
     options = ("--input", clip, "--frames", 2, "--json", report, "--keep", keep)
     ended = run(capsys, PROGRAM, "ranges", bundle.directory, *options)
     assert ended.code == 2 and ended.err.count("error:") == 1
-    assert "the state detail reaches" in ended.err and "use --precision fp32" in ended.err
-    assert "the state detail reaches" in json.loads(report.read_text())["states"][0] and not keep.exists()
+    assert "the state detail_out reaches" in ended.err and "use --precision fp32" in ended.err
+    assert "the state detail_out reaches" in json.loads(report.read_text())["states"][0] and not keep.exists()
 
 
 def test_a_state_that_vanishes_cannot_be_kept(small: Bundle, clip: Path, tmp_path: Path, capsys) -> None:
     bundle = scaled(small, tmp_path / "b", {"motion_layer.": 1e-9})
     keep = tmp_path / "keep.txt"
     ended = run(capsys, PROGRAM, "ranges", bundle.directory, "--input", clip, "--frames", 2, "--keep", keep)
-    assert ended.code == 2 and "the state motion has 100.0% of its values below 2^-14" in ended.err
+    assert ended.code == 2 and "the state motion_out has 100.0% of its values below 2^-14" in ended.err
     assert not keep.exists()
 
 
@@ -310,7 +295,7 @@ def test_weights_that_are_not_finite_are_named(small: Bundle, clip: Path, tmp_pa
 
 def test_the_first_tensor_that_overflows_is_named(small: Bundle, tmp_path: Path) -> None:
     bad = scaled(small, tmp_path / "bad", {"HGs.0.enc": 1e38})
-    names = [node.output[0] for node in layers(onnx.load(bad.graph("first"))).values()]
+    names = [nodes[0].output[0] for nodes in GraphView(onnx.load(bad.graph("first"))).layers.values()]
     with pytest.raises(NonFiniteError, match=f"values in {names[3]} at frame 0"):
         measure(bad, [moving_frames(3, 16, 16)])
 
@@ -328,7 +313,7 @@ def test_a_damaged_clip_is_not_taken_for_a_whole_one(small: Bundle, tmp_path: Pa
 
 def test_bad_input_gets_one_message(small: Bundle, clip: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    half = in_fp16(small, tmp_path / "half", ())
+    half = half_bundle(small, tmp_path / "half", ())
     (tmp_path / "empty").mkdir()
     (tmp_path / "mixed").mkdir()
     for index, width in enumerate((24, 24, 28)):
@@ -345,7 +330,7 @@ def test_bad_input_gets_one_message(small: Bundle, clip: Path, tmp_path: Path, c
         (small.directory, ("--input", "mixed"), "mixed: 2.png is 28x16, but 0.png is 24x16"),
         (half.directory, whole, "is fp16: calibration needs the fp32 bundle"),
         ("none", whole, "model none does not exist"),
-        (clip, whole, "lacks first.onnx and step.onnx"),
+        (clip, whole, "lacks bundle.json"),
         (small.directory, (*whole, "--json", "no/r.json"), "the directory does not exist"),
         (small.directory, (*whole, "--keep", tmp_path), "is a directory"),
         (small.directory, (*whole, "--keep", "x", "--json", "x"), "--json x"),

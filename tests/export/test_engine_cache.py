@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import shutil
 import types
 from dataclasses import replace
 
@@ -13,8 +14,9 @@ from tests.frames import moving_frames
 from mtu.core.errors import InvalidInputError, OutputError
 from mtu.export import engine_cache
 from mtu.export.engine_cache import cached_engine
+from mtu.plugins.op import find_op
 from mtu.runtime import open_engine
-from mtu.runtime.bundle import Bundle
+from mtu.runtime.bundle import Bundle, open_bundle
 from mtu.runtime.gpu import Gpu, find_gpu
 from mtu.runtime.tensorrt_library import load_library
 from mtu.runtime.video import write_png
@@ -61,16 +63,14 @@ def test_an_engine_is_built_once(small, built, cache):
 
 
 def test_whatever_an_engine_depends_on_makes_another(small, built, tmp_path, monkeypatch):
-    other = Bundle(tmp_path / "other")
-    other.directory.mkdir()
-    for graph in ("first", "step"):
-        other.graph(graph).write_bytes(small.graph(graph).read_bytes())
+    other = Bundle(tmp_path / "other", small.interface)
+    shutil.copytree(small.directory, other.directory)
     same, _ = ask(other)
     assert same.directory == ask(small)[0].directory  # not where the bundle lies
     newer = types.SimpleNamespace(name="tensorrt", version="10.17.0")
     directories = {ask(small)[0].directory, ask(small, (32, 52))[0].directory, ask(small, library=newer)[0].directory}
     directories.add(ask(small, gpu=replace(GPU, memory=1))[0].directory)  # says nothing
-    monkeypatch.setattr(engine_cache, "OP", replace(engine_cache.OP, revision=99))
+    monkeypatch.setattr(engine_cache, "find_op", lambda name: replace(find_op(name), revision=99))
     directories.add(ask(small)[0].directory)
     other.graph("first").write_bytes(small.graph("first").read_bytes() + b"\n")
     monkeypatch.setattr(fake_cuda, "OrtBackend", lambda bundle, device: opened)
@@ -82,7 +82,7 @@ def test_whatever_an_engine_depends_on_makes_another(small, built, tmp_path, mon
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "manifest", "missing"])
 def test_a_damaged_engine_is_said_and_built_again(small, built, damage):
     engine, _ = ask(small)
-    path = engine.file("step")
+    path = engine.graph("step")
     content = path.read_bytes()
     if damage == "missing":
         path.unlink()
@@ -147,7 +147,7 @@ def test_mtu_run_builds_for_the_size_of_the_video_and_keeps_the_engine(capsys, s
 def build_for_real(directory, pipe):
     said = []
     gpu = Gpu(0, "NVIDIA GeForce RTX 4090", "8.9", 24 << 30)
-    engine = cached_engine(Bundle(directory), load_library("tensorrt-rtx"), gpu, (32, 48), None, said.append)
+    engine = cached_engine(open_bundle(directory), load_library("tensorrt-rtx"), gpu, (32, 48), None, said.append)
     pipe.send((engine.directory, len(said)))
 
 

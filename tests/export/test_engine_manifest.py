@@ -11,8 +11,10 @@ import shutil
 import pytest
 
 from mtu.core.errors import InvalidInputError, MissingFileError
-from mtu.core.interface import PRESETS, Interface
+from mtu.core.interface import Size
+from mtu.export.precision import in_fp16
 from mtu.plugins.correlation_argmax_warp import OP
+from mtu.runtime.bundle import open_bundle
 from mtu.runtime.engine import (
     EngineManifest,
     Host,
@@ -25,17 +27,16 @@ from mtu.runtime.engine import (
 )
 
 CONTENT = {"first": b"first plan" * 100, "step": b"step plan" * 100}
+FP32 = open_bundle().interface
 COMMAND = "mtu-build-engine B -o E --fp16 --size 1280x720 --overwrite"
 
 
 def manifest(**changes):
     fields = {
-        "interface": Interface(PRESETS["mtu2"], "float16", "ab" * 32),
+        "interface": in_fp16(FP32),
         "library": "tensorrt",
         "library_version": "10.16.1.11",
-        "precision": "fp16",
-        "plugin": True,
-        "plugin_revision": OP.revision,
+        "plugins": {OP.name: OP.revision},
         "gpu": "NVIDIA GeForce RTX 3090",
         "compute_capabilities": ("8.6",),
         "hardware_compatibility": "none",
@@ -68,8 +69,8 @@ def engine(tmp_path):
     "made",
     [
         manifest(),
-        manifest(**RTX, version_compatible=True, plugin=False, plugin_revision=0),
-        manifest(profile=Profile(Sizes(4, 8), Sizes(360, 640), Sizes(2160, 3840)), precision="fp32"),
+        manifest(**RTX, version_compatible=True, plugins={}),
+        manifest(profile=Profile(Sizes(4, 8), Sizes(360, 640), Sizes(2160, 3840)), interface=FP32),
         manifest(fp32_layers=("HGs.0.enc1.0", "out")),
     ],
 )
@@ -84,7 +85,7 @@ def test_engines_from_before_there_were_kept_layers_have_none():
 def test_an_engine_is_opened_and_its_files_are_checked(engine):
     assert is_engine(engine.directory) and not is_engine(engine.directory.parent)
     assert engine.manifest == manifest()
-    assert engine.file("step").read_bytes() == CONTENT["step"]
+    assert engine.graph("step").read_bytes() == CONTENT["step"]
     check_files(engine)
 
 
@@ -103,23 +104,23 @@ def change(text, path, value):
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
-        (["format_version"], "2", "manifest version 2, this release reads 1"),
+        (["format_version"], "1", "manifest version 1, this release reads 2"),
         (["format_version"], None, "no engine manifest"),
         (["library"], "tensorflow", "library is 'tensorflow'"),
         (["library_version"], "new", "library_version is 'new'"),
         (["library_version"], 10, "library_version is 10"),
-        (["precision"], "int8", "precision is 'int8'"),
-        (["plugin"], "yes", "plugin is 'yes'"),
+        (["plugins"], "yes", "damaged"),
         (["fp32_layers"], [7], "fp32_layers is (7,)"),
         (["fp32_layers"], 7, "is damaged"),
-        (["plugin_revision"], 0, "plugin_revision is 0"),
-        (["plugin_revision"], True, "plugin_revision is True"),
+        (["plugins", "CorrelationArgmaxWarp"], 0, "plugins is {'CorrelationArgmaxWarp': 0}"),
+        (["plugins", "CorrelationArgmaxWarp"], True, "plugins is {'CorrelationArgmaxWarp': True}"),
+        (["plugins", "Sharpen"], 1, "plugins is"),
         (["compute_capabilities"], [], "compute_capabilities is ()"),
         (["compute_capabilities"], ["8,6"], "compute_capabilities is ('8,6',)"),
         (["compute_capabilities"], 8.6, "damaged"),
         (["hardware_compatibility"], "all", "hardware_compatibility is 'all'"),
         (["version_compatible"], 1, "version_compatible is 1"),
-        (["profile", "max", "height"], 719, "no multiple of 4"),
+        (["profile", "max", "height"], 719, "have to rise"),
         (["profile", "max", "height"], "720", "whole numbers"),
         (["profile", "max", "height"], 360, "have to rise"),
         (["profile", "opt"], None, "damaged"),
@@ -131,9 +132,14 @@ def change(text, path, value):
         (["device_memory"], None, "damaged"),
         (["command"], None, "damaged"),
         (["extra"], 1, "damaged"),
-        (["interface", "state_dtype"], "int8", "state_dtype 'int8'"),
-        (["interface", "config", "units"], 0, "no such network"),
-        (["interface", "op_version"], 2, "uses version 2 of CorrelationArgmaxWarp, this release has 1"),
+        (["interface", "precision"], "int8", "precision is 'int8'"),
+        (["interface", "graphs"], [], "graphs []"),
+        (["interface", "graphs"], None, "lacks 'graphs'"),
+        (
+            ["interface", "ops", "CorrelationArgmaxWarp", "version"],
+            2,
+            "version 2 of CorrelationArgmaxWarp, this",
+        ),
     ],
 )
 def test_a_changed_manifest_is_refused(engine, path, value, words):
@@ -159,7 +165,7 @@ def test_bytes_that_are_no_text_are_refused(engine):
 
 
 def test_missing_things_are_named(engine, tmp_path):
-    engine.file("step").unlink()
+    engine.graph("step").unlink()
     with pytest.raises(MissingFileError, match=r"lacks step.engine; build it again: mtu-build-engine B -o E"):
         open_engine(engine.directory)
     (engine.directory / "engine.json").unlink()
@@ -168,36 +174,36 @@ def test_missing_things_are_named(engine, tmp_path):
     with pytest.raises(MissingFileError, match="does not exist; an engine is a directory"):
         open_engine(tmp_path / "none")
     with pytest.raises(InvalidInputError, match="is a file; an engine is a directory"):
-        open_engine(engine.file("first"))
+        open_engine(engine.graph("first"))
 
 
 def truncated(engine):
-    engine.file("step").write_bytes(CONTENT["step"][:-1])
+    engine.graph("step").write_bytes(CONTENT["step"][:-1])
     return r"step.engine is damaged or of another build"
 
 
 def bit_flipped(engine):
     content = bytearray(CONTENT["first"])
     content[len(content) // 2] ^= 1
-    engine.file("first").write_bytes(content)
+    engine.graph("first").write_bytes(content)
     return r"first.engine is damaged or of another build"
 
 
 def emptied(engine):
-    engine.file("first").write_bytes(b"")
+    engine.graph("first").write_bytes(b"")
     return r"first.engine is damaged"
 
 
 def exchanged(engine):
     spare = engine.directory / "spare"
-    engine.file("first").rename(spare)
-    engine.file("step").rename(engine.file("first"))
-    spare.rename(engine.file("step"))
+    engine.graph("first").rename(spare)
+    engine.graph("step").rename(engine.graph("first"))
+    spare.rename(engine.graph("step"))
     return r"first.engine is step.engine under another name"
 
 
 def doubled(engine):
-    shutil.copy(engine.file("first"), engine.file("step"))
+    shutil.copy(engine.graph("first"), engine.graph("step"))
     return r"step.engine is first.engine under another name"
 
 
@@ -232,11 +238,11 @@ def test_files_that_are_not_what_was_built_are_refused(engine, damage):
         (manifest(**RTX), Host("1.7.1.116", "NVIDIA GeForce RTX 5090", "12.0"), None),
         (manifest(**RTX), Host("1.7.1.116", "NVIDIA L4", "8.9"), "--compute-capability 8.6,12.0,8.9"),
         (
-            manifest(plugin_revision=99),
+            manifest(plugins={OP.name: 99}),
             HOST,
             "holds revision 99 of the plugin CorrelationArgmaxWarp, this release has",
         ),
-        (manifest(plugin=False, plugin_revision=0), HOST, None),
+        (manifest(plugins={}), HOST, None),
     ],
 )
 def test_refusals_say_what_was_built_what_is_here_and_what_to_do(made, host, words):
@@ -249,7 +255,7 @@ def test_refusals_say_what_was_built_what_is_here_and_what_to_do(made, host, wor
 
 def test_every_reason_is_named():
     other = Host("8.6.1", "NVIDIA T4", "7.5")
-    assert len(refusals(manifest(plugin_revision=99), other)) == 3
+    assert len(refusals(manifest(plugins={OP.name: 99}), other)) == 3
 
 
 @pytest.mark.parametrize("text", ["720", "720,1280", "720X1280", "1280:720", "x", "-4x4", "4x4x4", "4.0x4", "٤x٤", ""])
@@ -261,8 +267,8 @@ def test_a_size_is_written_one_way(text):
 def test_a_size_that_has_to_be_padded_names_the_padded_one():
     assert Sizes.parse("1280x720") == Sizes(height=720, width=1280)
     with pytest.raises(InvalidInputError, match=r"1918x1078 .* build it for 1920x1080"):
-        Sizes(1078, 1918)
-    with pytest.raises(InvalidInputError, match="whole numbers from 4"):
+        Sizes(1078, 1918).check(Size(4, 4))
+    with pytest.raises(InvalidInputError, match="whole numbers from 1"):
         Sizes(0, 4)
 
 

@@ -19,7 +19,7 @@ from tests.frames import moving_frames
 
 from mtu.calib.rollout import feeds
 from mtu.core.errors import InvalidInputError
-from mtu.core.interface import GRAPHS, Interface
+from mtu.core.interface import Interface
 from mtu.export.precision import to_fp16
 from mtu.export.quantise import DEQUANTISED, LEVELS, Limits, candidates, for_tensorrt, quantise
 from mtu.runtime import open_backend, open_bundle
@@ -79,12 +79,12 @@ def test_candidates_are_the_convolutions_that_may_be_int8():
         for unit in (0, 1)
         for name in ("enc1.0", "enc2.0", "enc3.0", *(f"RBs.{b}.{i}" for b in range(8) for i in (0, 2)), "RB_end.0")
     ]
-    for graph in GRAPHS:
+    for graph in ("first", "step"):
         assert [layer.name for layer in candidates(load(bundle, graph))] == ["base_conv.0", "inp_prev_conv.0", *units]
 
 
 def test_only_the_convolutions_and_their_relus_read_rounded_values(small, limits):
-    for graph in GRAPHS:
+    for graph in ("first", "step"):
         model = quantised(small, limits, graph)
         readers = Counter(
             node.op_type for node in model.graph.node for name in node.input if name.endswith(DEQUANTISED)
@@ -169,14 +169,95 @@ def test_an_input_of_zeros_and_layers_of_the_other_graph(small, limits):
 
 
 def test_the_interface_says_what_is_int8():
-    metadata = {entry.key: entry.value for entry in load(open_bundle()).metadata_props}
-    plain = Interface.from_metadata(metadata, "step", "x")
-    assert plain.precision == "fp32" and "int8" not in metadata["mtu.interface"]
+    plain = open_bundle().interface
+    assert plain.arithmetic == "fp32"
     interface = replace(plain, int8_layers=("a", "b"))
-    assert interface.precision == "fp32 with 2 layers in int8"
-    assert Interface.from_metadata(interface.to_metadata("step"), "step", "x") == interface != plain
+    assert interface.arithmetic == "fp32 with 2 layers in int8"
+    assert Interface.from_dict(interface.to_dict(), "x") == interface != plain
     with pytest.raises(InvalidInputError, match="int8_layers"):
         replace(plain, int8_layers=(1,))
+
+
+TEXT = """
+<ir_version: 9, opset_import: ["" : 18]>
+only (float[1, 2, H, W] x) => (float[1, 2, H, W] y) {
+    [a] a_out = Conv<pads = [1, 1, 1, 1]>(x, "a.weight", "a.bias")
+    [a_on] a_leaky = LeakyRelu<alpha = 0.1>(a_out)
+    [b] b_out = Conv<pads = [1, 1, 1, 1]>(a_leaky, "b.weight")
+    [b_on] b_relu = Relu(b_out)
+    [b_again] b_out2 = Conv<pads = [1, 1, 1, 1]>(b_relu, "b.weight")
+    [b_again_on] b_relu2 = Relu(b_out2)
+    [sum] s = Add(b_relu2, x)
+    [c] c_out = Conv<pads = [1, 1, 1, 1]>(s, "c.weight", "a.bias")
+    [c_on] c_sigmoid = Sigmoid(c_out)
+    [d] d_out = Conv<pads = [1, 1, 1, 1]>(c_sigmoid, "d.weight", "a.bias")
+    [d_on] d_relu = Relu(d_out)
+    [d_more] d_both = Add(d_relu, d_out)
+    [e] e_out = Conv<pads = [1, 1, 1, 1]>(d_both, "e.weight", "a.bias")
+    [e_on] e_relu = Relu(e_out)
+    [e_again] e_linear = Conv<pads = [1, 1, 1, 1]>(e_relu, "e.weight", "a.bias")
+    [f] f_out = Conv<pads = [1, 1, 1, 1]>(e_linear, "f.weight", "a.bias")
+    [f_on] y = Relu(f_out)
+}
+"""
+
+
+@pytest.fixture
+def by_hand():
+    """A graph with layers of every kind; b has no bias and two places, e is linear at its second."""
+    model = onnx.parser.parse_model(TEXT)
+    numbers = np.random.default_rng(1)
+    for name in "abcdef":
+        weights = numbers.normal(0, 0.3, (2, 2, 3, 3)).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(weights, f"{name}.weight"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0.2, -0.1], np.float32), "a.bias"))
+    return model
+
+
+def test_candidates_of_any_graph(by_hand):
+    """Not c, which has another activation; d, whose result is read twice; e, linear at a place; f, an output."""
+    found = [(layer.name, layer.input, layer.output) for layer in candidates(by_hand)]
+    assert found == [("a", "x", "a_out"), ("b", "a_leaky", "b_relu"), ("b", "b_relu", "b_relu2")]
+
+
+def test_a_leaky_relu_and_a_layer_at_two_places(by_hand, tmp_path):
+    x = np.random.default_rng(2).normal(0, 1, (1, 2, 16, 24)).astype(np.float32)
+    (truth,) = run(by_hand, {"x": x}, ["y"])
+    limits = {"a": Limits(5.0, 5.0), "b": Limits(5.0, 5.0)}
+    quantise(by_hand, limits)
+    onnx.checker.check_model(by_hand, full_check=True)
+    for_trt = copy(by_hand)
+    for_tensorrt(for_trt)
+    kinds = [Counter(node.op_type for node in each.graph.node) for each in (by_hand, for_trt)]
+    assert [(each["QuantizeLinear"], each["DequantizeLinear"]) for each in kinds] == [(6, 8), (3, 5)]
+    for model in (by_hand, for_trt):
+        (found,) = run(model, {"x": x}, ["y"], path=tmp_path / "optimised.onnx")
+        assert 0 < np.abs(found - truth).max() < 0.1
+    run(by_hand, {"x": x}, ["y"], path=tmp_path / "optimised.onnx")
+    kinds = Counter(node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node)
+    assert kinds["QLinearConv"] == 3
+
+
+@pytest.mark.needs_library("tensorrt_rtx")
+def test_tensorrt_rtx_takes_a_leaky_relu_in_int8(by_hand):
+    import tensorrt_rtx as trt
+
+    from mtu.runtime.tensorrt_library import load_library
+
+    quantise(by_hand, {"a": Limits(5.0, 5.0), "b": Limits(5.0, 5.0)})
+    for_tensorrt(by_hand)
+    logger = load_library("tensorrt-rtx").logger
+    builder = trt.Builder(logger)
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, logger)
+    assert parser.parse(by_hand.SerializeToString()), logger.last_error()
+    config = builder.create_builder_config()
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(trt.ComputeCapability.SM86, 0)
+    profile = builder.create_optimization_profile()
+    profile.set_shape("x", *[(1, 2, 16, 24)] * 3)
+    config.add_optimization_profile(profile)
+    assert builder.build_serialized_network(network, config) is not None, logger.last_error()
 
 
 def test_who_adds_in_16_bits(tmp_path):

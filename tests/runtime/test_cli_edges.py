@@ -347,7 +347,7 @@ def test_bench_says_what_a_backend_died_of(small, monkeypatch):
     def short(height, width):
         raise MemoryError
 
-    monkeypatch.setattr(bench, "Frames", short)
+    monkeypatch.setattr(bench, "_noise", short)
     pipe = FakePipe()
     bench._work(pipe, str(small.directory), "onnxruntime", "cpu", 8, 16)  # type: ignore[arg-type]
     assert "out of memory at 16x8" in str(pipe.sent)

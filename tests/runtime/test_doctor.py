@@ -188,8 +188,8 @@ def test_a_bundle(capsys, no_gpu, small):
     assert ended.code == 0
     assert f"bundle {small.directory}: custom (2 units, 4 channels, 1 block), fp32, weights" in ended.out
     assert "onnxruntime: can run it" in ended.out
-    said = ended.out.split("tensorrt: cannot run it\n")[1]
-    assert "no NVIDIA GPU answers" in said
+    reasons = ended.out.split("tensorrt: cannot run it\n")[1]
+    assert "no NVIDIA GPU answers" in reasons
 
 
 def test_the_bundled_model_in_words():

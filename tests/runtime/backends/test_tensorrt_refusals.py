@@ -128,8 +128,8 @@ def test_an_error_of_an_earlier_operation_is_no_reason(gpu, engine, monkeypatch)
             try:
                 collect(Session(backend), dim_frames(5))
             except InvalidInputError as error:
-                said = str(error)  # pytest.raises would keep the frames
-            assert "for frames of 48x32: it gives no reason; build it again" in said
+                message = str(error)  # pytest.raises would keep the frames
+            assert "for frames of 48x32: it gives no reason; build it again" in message
     backend.close()
     monkeypatch.setattr(sys.modules["tensorrt"].Runtime, "deserialize_cuda_engine", lambda *_: None)
     load_library("tensorrt").logger.record("ERROR", "something that went wrong before")
