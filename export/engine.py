@@ -162,15 +162,16 @@ class Build:
         return keep
 
     def _prepare(self, graph: Graph, model: Any, is_cast: bool) -> PreparedGraph:
-        from mtu.export.engine_graph import PreparedGraph, check_ops, prepare
+        from mtu.export.engine_graph import PreparedGraph, prepare
         from mtu.export.precision import fp32_nodes, to_fp16
+        from mtu.plugins.nodes import check_nodes
 
         kept_nodes, profile = fp32_nodes(model, self._kept), self._options.profile
         if is_cast and self._target.is_strongly_typed:  # TensorRT 8.6 makes the fp32 graph half by itself
             to_fp16(model, self._kept)
         self._check_memory(model, graph)
-        if self._plugins:
-            check_ops(model, graph, profile)
+        for sizes in (profile.min, profile.max) if self._plugins else ():
+            check_nodes(model, {each.tensor.name: each.tensor.at(sizes.height, sizes.width) for each in graph.inputs})
         return PreparedGraph(
             graph=graph,
             model=prepare(model, plugin=bool(self._plugins)),

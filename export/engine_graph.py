@@ -26,9 +26,7 @@ from onnx import inliner
 from mtu.core.errors import InvalidInputError
 from mtu.core.interface import Graph
 from mtu.export.engine_options import BuildOptions, Target
-from mtu.export.working_memory import shapes_of, sized
-from mtu.plugins.op import DOMAIN, OPS, find_op
-from mtu.runtime.engine import Profile
+from mtu.plugins.op import DOMAIN, OPS
 from mtu.runtime.tensorrt_library import Library, one_line
 
 
@@ -71,20 +69,6 @@ def prepare(model: onnx.ModelProto, *, plugin: bool) -> onnx.ModelProto:
 def plugin_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """The nodes of the custom ops."""
     return [node for node in model.graph.node if node.domain == DOMAIN and node.op_type in OPS]
-
-
-def check_ops(model: onnx.ModelProto, graph: Graph, profile: Profile) -> None:
-    """Raises InvalidInputError unless the kernels can do what they will be asked, at the smallest and largest sizes.
-
-    `model` still has the functions of the ops.
-    """
-    for sizes in (profile.min, profile.max):
-        known = shapes_of(sized(model, graph, sizes.height, sizes.width))
-        for node in plugin_nodes(model):
-            op = find_op(node.op_type)
-            attributes = {each.name: each.i for each in node.attribute if each.name in op.attributes}
-            shapes, kinds = zip(*(known[name] for name in node.input), strict=True)
-            op.check(attributes, shapes, [kind.name for kind in kinds])
 
 
 class Messages:

@@ -29,7 +29,8 @@ from mtu.export.verify import verify
 from mtu.export.working_memory import working_bytes
 from mtu.models.checkpoint import Checkpoint, random_checkpoint
 from mtu.models.families import find_family
-from mtu.plugins.op import DOMAIN, find_op
+from mtu.plugins.nodes import op_nodes
+from mtu.plugins.op import find_op
 from mtu.runtime.bundle import Bundle, open_bundle
 
 OPSET = 18
@@ -119,13 +120,11 @@ def ops_of(model: onnx.ModelProto) -> dict[str, dict[str, int]]:
     """The custom ops in a graph, with their attributes. Raises InvalidInputError where an op has two sets of them:
     a function is found by its name, so a model can have one."""
     found: dict[str, dict[str, int]] = {}
-    for node in model.graph.node:
-        if node.domain == DOMAIN:
-            op = find_op(node.op_type)
-            given = {each.name: each.i for each in node.attribute if each.name in op.attributes}
-            attributes = {**op.attributes, **given}
-            if found.setdefault(node.op_type, attributes) != attributes:
-                raise InvalidInputError(f"the network uses {node.op_type} with two sets of attributes: use one")
+    for node, op in op_nodes(model):
+        given = {each.name: each.i for each in node.attribute if each.name in op.attributes}
+        attributes = {**op.attributes, **given}
+        if found.setdefault(node.op_type, attributes) != attributes:
+            raise InvalidInputError(f"the network uses {node.op_type} with two sets of attributes: use one")
     return found
 
 
@@ -187,12 +186,8 @@ def _names(module: torch.nn.Module, network: torch.nn.Module) -> Mapping[str, st
 
 def _rename(model: onnx.ModelProto, names: Mapping[str, str]) -> None:
     """Gives the weights their checkpoint names and the custom nodes telling ones, so that readers find them again."""
-    counts: dict[str, int] = {}
-    for node in model.graph.node:
-        if node.domain == DOMAIN:
-            index = counts.setdefault(node.op_type, 0)
-            counts[node.op_type] += 1
-            node.name = f"{node.op_type}_{index}"
+    for index, (node, _) in enumerate(op_nodes(model)):
+        node.name = f"{node.op_type}_{index}"
     for tensor in model.graph.initializer:
         tensor.name = names.get(tensor.name, tensor.name)
     for node in model.graph.node:

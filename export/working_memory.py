@@ -4,43 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import helper, shape_inference
 
 from mtu.core.interface import Graph, Interface
+from mtu.plugins.nodes import tensors_of, with_sizes
 
 MEASURED = (1440, 2560)
 """Height and width at which the bytes for a pixel are worked out; large, so that margins do not count."""
 
 
-def sized(model: onnx.ModelProto, graph: Graph, height: int, width: int) -> onnx.ModelProto:
-    """A copy for padded frames of one size, with the shapes of all tensors. Functions stay."""
-    fixed = onnx.ModelProto()
-    fixed.CopyFrom(model)
-    for value in (*fixed.graph.input, *fixed.graph.output):
-        dims = value.type.tensor_type.shape.dim
-        for dim, size in zip(dims, graph.tensors[value.name].at(height, width), strict=True):
-            dim.dim_value = size
-    return shape_inference.infer_shapes(fixed)
-
-
-def shapes_of(model: onnx.ModelProto) -> dict[str, tuple[list[int], np.dtype[np.generic]]]:
-    """Shape and type of every tensor that `sized` has found, weights too."""
-    found = {}
-    for weight in model.graph.initializer:
-        found[weight.name] = list(weight.dims), np.dtype(helper.tensor_dtype_to_np_dtype(weight.data_type))
-    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
-        tensor = value.type.tensor_type
-        if tensor.elem_type:
-            kind = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
-            found[value.name] = [dim.dim_value for dim in tensor.shape.dim], kind
-    return found
-
-
 def working_memory(model: onnx.ModelProto, graph: Graph, height: int, width: int) -> tuple[int, int, int]:
     """Bytes of the weights, of inputs and outputs, and of the other tensors that are alive at one time."""
-    found = sized(model, graph, height, width)
+    found = with_sizes(model, {each.tensor.name: each.tensor.at(height, width) for each in graph.inputs})
     known = {
-        name: int(np.prod(shape, dtype=np.float64)) * kind.itemsize for name, (shape, kind) in shapes_of(found).items()
+        name: int(np.prod(shape, dtype=np.float64)) * kind.itemsize for name, (shape, kind) in tensors_of(found).items()
     }
     last_use = {name: index for index, node in enumerate(found.graph.node) for name in node.input}
     outer = {value.name for value in (*found.graph.input, *found.graph.output)}

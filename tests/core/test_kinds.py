@@ -36,7 +36,7 @@ def here(tmp_path, monkeypatch):
     for name, content in FILES.items():
         (tmp_path / name).write_bytes(content)
     (tmp_path / "mine").mkdir()
-    for name in ("first.onnx", "step.onnx"):
+    for name in ("first.onnx", "step.onnx", "bundle.json"):
         (tmp_path / "mine" / name).write_bytes(b"\x08\x08 and more")
     monkeypatch.chdir(tmp_path)
     return tmp_path

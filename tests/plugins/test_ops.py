@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import ROOT
 
 from mtu.core.errors import InvalidInputError
-from mtu.core.interface import PRESETS, Interface
+from mtu.models.mtu import PRESETS, describe
 from mtu.plugins.correlation_argmax_warp import OP, cuda_op
 from mtu.plugins.op import DOMAIN, OPS, Limit, find_op
 
@@ -99,7 +99,7 @@ def test_the_nodes_of_a_graph_are_checked_with_the_sizes_that_reach_them(graph, 
     assert [op for _, op in nodes] == [OP]
     problems = []
     monkeypatch.setattr(cuda_op, "problem_of", lambda *given: problems.append(given))
-    shapes = {each.name: each.at(36, 52) for each in Interface(PRESETS["mtu2"]).inputs(graph)}
+    shapes = {each.tensor.name: each.tensor.at(36, 52) for each in describe(PRESETS["mtu2"]).graph(graph).inputs}
     check_nodes(model, shapes)
     sizes = [[1, 52, 9, 13], [1, 52, 9, 13], [1, 26, 36, 52]]
     assert problems == [(OP.attributes, sizes, ["float32"] * 3)]

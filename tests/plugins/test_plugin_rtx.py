@@ -171,20 +171,19 @@ def test_rtx_builds_the_op_in_every_type_and_size(rtx, tmp_path):
 def test_rtx_builds_both_exported_graphs_with_it(rtx, tmp_path, precision):
     import onnx
 
-    from mtu.core.interface import GRAPHS, Interface, NetworkConfig
     from mtu.export.to_onnx import export_bundle
     from mtu.models.checkpoint import random_checkpoint
 
-    checkpoint = random_checkpoint(NetworkConfig(2, 8, 1))
+    checkpoint = random_checkpoint("mtu", {"units": 2, "channels": 8, "blocks": 1})
     bundle = export_bundle(checkpoint, tmp_path / "bundle", precision=precision)
-    interface = Interface(checkpoint.config, "float16" if precision == "fp16" else "float32")
     jobs, nodes = [], []
-    for graph in GRAPHS:
-        model = onnx.load(bundle.graph(graph))
+    for graph in bundle.interface.graphs:
+        path = bundle.graph(graph.name)
+        model = onnx.load(path)
         nodes.append([node.name for node in model.graph.node if node.op_type == "CorrelationArgmaxWarp"])
         for sizes in (((32, 48), (64, 96), (720, 1280)), ((64, 96),) * 3):
-            profile = {spec.name: [spec.at(*size) for size in sizes] for spec in interface.inputs(graph)}
-            jobs.append({"onnx": str(bundle.graph(graph)), "profile": profile, "workspace": 0})
+            profile = {each.tensor.name: [each.tensor.at(*size) for size in sizes] for each in graph.inputs}
+            jobs.append({"onnx": str(path), "profile": profile, "workspace": 0})
     results, said = rtx(jobs)
     for i, result in enumerate(results):
         assert result["plugins"] == nodes[i // 2] != [], said

@@ -21,8 +21,9 @@ from onnx import TensorProto
 from tests.plugins import one_node
 
 from mtu.core.errors import InvalidInputError
-from mtu.export.engine import BuildOptions
-from mtu.export.engine_graph import Messages, build_graph, load_graphs, prepare
+from mtu.export.bundle_files import load_graphs
+from mtu.export.engine_graph import Messages, PreparedGraph, build_graph, prepare
+from mtu.export.engine_options import BuildOptions, Target
 from mtu.plugins import register, trt_python
 from mtu.plugins.correlation_argmax_warp import OP, trt_plugin
 from mtu.plugins.op import DOMAIN
@@ -327,8 +328,7 @@ def test_without_a_cuda_context_a_call_says_so(creator, monkeypatch):
 @pytest.mark.parametrize("callback", ["trt_plugin.workspace_bytes", "rules.check_shapes"])
 def test_an_error_in_a_callback_fails_the_build(library, creator, small, monkeypatch, callback, capfd):
     """TensorRT takes an error in get_workspace_size for 0 bytes and builds on."""
-    interface, models = load_graphs(small)
-    model = prepare(models["step"], plugin=True)
+    model = prepare(load_graphs(small)["step"], plugin=True)
     for node in model.graph.node:
         for attribute in node.attribute:
             if attribute.name == "plugin_namespace":
@@ -340,17 +340,11 @@ def test_an_error_in_a_callback_fails_the_build(library, creator, small, monkeyp
     monkeypatch.setattr(f"mtu.plugins.correlation_argmax_warp.{callback}", fail)
     messages = Messages()
     with library.logger.to(messages.take), pytest.raises(InvalidInputError) as refused:
+        prepared = PreparedGraph(
+            graph=small.interface.graph("step"), model=model, is_half=False, has_int8=False, kept_nodes=frozenset()
+        )
         build_graph(
-            library,
-            model,
-            interface,
-            "step",
-            BuildOptions(Profile.fixed(32, 48)),
-            kept_nodes=frozenset(),
-            capabilities=("8.6",),
-            timing_cache=None,
-            monitor=None,
-            messages=messages,
+            prepared, Target(library, None, ("8.6",)), BuildOptions(Profile.fixed(32, 48)), messages, None, None
         )
     assert "RuntimeError: no such luck" in str(refused.value) and f"{OP.name}." in str(refused.value)
     capfd.readouterr()
