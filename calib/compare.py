@@ -17,7 +17,7 @@ Note [two modes]
 
 from __future__ import annotations
 
-from collections import deque
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,12 +27,12 @@ from mtu.calib.compare_frame import Agreement, Difference, compare_displacements
 from mtu.calib.compare_report import MODES, FrameResult, Mode, Run
 from mtu.calib.rollout import Array, windows
 from mtu.core.errors import InvalidInputError, NonFiniteError
-from mtu.core.interface import Graph, Interface, Role
+from mtu.core.interface import Interface, Role
 from mtu.core.window import Picture, cut
 from mtu.models.families import in_words
 from mtu.runtime.backends import Backend
-from mtu.runtime.chain import Chain, StagedBackend, open_session
-from mtu.runtime.session import Restored, Session
+from mtu.runtime.chain import StagedBackend, open_session
+from mtu.runtime.session import Restored
 
 SHOWN: tuple[Role, ...] = ("picture", "map", "displacement")
 """Roles of the outputs that a person can look at."""
@@ -40,47 +40,35 @@ SHOWN: tuple[Role, ...] = ("picture", "map", "displacement")
 
 def check_same_model(a: Interface, b: Interface) -> None:
     """Raises InvalidInputError unless the two are one network with the same graphs; types and weights may differ."""
-    facts = [
-        ("families", a.family, b.family),
-        ("networks", in_words(a.settings), in_words(b.settings)),
-        *((f"{role}s", _outputs(a, role), _outputs(b, role)) for role in (*SHOWN, "state")),
-        ("graphs", _inputs(a.graphs), _inputs(b.graphs)),
-        ("size rules", _size(a), _size(b)),
-    ]
-    for what, one, other in facts:
-        if one != other:
+    facts = [_facts(each) for each in (a, b)]
+    facts[0] |= {name: str(a.ops[name]) for name in a.ops if name in b.ops}
+    facts[1] |= {name: str(b.ops[name]) for name in a.ops if name in b.ops}
+    for what, one in facts[0].items():
+        if one != facts[1][what]:
             variants = f" (A is {a.variant}, B is {b.variant})" if a.variant != b.variant else ""
             raise InvalidInputError(
-                f"A and B have different {what}{variants}: {one} and {other}; compare two models of one preset"
+                f"A and B have different {what}{variants}: {one} and {facts[1][what]}; compare two models of one preset"
             )
-    for name in a.ops.keys() & b.ops.keys():
-        for attribute, value in a.ops[name].items():
-            if b.ops[name].get(attribute) != value:
-                raise InvalidInputError(
-                    f"A and B have different {name}: {attribute} is {value} and {b.ops[name].get(attribute)}; compare"
-                    " two models of one preset"
-                )
 
 
-def _size(interface: Interface) -> str:
-    return f"a multiple of {interface.size.multiple} from {interface.size.minimum}"
-
-
-def _outputs(interface: Interface, role: Role) -> str:
-    """In words, without types."""
-    described = (
-        f"{each.tensor.name} {list(each.tensor.shape)}" + (f" with radius {each.radius}" if each.radius else "")
-        for each in interface.with_role(role)
+def _facts(interface: Interface) -> dict[str, str]:
+    """What two exports of one network have in common, in words: all but types and weights."""
+    outputs = (
+        f"{each.role} {each.tensor.name} {list(each.tensor.shape)}"
+        + (f" of radius {each.radius}" if each.radius else "")
+        for each in interface.outputs
     )
-    return ", ".join(described) or "none"
-
-
-def _inputs(graphs: Sequence[Graph]) -> str:
-    """In words, without types."""
-    return "; ".join(
-        f"{graph.name} takes {', '.join(f'{each.tensor.name} ({each.source})' for each in graph.inputs)}"
-        for graph in graphs
+    graphs = (
+        f"{graph.name} of {', '.join(f'{each.tensor.name} ({each.source})' for each in graph.inputs)}"
+        for graph in interface.graphs
     )
+    return {
+        "families": interface.family,
+        "networks": in_words(interface.settings),
+        "outputs": ", ".join(outputs),
+        "graphs": "; ".join(graphs),
+        "size rules": f"a multiple of {interface.size.multiple} from {interface.size.minimum}",
+    }
 
 
 def compare(
@@ -171,29 +159,27 @@ class _Comparison:
 
 def _compare_sessions(a: Backend, b: Backend, frames: Iterable[Picture], progress: Callable[[], None]) -> Run:
     """By what a person sees: the picture or the map of each frame."""
-    run, waiting = Run("rollout"), (deque[Restored](), deque[Restored]())
-    for role in SHOWN[:2]:
+    run, seen = Run("rollout"), SHOWN[:2]
+    for role in seen:
         if (a.interface.the(role) is None) != (b.interface.the(role) is None):
             raise InvalidInputError(f"one of A and B gives a {role} and the other none: compare two that give the same")
-    sessions = [open_session(backend, scene_threshold=None, strict=True) for backend in (a, b)]
-
-    def take(results: Callable[[Session | Chain], list[Restored]]) -> None:
-        for name, session, queue in zip("AB", sessions, waiting, strict=True):
-            try:
-                queue.extend(results(session))
-            except NonFiniteError as error:
-                raise NonFiniteError([f"{state} of {name}" for state in error.states], error.frame) from None
-        while all(waiting):
-            one, other = (queue.popleft() for queue in waiting)
-            tensors = compare_tensors(*(_by_name(a.interface, each, *SHOWN[:2]) for each in (one, other)))
-            run.add(_result(a.interface, one, other, tensors, None), (one, other))
-            progress()
-
-    for frame in frames:
-        _check_size(a.interface, frame.shape)
-        take(lambda session, frame=frame: session.push(frame))  # type: ignore[misc]
-    take(lambda session: session.flush())
+    sources = itertools.tee(frames)
+    for one, other in zip(_restored("A", a, sources[0]), _restored("B", b, sources[1]), strict=True):
+        tensors = compare_tensors(*(_by_name(a.interface, each, *seen) for each in (one, other)))
+        run.add(_result(a.interface, one, other, tensors, None), (one, other))
+        progress()
     return run
+
+
+def _restored(side: str, backend: Backend, frames: Iterable[Picture]) -> Iterator[Restored]:
+    session = open_session(backend, scene_threshold=None, strict=True)
+    try:
+        for frame in frames:
+            _check_size(backend.interface, frame.shape)
+            yield from session.push(frame)
+        yield from session.flush()
+    except NonFiniteError as error:
+        raise NonFiniteError([f"{state} of {side}" for state in error.states], error.frame) from None
 
 
 def _by_name(interface: Interface, frame: Restored, *roles: Role) -> dict[str, Array]:

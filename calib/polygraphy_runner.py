@@ -56,12 +56,10 @@ class BackendRunner(BaseRunner):  # type: ignore[misc]
     def get_input_metadata_impl(self) -> TensorMetadata:
         """See Polygraphy."""
         interface, metadata = self._backend.interface, TensorMetadata()
-        taken = {name for graph in interface.graphs for name in graph.frames}
-        taken |= set() if self._threads_states else set(taken_states(interface))
-        for name, tensor in {
-            name: tensor for graph in interface.graphs for name, tensor in graph.tensors.items()
-        }.items():
-            if name in taken:
+        fed = [*interface.frames, *([] if self._threads_states else taken_states(interface))]
+        inputs = {each.tensor.name: each.tensor for graph in interface.graphs for each in graph.inputs}
+        for name, tensor in inputs.items():
+            if name in fed:
                 shape = [size if isinstance(size, int) else None for size in tensor.shape]
                 metadata.add(name, np.dtype(tensor.dtype), shape)
         return metadata
@@ -87,7 +85,7 @@ class BackendRunner(BaseRunner):  # type: ignore[misc]
 
     def _fed(self, feed_dict: Mapping[str, Array]) -> Mapping[str, Any]:
         arrays = {given: feed_dict[taken] for taken, given in taken_states(self._backend.interface).items()}
-        if all(np.isnan(array).all() for array in arrays.values()):
+        if any(array.size == 0 or np.isnan(array.flat[0]) for array in arrays.values()):
             return {}
         return self._backend.write_states(arrays)
 
