@@ -19,6 +19,7 @@ import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mtu.core.errors import InvalidInputError
 from mtu.core.files import publish, temporary_beside
@@ -28,7 +29,7 @@ from mtu.export.precision import check_layers, in_fp16, read_layers, to_fp16
 from mtu.export.verify import verify
 from mtu.export.working_memory import working_bytes
 from mtu.models.checkpoint import Checkpoint, random_checkpoint
-from mtu.models.families import find_family
+from mtu.models.families import errors_of, find_family
 from mtu.plugins.nodes import op_nodes
 from mtu.plugins.op import find_op
 from mtu.runtime.bundle import Bundle, open_bundle
@@ -50,14 +51,25 @@ def export_graph(checkpoint: Checkpoint, graph: Graph, interface: Interface) -> 
     its checkpoint name.
     """
     traced = random_checkpoint(checkpoint.family, checkpoint.settings).network()
-    module = find_family(checkpoint.family).graphs(traced)[graph.name]
+    modules = find_family(checkpoint.family).graphs(traced)
     size = interface.size.padded(*TRACED_SIZE)
     example = tuple(
         torch.zeros(each.tensor.at(*size), dtype=getattr(torch, each.tensor.dtype)) for each in graph.inputs
     )
-    model = _trace(module.eval(), example, graph, None)
-    if may_hold_size(model):
-        model = _trace(module.eval(), example, graph, _symbolic(interface, graph))
+    with errors_of(checkpoint.family):
+        if set(modules) != {each.name for each in interface.graphs}:
+            names = ", ".join(each.name for each in interface.graphs)
+            raise InvalidInputError(f"graphs gives {', '.join(modules)}, the description has {names}")
+        if normed := [name for name, each in traced.named_modules() if isinstance(each, _BatchNorm)]:
+            raise InvalidInputError(
+                f"the network has batch normalisation ({normed[0]}), which the exporter mixes with other layers: fold"
+                " it into the convolution before it, torch.nn.utils.fusion.fuse_conv_bn_eval"
+            )
+        module = modules[graph.name].eval()
+        _check_outputs(module, example, graph, size)
+        model = _trace(module, example, graph, None)
+        if may_hold_size(model):
+            model = _trace(module, example, graph, _symbolic(interface, graph))
     _rename(model, _names(module, traced))
     _fill(model, checkpoint)
     _name_dimensions(model, graph)
@@ -65,6 +77,23 @@ def export_graph(checkpoint: Checkpoint, graph: Graph, interface: Interface) -> 
         op = find_op(name)
         model.functions.append(op.part(op.function)(**attributes))
     return model
+
+
+@torch.inference_mode()
+def _check_outputs(module: torch.nn.Module, example: tuple[Any, ...], graph: Graph, size: tuple[int, int]) -> None:
+    """Raises InvalidInputError unless a graph's module gives what the description says for padded frames of `size`."""
+    given = module(*example)
+    given = given if isinstance(given, tuple) else (given,)
+    described = [(each.tensor.name, each.tensor.dtype, each.tensor.at(*size)) for each in graph.outputs]
+    if len(given) != len(described):
+        raise InvalidInputError(f"graph {graph.name} gives {len(given)} outputs, the description has {len(described)}")
+    for value, (name, dtype, shape) in zip(given, described, strict=True):
+        found = (str(value.dtype).removeprefix("torch."), tuple(value.shape))
+        if found != (dtype, shape):
+            raise InvalidInputError(
+                f"graph {graph.name} gives {name} as {found[0]} {list(found[1])} for a frame of {size[1]}x{size[0]},"
+                f" the description says {dtype} {list(shape)}"
+            )
 
 
 def _trace(module: torch.nn.Module, example: tuple[Any, ...], graph: Graph, dynamic: Any) -> onnx.ModelProto:
@@ -210,13 +239,6 @@ def _name_dimensions(model: onnx.ModelProto, graph: Graph) -> None:
     for value in (*model.graph.input, *model.graph.output):
         found: Any = value.type.tensor_type
         wanted = graph.tensors[value.name]
-        kind = onnx.helper.tensor_dtype_to_np_dtype(found.elem_type).name
-        shape = [dim.dim_value for dim in found.shape.dim]
-        if kind != wanted.dtype or len(shape) != len(wanted.shape):
-            raise InvalidInputError(
-                f"graph {graph.name}: {value.name} is {kind} {shape}, the description says {wanted.dtype}"
-                f" {list(wanted.shape)}"
-            )
         for dim, size in zip(found.shape.dim, wanted.shape, strict=True):
             if isinstance(size, str):
                 dim.dim_param = size

@@ -11,6 +11,7 @@ from onnx import shape_inference
 
 from mtu.core.errors import InvalidInputError
 from mtu.models.checkpoint import Checkpoint
+from mtu.models.families import errors_of
 from mtu.runtime.backends import Backend, open_backend
 from mtu.runtime.backends.torch_backend import open_network
 from mtu.runtime.bundle import Bundle
@@ -45,8 +46,12 @@ def verify(bundle: Bundle, checkpoint: Checkpoint) -> None:
     try:
         for _ in range(2 if interface.states else 1):
             graph = interface.graph_for(states).name
-            expected = _run(truth, graph, frames, states)
+            with errors_of(checkpoint.family):
+                expected = _run(truth, graph, frames, states)
             found = _run(backend, graph, frames, states)
+            for output in interface.outputs:
+                shape, name = output.tensor.at(height, width), output.tensor.name
+                _compare_shapes(graph, name, shape, expected[name], found[name])
             _compare(graph, expected, found, TOLERANCE[interface.precision])
             states = {name: expected[name] for name in interface.states}
     finally:
@@ -64,13 +69,17 @@ def _run(
     return {**outputs, **backend.read_states(pending.states)}
 
 
+def _compare_shapes(graph: str, name: str, wanted: tuple[int, ...], truth: np.ndarray, found: np.ndarray) -> None:
+    for who, shape in (("torch", truth.shape), (f"{graph}.onnx", found.shape)):
+        if shape != wanted:
+            raise InvalidInputError(
+                f"graph {graph}: {who} gives {name} as {list(shape)}, the description says {list(wanted)};"
+                " please report this, or mend your family's file"
+            )
+
+
 def _compare(graph: str, expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray], tolerance: float) -> None:
     for name, truth in expected.items():
-        if truth.shape != found[name].shape:
-            raise InvalidInputError(
-                f"{graph}.onnx gives {name} as {list(found[name].shape)}, torch as {list(truth.shape)}; please report"
-                " this, or mend your family's file"
-            )
         if truth.dtype == np.int32:
             continue  # where two matches are nearly as good, rounding decides
         peak = 255.0 if truth.dtype == np.uint8 else max(1.0, float(np.abs(truth).max()))

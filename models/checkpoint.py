@@ -87,7 +87,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     dropped = tuple(sorted(key for key in found if unused is not None and unused.fullmatch(key)))
     found = {key: value for key, value in found.items() if key not in dropped}
     with torch.device("meta"):
-        expected = {key: tuple(value.shape) for key, value in family.network(settings).state_dict().items()}
+        fitting = family.network(settings).state_dict()
+    expected = {key: tuple(value.shape) for key, value in fitting.items()}
     problems = [f"missing {key} {list(shape)}" for key, shape in expected.items() if key not in found]
     problems += [f"unexpected {key} {list(value.shape)}" for key, value in found.items() if key not in expected]
     problems += [
@@ -98,7 +99,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     problems += [
         f"{key} has type {value.dtype}, should be floating-point"
         for key, value in found.items()
-        if not value.is_floating_point()
+        if not value.is_floating_point() and (key not in fitting or fitting[key].is_floating_point())
     ]
     _refuse(
         path,

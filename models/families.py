@@ -6,9 +6,13 @@ until export and never after: the bundle describes itself. The torch backends al
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
-from collections.abc import Mapping
+import json
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -49,7 +53,7 @@ class Family(Protocol):
         ...
 
 
-_own: dict[str, Family] = {}
+_own: dict[str, OwnFamily] = {}
 """Those that `load_family_file` has read."""
 
 
@@ -68,7 +72,7 @@ def find_family(name: str) -> Family:
 def load_family_file(path: Path) -> str:
     """Runs a user's own family, a Python file, and gives its name, that of the file.
 
-    Raises MissingFileError, or InvalidInputError if it fails, lacks a name or has that of a family of this release.
+    Raises MissingFileError, or InvalidInputError if it fails, lacks a name or takes one of this release.
     """
     wanted = ("describe", "settings_of", "network", "graphs", "PRESETS")
     if not path.is_file():
@@ -76,18 +80,105 @@ def load_family_file(path: Path) -> str:
     name = path.stem
     if name in FAMILIES or not name.isidentifier():
         raise InvalidInputError(f"--family {path}: '{name}' is taken or no name in Python; rename the file")
-    spec = importlib.util.spec_from_file_location(name, path)
+    # Under a name that no module has; dataclasses in the file look it up.
+    spec = importlib.util.spec_from_file_location(f"mtu_family_{name}", path)
     if spec is None or spec.loader is None:
         raise InvalidInputError(f"--family {path} is no Python file: its name ends in .py")
-    module = importlib.util.module_from_spec(spec)
-    try:
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    with _told(path):
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise InvalidInputError(f"--family {path} fails: {type(error).__name__}: {error}") from error
     if missing := [each for each in wanted if not hasattr(module, each)]:
         raise InvalidInputError(f"--family {path} lacks {', '.join(missing)}; see docs/your-own-network.md")
-    _own[name] = cast(Family, module)
+    if taken := sorted(set(module.PRESETS) & {preset for each in FAMILIES for preset in find_family(each).PRESETS}):
+        raise InvalidInputError(f"--family {path}: the preset {taken[0]} is one of this release; give it another name")
+    _own[name] = OwnFamily(path, module)
     return name
+
+
+class OwnFamily:
+    """A user's file as a `Family`: what fails in it, or is not what it should be, is told with its place."""
+
+    def __init__(self, path: Path, module: Any) -> None:
+        self.path, self._module = path, module
+        self.PRESETS: Mapping[str, Mapping[str, Any]] = {
+            name: self._plain(settings, f"PRESETS['{name}']") for name, settings in module.PRESETS.items()
+        }
+        self.KEYS = tuple(getattr(module, "KEYS", ()))
+        self.TRAINING_ONLY = getattr(module, "TRAINING_ONLY", None)
+
+    def describe(self, settings: Mapping[str, Any]) -> Interface:
+        """See `Family`."""
+        interface: Interface = self._call("describe", Interface, settings)
+        return interface
+
+    def settings_of(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Any] | None:
+        """See `Family`."""
+        found: Mapping[str, Any] | None = self._call("settings_of", (Mapping, type(None)), tensors)
+        return None if found is None else self._plain(found, "settings_of")
+
+    def network(self, settings: Mapping[str, Any]) -> nn.Module:
+        """See `Family`."""
+        from torch import nn
+
+        network: nn.Module = self._call("network", nn.Module, settings)
+        return network
+
+    def graphs(self, network: Any) -> Mapping[str, nn.Module]:
+        """See `Family`."""
+        modules: Mapping[str, nn.Module] = self._call("graphs", Mapping, network)
+        return modules
+
+    def _call(self, name: str, kind: Any, *arguments: Any) -> Any:
+        with _told(self.path):
+            found = getattr(self._module, name)(*arguments)
+        if not isinstance(found, kind):
+            raise InvalidInputError(f"--family {self.path}: {name} gives a {type(found).__name__}; see `Family`")
+        return found
+
+    def _plain(self, settings: Any, where: str) -> Mapping[str, Any]:
+        """`settings`, if bundle.json gives back what was written."""
+        try:
+            if isinstance(settings, Mapping) and json.loads(json.dumps(dict(settings))) == settings:
+                return settings
+        except (TypeError, ValueError):
+            pass
+        raise InvalidInputError(
+            f"--family {self.path}: {where} gives the settings {settings!r:.200}, which JSON cannot hold: write a dict"
+            " of texts and numbers, lists in place of tuples"
+        )
+
+
+@contextlib.contextmanager
+def errors_of(family: str) -> Iterator[None]:
+    """Around code of a family: an error in a user's own file becomes one message, with its place, InvalidInputError;
+    one in a family of this release keeps its traceback."""
+    with _told(_own[family].path) if family in _own else contextlib.nullcontext():
+        yield
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (Exception, SystemExit) as error:  # a script that ends the program is no family
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # torch wraps what fails while it traces
+            cause = cause.__cause__
+        words = str(cause).strip().splitlines() or [""]
+        kind = "" if isinstance(cause, InvalidInputError) else f"{type(cause).__name__}: "
+        raise InvalidInputError(f"--family {path}{_line(error, path)}: {kind}{words[0]:.300}") from error
+
+
+def _line(error: BaseException | None, path: Path) -> str:
+    """The innermost line of the file that led to the error."""
+    found = None
+    while error is not None and found is None:
+        if isinstance(error, SyntaxError) and error.filename == str(path):
+            found = error.lineno
+        for frame, line in traceback.walk_tb(error.__traceback__):
+            found = line if frame.f_code.co_filename == str(path) else found
+        error = error.__cause__ or error.__context__
+    return "" if found is None else f", line {found}"
 
 
 def presets() -> dict[str, str]:
@@ -119,11 +210,14 @@ def recognise(tensors: Mapping[str, Tensor], source: str) -> tuple[str, Mapping[
 
     Raises InvalidInputError where no family claims them, or two do.
     """
-    claims = {name: found for name in (*FAMILIES, *_own) if (found := find_family(name).settings_of(tensors))}
+    found = {name: find_family(name).settings_of(tensors) for name in (*FAMILIES, *_own)}
+    claims = {name: settings for name, settings in found.items() if settings is not None}
     if len(claims) == 1:
         return next(iter(claims.items()))
     if claims:
-        raise InvalidInputError(f"{source} could be of {' or of '.join(claims)}: leave one out, or rename its weights")
+        raise InvalidInputError(
+            f"{source} could be of {' or of '.join(claims)}: settings_of of all but one has to give None for it"
+        )
     some = ", ".join(list(tensors)[:3]) or "nothing"
     keys = {name: getattr(find_family(name), "KEYS", ()) for name in (*FAMILIES, *_own)}
     wanted = "; ".join(f"{name} has {' and '.join(each)}" for name, each in keys.items() if each)
