@@ -8,6 +8,7 @@ the graph and TensorRT can replace the node by the plugin.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -246,13 +247,16 @@ def _name_dimensions(model: onnx.ModelProto, graph: Graph) -> None:
 
 @contextlib.contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """The exporter warns of torch's own future and of torchvision's absence, which say nothing to a user."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """The exporter warns of torch's own future and of torchvision's absence, and shows what it failed on, node by node,
+    which says nothing to a user."""
+    names = ("torch.onnx._internal.exporter._registration", "torch.fx.experimental.symbolic_shapes")
+    loggers = {logger: logger.level for logger in map(logging.getLogger, names)}
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.filterwarnings("ignore", category=FutureWarning)
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in loggers.items():
+            logger.setLevel(level)
