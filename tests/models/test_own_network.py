@@ -214,7 +214,7 @@ def with_changes(tmp_path: Path, name: str, old: str, new: str) -> Path:
         ("twice", "        large =", "        assert frame.max() == 0\n        large =", "line"),
         ("mask", "for layer in self.inner", "for layer in self.inner[: int(x.mean()) + 9]", "line"),
         ("mask", "return torch.sigmoid", "x = x[:, :, :32]\n        return torch.sigmoid", "mask"),
-        ("twice", "nn.Conv2d(3, channels, 3, padding=1)", "nn.BatchNorm2d(3)", "has batch normalisation (inner), which"),
+        ("twice", "nn.Conv2d(3, channels, 3, padding=1)", "nn.BatchNorm2d(3)", "has batch normalisation (inner)"),
     ],
 )  # fmt: skip
 def test_a_mistake_in_the_file_is_one_message(tmp_path, capsys, name, old, new, words):
