@@ -53,6 +53,16 @@ class Tensor:
             found.append(dim)
         return tuple(found)
 
+    def enlarged(self, times: int) -> Tensor:
+        """The tensor where frames come in `times` as large as those that the sizes are said of."""
+        shape: list[Dim] = []
+        for dim in self.shape:
+            if isinstance(dim, str) and times > 1:
+                numerator, axis, parts = _dim(dim)
+                dim = f"{numerator * times}*{axis}" + (f"/{parts}" if parts > 1 else "")
+            shape.append(dim)
+        return dataclasses.replace(self, shape=tuple(shape))
+
 
 def _dim(text: str) -> tuple[int, str, int]:
     match = _DIM.fullmatch(text)

@@ -7,13 +7,14 @@ after the other, each over the pictures of the one before.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from mtu.core.errors import InvalidInputError
-from mtu.core.interface import Interface, Size
+from mtu.core.interface import Frame, Graph, Input, Interface, Size, Tensor
 from mtu.core.window import Picture
 from mtu.runtime.backends import Backend, Stages, open_backend
 from mtu.runtime.scenes import SCENE_THRESHOLD, SceneDetector
@@ -63,21 +64,32 @@ def check_stages(interfaces: Sequence[Interface]) -> None:
 
 
 def combined(interfaces: Sequence[Interface]) -> Interface:
-    """What a chain is like from outside: the size rule is the largest, the outputs are those of the last stage."""
+    """What a chain is like from outside: frames that no stage has to pad, the window and the scale of all, and the
+    outputs of the last stage but for its states."""
     check_stages(interfaces)
-    scale = 1
-    for interface in interfaces:
-        scale *= interface.scale
-    last = interfaces[-1]
-    multiple = max(interface.size.multiple for interface in interfaces)
+    *others, last = interfaces
+    before = math.prod(interface.scale for interface in others)
+    multiple = math.lcm(*(interface.size.multiple for interface in interfaces))
     least = max(interface.size.minimum for interface in interfaces)
-    return dataclasses.replace(
-        last,
+    stream = interfaces[0].streams[0]
+    window = sorted({-sum(each.look_back for each in interfaces), 0, sum(each.look_ahead for each in interfaces)})
+    frames = (
+        Input(Tensor(f"frame{index}", "uint8", (1, "H", "W", 3)), Frame(stream, offset))
+        for index, offset in enumerate(window)
+    )
+    outputs = (replace(each, tensor=each.tensor.enlarged(before)) for each in last.outputs if each.role != "state")
+    return Interface(
         family="chain",
         variant=" + ".join(interface.variant for interface in interfaces),
+        settings={},
+        graphs=(Graph("chain", tuple(frames), tuple(outputs)),),
         size=Size(multiple, least + -least % multiple),
+        scale=before * last.scale,
+        streams=(stream,),
         weights=hashlib.sha256("".join(interface.weights for interface in interfaces).encode()).hexdigest(),
         precision="fp16" if all(interface.precision == "fp16" for interface in interfaces) else "fp32",
+        int8_layers=tuple(layer for interface in interfaces for layer in interface.int8_layers),
+        ops={name: op for interface in interfaces for name, op in interface.ops.items()},
         working_bytes=max(interface.working_bytes for interface in interfaces),
     )
 
