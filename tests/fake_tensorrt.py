@@ -13,8 +13,7 @@ from typing import Any
 
 import onnx
 
-from mtu.plugins.correlation_argmax_warp import OP
-from mtu.plugins.op import DOMAIN
+from mtu.plugins.op import DOMAIN, OPS, find_op
 from mtu.runtime.tensorrt_library import Library, MessageLog, version_numbers
 
 
@@ -31,6 +30,11 @@ class LayerType(enum.Enum):
 
 class Logger(MessageLog):
     pass
+
+
+def identity(op: str) -> tuple[str, str, str]:
+    """Of the creator of an op's plugin."""
+    return op, str(find_op(op).version), DOMAIN
 
 
 def names(kind: str, *members: str) -> Any:
@@ -75,7 +79,7 @@ class Registry:
     def load_library(self, path: str) -> object | None:
         if path.rsplit("/", 1)[-1] not in self.loadable:
             return None
-        self.creators.add((OP.name, "1", DOMAIN))
+        self.creators |= {identity(op) for op in OPS}
         return object()
 
 
@@ -172,7 +176,6 @@ class FakeTensorRT(types.SimpleNamespace):
         half = {tensor.name for tensor in model.graph.initializer if tensor.data_type == 10}
         plain = DataType.HALF if typed and half else DataType.FLOAT
         functions = {function.name for function in model.functions}
-        known = (OP.name, "1", DOMAIN) in self.registry.creators
         plugin = LayerType.PLUGIN_V2 if self.numbers < (10,) else LayerType.PLUGIN_V3
         for node in model.graph.node:
             kinds = {"Conv": LayerType.CONVOLUTION, "ConvTranspose": LayerType.DECONVOLUTION}
@@ -180,8 +183,9 @@ class FakeTensorRT(types.SimpleNamespace):
             dtype = plain
             if node.op_type in kinds and node.input[1] not in half:
                 dtype = DataType.FLOAT
-            if node.op_type == OP.name:
-                function_wins = OP.name in functions and ((10,) <= self.numbers < (10, 7) or not known)
+            if node.op_type in OPS:
+                known = identity(node.op_type) in self.registry.creators
+                function_wins = node.op_type in functions and ((10,) <= self.numbers < (10, 7) or not known)
                 if function_wins and self.numbers >= (10,):
                     kind = LayerType.OTHER
                 elif known:

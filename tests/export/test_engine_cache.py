@@ -73,8 +73,6 @@ def test_whatever_an_engine_depends_on_makes_another(small, built, tmp_path, mon
     monkeypatch.setattr(engine_cache, "find_op", lambda name: replace(find_op(name), revision=99))
     directories.add(ask(small)[0].directory)
     other.graph("first").write_bytes(small.graph("first").read_bytes() + b"\n")
-    monkeypatch.setattr(fake_cuda, "OrtBackend", lambda bundle, device: opened)
-    opened = types.SimpleNamespace(interface=same.manifest.interface)
     directories.add(ask(other)[0].directory)
     assert len(directories) == 5
 

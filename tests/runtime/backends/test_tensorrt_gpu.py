@@ -11,12 +11,24 @@ from tests import needs
 
 needs.library("av", "onnx", "onnxruntime", "torch")
 
+from tests import small_models
 from tests.conftest import ROOT
 from tests.frames import submit, windows
-from tests.tensorrt_sessions import assert_same, collect, engine, flashing, gpu, make_gpu, overflowing, truth
+from tests.tensorrt_sessions import (
+    assert_same,
+    collect,
+    dim_frames,
+    engine,
+    flashing,
+    gpu,
+    make_gpu,
+    overflowing,
+    truth,
+)
 
-from mtu.core.errors import InvalidInputError
-from mtu.export.engine import BuildOptions, build_engine
+from mtu.core.errors import InvalidInputError, NonFiniteError
+from mtu.export.engine import build_engine
+from mtu.export.engine_options import BuildOptions
 from mtu.runtime import Session, open_backend, open_bundle, read_frames
 from mtu.runtime.backends import FACTORIES
 from mtu.runtime.engine import Profile
@@ -132,6 +144,29 @@ def test_a_frame_that_is_not_finite_on_a_gpu_is_redone(build, overflowing):
     expected, reference = truth(overflowing, frames, scene_threshold=None)
     assert session.redone == reference.redone == [5, 6, 19]
     assert max(np.abs(a.rgb.astype(int) - b.rgb).max() for a, b in zip(got, expected, strict=True)) <= 2
+
+
+@pytest.mark.needs_cuda
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [(small_models.opposite, (32, 48)), (small_models.difference, (6, 8)), (small_models.trail, (8, 12))],
+)
+def test_models_that_are_not_ours_on_a_gpu(build, tmp_path, kind, size):
+    """Without states, with a map, with another window: and one value that is not finite."""
+    bundle = kind(tmp_path / "b")
+    frames = dim_frames(12, *size)
+    got, session, remarks = run_on_gpu(build(bundle, size, fp16=False), frames)
+    expected, _ = truth(bundle, frames, scene_threshold=None)
+    assert session.redone == remarks == []
+    for ours, theirs in zip(got, expected, strict=True):
+        if theirs.picture is not None:
+            assert np.abs(ours.picture.astype(int) - theirs.picture).max() <= 1
+        if theirs.map is not None:
+            assert np.abs(ours.map.astype(float) - theirs.map).max() <= 1e-3
+    if kind is small_models.difference:
+        frames[3][-1, -1] = 255
+        with pytest.raises(NonFiniteError, match="in change at frame 3"):
+            run_on_gpu(build(bundle, size, fp16=False), frames)
 
 
 @pytest.mark.needs_cuda
