@@ -116,9 +116,12 @@ class Calibration:
     def table(self) -> str:
         """All of it in words and columns."""
         kind = "" if self.has_sharp else " (estimated, without sharp clips)"
-        lines = [f"{'layer':20} {'alone: PSNR to fp32':>20} {'loss':>10}"]
+        width = max((20, *map(len, self.alone)))
+        lines = [f"{'layer':{width}} {'alone: PSNR to fp32':>20} {'loss':>10}"]
         for name, alone in self.alone.items():
-            lines.append(f"{name:20} {decibels(alone.psnr):>20} {alone.loss:+7.3f} dB  {'int8' * (name in self.int8)}")
+            lines.append(
+                f"{name:{width}} {decibels(alone.psnr):>20} {alone.loss:+7.3f} dB  {'int8' * (name in self.int8)}"
+            )
         fp32, int8 = self.times["fp32"], self.times["int8"]
         return "\n".join(
             [

@@ -70,9 +70,11 @@ class RangeReport:
 
     def table(self) -> str:
         """A line for each layer, with the worst of its tensors in every column, and what is to be kept."""
+        width = max((18, *map(len, self.weights)))
+        inputs = "frames and states" if self.interface.states else "frames"
         lines = [
             f"{self.model}: {self.interface.variant}, {self.frames} frames of {', '.join(self.clips)}\n",
-            f"{'layer':18} {'lowest':>11} {'highest':>11} {'>65504':>8} {'<2^-14':>8} {'weights':>9}  verdict",
+            f"{'layer':{width}} {'lowest':>11} {'highest':>11} {'>65504':>8} {'<2^-14':>8} {'weights':>9}  verdict",
         ]
         for layer in ("", *self.weights):
             tensors = [row.range for row in self.rows if row.layer == layer]
@@ -80,8 +82,8 @@ class RangeReport:
             above, tiny = max(each.above_share for each in tensors), max(each.tiny_share for each in tensors)
             largest = f"{self.weights[layer].largest:9.4g}" if layer else ""
             verdict = "" if not layer else "keep in fp32" if layer in self.keep else "fp16"
-            name = layer or "frames and states"
-            line = f"{name:18} {lowest:11.4g} {highest:11.4g} {above:8.2%} {tiny:8.2%} {largest}  {verdict}"
+            figures = f"{lowest:11.4g} {highest:11.4g} {above:8.2%} {tiny:8.2%} {largest}"
+            line = f"{layer or inputs:{width}} {figures}  {verdict}"
             lines.append(line.rstrip())
         lines += ["", *(f"{layer}: {'; '.join(reasons)}" for layer, reasons in self.keep.items()), *self.states]
         kept = f"keep {len(self.keep)} of {len(self.weights)} layers in fp32"

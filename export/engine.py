@@ -84,11 +84,12 @@ def build_chain(
             " them in a row with mtu-export chain"
         )
     options.check_sizes(combined([stage.interface for stage in chain.models]).size)
+    stages = [stage for stage in chain.models if isinstance(stage, Bundle)]
+    if len(stages) < len(chain.models):
+        raise InvalidInputError(f"a stage of {chain.directory} is an engine already: give a chain of bundles")
     target = find_target(options, say)
     builds, scale = {}, 1
-    for name, stage in zip(stage_names(chain.models), chain.models, strict=True):
-        if isinstance(stage, Engine):
-            raise InvalidInputError(f"stage {stage.directory} is an engine already: give a chain of bundles")
+    for name, stage in zip(stage_names(stages), stages, strict=True):
         profile, rule = options.profile, stage.interface.size
         sizes = [
             Sizes(*rule.padded(each.height * scale, each.width * scale))

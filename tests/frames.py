@@ -25,6 +25,7 @@ def write_clip(directory: Path, count: int, height: int, width: int) -> Path:
     """Writes `moving_frames` as pictures into `directory`."""
     from mtu.runtime.video import write_png
 
+    directory.mkdir(exist_ok=True)
     for number, frame in enumerate(moving_frames(count, height, width)):
         write_png(directory / f"{number}.png", frame)
     return directory

@@ -47,16 +47,20 @@ def restored(bundle, frames):
         return [result.rgb for result in restore(frames, backend, scene_threshold=None)]
 
 
-@pytest.fixture(scope="module")
-def clips(small):
+def with_truth(bundle):
     """Two clips, and as the truth what the model gives with a little noise."""
     made = []
     for seed in range(2):
         frames = moving_frames(4, 30, 50, seed)
         noise = np.random.default_rng(seed).integers(-4, 5, (4, 30, 50, 3))
-        sharp = [np.clip(f + n, 0, 255).astype(np.uint8) for f, n in zip(restored(small, frames), noise, strict=True)]
+        sharp = [np.clip(f + n, 0, 255).astype(np.uint8) for f, n in zip(restored(bundle, frames), noise, strict=True)]
         made.append(Clip(f"clip {seed}", frames, sharp))
     return made
+
+
+@pytest.fixture(scope="module")
+def clips(small):
+    return with_truth(small)
 
 
 def with_ranges_of(bundle, clip, directory):
@@ -118,11 +122,12 @@ def test_the_bundle_is_a_normal_one(small, clips, everything, tmp_path):
     assert both == {name: max(one[name], other[name]) for name in one} and one != other
 
 
-def test_the_most_harmful_layers_go_back_until_the_loss_is_allowed(small, clips, everything, tmp_path):
-    _, before, _ = everything
+def test_the_most_harmful_layers_go_back_until_the_loss_is_allowed(single, tmp_path):
+    clips = with_truth(single)
+    before = calibrate(single, clips, tmp_path / "bundle", allowed=50)
     allowed = before.together.loss * 0.6
     said = []
-    found = calibrate(small, clips, tmp_path / "bundle", allowed=allowed, say=said.append)
+    found = calibrate(single, clips, tmp_path / "bundle", allowed=allowed, say=said.append, overwrite=True)
     assert found.together.loss <= allowed < before.together.loss
     gone = [name for name in found.alone if name not in found.int8]
     assert gone and found.int8
@@ -222,26 +227,25 @@ def folders(clips, tmp_path_factory):
     return root
 
 
-def test_the_command_says_what_it_did(capsys, tmp_path, folders):
-    """On the model of the package."""
+def test_the_command_says_what_it_did(capsys, tmp_path, folders, single):
     clip = folders / "blurred0"
-    arguments = ["int8", "mtu2", "-o", tmp_path / "bundle", "--input", clip, "--sharp", clip, "--frames", 3]
+    arguments = ["int8", single.directory, "-o", tmp_path / "bundle", "--input", clip, "--sharp", clip, "--frames", 3]
     ended = cli.run(capsys, "mtu-calibrate", *arguments, "--max-psnr-drop", 20, "--json", tmp_path / "r.json")
     assert ended.code == 0, ended.err
     report = json.loads((tmp_path / "r.json").read_text(), parse_constant=lambda text: pytest.fail(text))
-    assert len(report["alone"]) == len(report["int8"]) == 42 and report["has_sharp"]
+    assert len(report["alone"]) == len(report["int8"]) == 6 and report["has_sharp"]
     assert report["frames"] == 3 and report["clips"] == [str(clip)] and not report["held_out"]
-    assert len(report["checkpoint"]) == 64 and report["model"].endswith("mtu2")
+    assert len(report["checkpoint"]) == 64 and report["model"] == str(single.directory)
     for name, harm in report["alone"].items():
         alone = "equal" if harm["psnr"] is None else f"{harm['psnr']:.2f} dB"
         assert re.search(rf"^{re.escape(name)} +{alone} ", ended.out, re.MULTILINE)
-    assert "42 of 42 layers in int8" in ended.out
+    assert "6 of 6 layers in int8" in ended.out
     assert set(report["times"]) == {"fp32", "int8"} and " times" in ended.out
     ran = cli.run(capsys, "mtu-run", clip, "--model", tmp_path / "bundle", "-o", tmp_path / "out")
-    assert ran.code == 0 and "mtu2 fp32 with 42 layers in int8" in ran.err + ran.out
+    assert ran.code == 0 and "custom fp32 with 6 layers in int8" in ran.err + ran.out
     same = ["--input", clip, "--min-psnr", 40]
-    compared = cli.run(capsys, "mtu-compare", "mtu2", tmp_path / "bundle", *same)
-    assert compared.code == 0 and "fp32 with 42 layers in int8 on onnxruntime" in compared.out
+    compared = cli.run(capsys, "mtu-compare", single.directory, tmp_path / "bundle", *same)
+    assert compared.code == 0 and "fp32 with 6 layers in int8 on onnxruntime" in compared.out
     refused = cli.run(capsys, "mtu-run", clip, "--model", tmp_path / "bundle", "--backend", "torch",
                       "-o", tmp_path / "torch")  # fmt: skip
     assert refused.code == 2 and "torch computes in fp32 or fp16 alone" in refused.err
