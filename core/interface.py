@@ -274,7 +274,9 @@ class Interface:
             return cls(**{**fields, **texts, "graphs": graphs, "size": Size(**fields["size"])})
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
-            raise InvalidInputError(f"{source} has a broken description ({what}): export the model again") from None
+            raise InvalidInputError(
+                f"{source} has a broken description ({what:.300}): export the model again"
+            ) from None
 
 
 def metadata(interface: Interface, graph: Graph) -> dict[str, str]:
