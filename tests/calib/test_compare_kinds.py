@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from mtu.calib.compare import compare
 from mtu.calib.polygraphy_runner import no_states
 from mtu.calib.rollout import first_frames
 from mtu.core.errors import InvalidInputError, NonFiniteError
-from mtu.core.interface import Frame, Graph, Input, Interface, Output, State, Tensor
+from mtu.core.interface import Frame, Graph, Input, Interface, Output, Size, State, Tensor
 from mtu.export.chain_files import write_chain
 from mtu.runtime import open_backend, open_model, restore
 from mtu.runtime.backends import Finished
@@ -84,6 +85,10 @@ def test_the_worst_map_is_that_of_the_worst_frame():
     broken.submit = worse_later
     (run,) = compare(Made(interface), broken, frames(), ["step"])
     assert run.worst.index == 2 and run.worst.map_difference == pytest.approx(0.1)
+    padded = replace(interface, size=Size(8, 8))  # 56 pixels wide, of which 50 are the frame's
+    outside = Made(padded, np.where(np.arange(28) < 25, 0, 1))
+    (run,) = compare(Made(padded), outside, frames(), ["step"])
+    assert run.worst.map_difference == 0
     nan = Made(interface, np.nan)
     with pytest.raises(NonFiniteError, match="non-finite values in out"):
         compare(Made(interface), nan, frames(), ["step"])
