@@ -110,13 +110,13 @@ cat > "$work/code" <<'E2'
 # The builder's whole way on a made-up GPU, as far as the library's own constructor, which needs the driver.
 import sys, tempfile, traceback
 from pathlib import Path
-from mtu.export import engine
+from mtu.export import engine, engine_options
 from mtu.runtime.bundle import open_bundle
 from mtu.runtime.engine import Profile
 from mtu.runtime.gpu import Gpu
-engine.find_gpu = lambda *_: Gpu(0, "made up", "9.0", 1 << 37)
+engine_options.find_gpu = lambda *_: Gpu(0, "made up", "9.0", 1 << 37)
 for fp16 in (False, True):
-    options = engine.BuildOptions(Profile.fixed(216, 384), fp16=fp16, runtime="tensorrt", plugin=False)
+    options = engine_options.BuildOptions(Profile.fixed(216, 384), fp16=fp16, runtime="tensorrt", plugin=False)
     try:
         engine.build_engine(open_bundle(), Path(tempfile.mkdtemp()) / "E", options)
     except Exception:

@@ -21,6 +21,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 from av.video.format import VideoFormat
+from av.video.plane import VideoPlane
 from av.video.reformatter import VideoReformatter
 
 Pixels = npt.NDArray[np.uint8]
@@ -35,9 +36,8 @@ LIMITED, FULL = 1, 2
 
 # Untagged pictures with at most this many lines are BT.601.
 _SD_LINES = 576
-# Of swscale, which follows the tags of pictures; PyAV's own colour space arguments lack some before 18.
 MATRICES = {0: "RGB", 1: "BT.709", 4: "FCC", 5: "BT.601", 6: "BT.601", 7: "SMPTE 240M", 9: "BT.2020"}
-"""H.273 codes of the matrices that are used, and their names."""
+"""H.273 codes of the matrices that swscale knows, and their names."""
 _UNSUPPORTED = {8: "YCgCo", 10: "BT.2020 constant luminance", 14: "ICtCp"}
 _HDR = {16: "PQ", 18: "HLG"}
 _PRIMARIES = {1: "BT.709", 5: "BT.601 (625)", 6: "BT.601 (525)", 7: "BT.601 (525)", 9: "BT.2020", 12: "P3"}
@@ -82,8 +82,7 @@ class Colour:
     def light(self) -> str:
         """Words for the primaries and an HDR transfer, such as "BT.2020 primaries, PQ"; "" if they are not tagged."""
         known = _PRIMARIES.get(self.primaries)
-        hdr = _HDR.get(self.transfer)
-        return ", ".join(filter(None, [known and f"{known} primaries", hdr]))
+        return ", ".join(filter(None, [known and f"{known} primaries", _HDR.get(self.transfer)]))
 
     @property
     def is_hdr(self) -> bool:
@@ -111,17 +110,15 @@ def colour_of(picture: av.VideoFrame) -> tuple[Colour, list[str]]:
     """The colour of a decoded picture, and what the user should know about it."""
     matrix, tagged_range = int(picture.colorspace), int(picture.color_range)
     primaries, transfer = int(picture.color_primaries), int(picture.color_trc)
-    notes: list[str] = []
     if is_rgb(picture.format):
-        return Colour(matrix, tagged_range, primaries, transfer, RGB, FULL), notes
-    name = picture.format.name
-    used_range = tagged_range
+        return Colour(matrix, tagged_range, primaries, transfer, RGB, FULL), []
+    notes, name = [], picture.format.name
+    gray = name.startswith(("gray", "ya"))
+    used_matrix, used_range = matrix, tagged_range
     if used_range not in (LIMITED, FULL):
-        used_range = FULL if name.startswith(("yuvj", "gray", "ya")) else LIMITED
-    used_matrix = matrix
+        used_range = FULL if gray or name.startswith("yuvj") else LIMITED
     if matrix == RGB or matrix not in MATRICES:
         used_matrix = 9 if matrix == 10 else _usual_matrix(picture.height)
-        gray = name.startswith(("gray", "ya"))
         if matrix in (UNSPECIFIED, RGB, 3) and not gray:
             notes.append(f"colours are not tagged: {MATRICES[used_matrix]} is assumed ({picture.height} lines)")
         elif not gray:
@@ -140,6 +137,12 @@ def picture_of(rgb: Pixels) -> av.VideoFrame:
     # PyAV takes the strides of a dimension of size 1, which mean nothing, for padding.
     share = rgb.strides == (rgb.shape[1] * 3, 3, 1)
     return av.VideoFrame.from_numpy_buffer(rgb, "rgb24") if share else av.VideoFrame.from_ndarray(rgb, "rgb24")
+
+
+def pixels_of(plane: VideoPlane, channels: int = 1) -> Pixels:
+    """The memory of a plane, uint8 [H, W * channels], without what pads its rows, which is not initialised."""
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+    return rows[: plane.height, : plane.width * channels]
 
 
 class ToRGB:
@@ -226,9 +229,7 @@ class FromRGB:
         height, width = rgb.shape[:2]
         if self._carrier is None or (self._carrier.width, self._carrier.height) != (width, height):
             self._carrier = _left_picture().reformat(width=width, height=height, format="rgb24")
-        plane = self._carrier.planes[0]
-        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
-        rows[:height, : width * 3].reshape(height, width, 3)[:] = rgb
+        pixels_of(self._carrier.planes[0], 3).reshape(rgb.shape)[:] = rgb
         return self._carrier
 
 
@@ -257,15 +258,12 @@ def _is_centred(picture: av.VideoFrame, matrix: int) -> bool:
     picture.colorspace = matrix
     tagged = picture.reformat(width=16, height=16, format="rgb24")
     picture.colorspace = own
-    plane = tagged.planes[0]
-    np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[:16, :48] = edges.reshape(16, 48)
+    pixels_of(tagged.planes[0], 3)[:] = edges.reshape(16, 48)
 
     def chroma(source: av.VideoFrame) -> bytes:
         source.colorspace, source.color_range = 1, FULL
         converted = VideoReformatter().reformat(source, format="yuv420p", dst_color_range=FULL, interpolation=_FLAGS)
-        # What pads the rows is not initialised.
-        plane = converted.planes[2]
-        return np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[:8, :8].tobytes()
+        return pixels_of(converted.planes[2]).tobytes()
 
     return chroma(tagged) == chroma(picture_of(edges))
 

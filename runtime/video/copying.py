@@ -38,7 +38,7 @@ def timecode_of(source: SourceInfo) -> str | None:
     """The timecode of the first picture, such as "01:02:03:04": a tag of the pictures, of a data stream or the file."""
     if source.container is None or source.stream is None:
         return None
-    streams = [source.stream, *(stream for stream in source.container.streams if stream.type == "data")]
+    streams = [source.stream, *source.container.streams.data]
     tags = [*(stream.metadata for stream in streams), source.container.metadata]
     found = [value for each in tags for key, value in each.items() if key.lower() == "timecode"]
     if not found or source.segment is None:
@@ -50,11 +50,7 @@ class Copier:
     """Carries the streams that are not processed from a source into an output container."""
 
     def __init__(
-        self,
-        source: SourceInfo,
-        output: OutputContainer,
-        pictures: Sample,
-        mux: Callable[[av.Packet[Any]], None],
+        self, source: SourceInfo, output: OutputContainer, pictures: Sample, mux: Callable[[av.Packet[Any]], None]
     ) -> None:
         """Add a stream to `output` for each one it can hold beside the `pictures`. `notes` says what it cannot.
 
@@ -88,12 +84,10 @@ class Copier:
         if stream.type == "data" and "timecode" in stream.metadata:
             return  # it says no more than the pictures' tag, of which muxers make such a stream again
         why = _refusal(self._output, self._accepted, stream, self._first.get(stream.index), cover is not None)
-        text = self._as_text(stream)
         if isinstance(why, Sample):
             self._copy_from(stream, why, name)
-        elif text is not None:
-            self._copy_from(stream, text, name)
-            self._copied[stream.index].converted = True
+        elif (text := self._as_text(stream)) is not None:
+            self._copy_from(stream, text, name, converts=True)
             self.notes.append(f"{container} cannot hold {name}: converted to {self._row.text}, without styles")
         else:
             keeper = _keeper(stream, self._first.get(stream.index), cover is not None)
@@ -108,21 +102,18 @@ class Copier:
         sample = Sample(lambda output: add_text(output, stream, codec))
         return sample if refusal(self._output, self._accepted, sample) is None else None
 
-    def _copy_from(self, stream: Stream, sample: Sample, name: str) -> None:
+    def _copy_from(self, stream: Stream, sample: Sample, name: str, *, converts: bool = False) -> None:
         track = Track(
             "cover" if stream.index in self._source.covers else stream.type,
             stream.time_base or Fraction(1, 1000),
             self._source.origin,
             edit_lists=self._row.edit_lists,
-            needs_ends=self._row.edit_lists,
         )
-        self._copied[stream.index] = _Copied(
-            name, track, sample.add(self._output), Trial(self._output, sample.add), converted=False
-        )
+        target, trial = sample.add(self._output), Trial(self._output, sample.add)
+        self._copied[stream.index] = _Copied(name, track, target, trial, converts)
         back = tags_back(self._output, self._accepted, sample)
         if back is not None:
             tags, disposition = back
-            target = self._copied[stream.index].target
             lost = [lost_of_stream(target.metadata, tags), lost_marks(target.disposition, disposition)]
             if any(lost):
                 self.notes.append(
@@ -147,18 +138,15 @@ class Copier:
 
     def _write(self, copied: _Copied, packets: list[av.Packet[Any]]) -> None:
         for packet in packets:
-            if copied.converted:
-                assert isinstance(copied.target, SubtitleStream)
-                text = converted(packet, copied.target)
-                if text is None:
-                    continue
-                packet = text
-            why = copied.trial.refusal(packet)
+            written = converted(packet, copied.target) if copied.converts else packet
+            if written is None:
+                continue
+            why = copied.trial.refusal(written)
             if why is not None:
                 copied.refused[why] += 1
                 continue
-            packet.stream = copied.target
-            self._mux(packet)
+            written.stream = copied.target
+            self._mux(written)
 
     def close(self) -> None:
         """End the trials. May be called twice."""
@@ -167,17 +155,13 @@ class Copier:
 
     def remarks(self) -> list[str]:
         """What had to be changed or left out while copying."""
-        return [
-            f"{copied.name}: {text}"
-            for copied in self._copied.values()
-            for text in (
-                *copied.track.remarks(),
-                *(
-                    f"{count} packets that {self._output.format.name} refuses ({why}) were left out"
-                    for why, count in copied.refused.items()
-                ),
-            )
-        ]
+        remarks = []
+        for copied in self._copied.values():
+            remarks += [f"{copied.name}: {text}" for text in copied.track.remarks()]
+            for why, count in copied.refused.items():
+                refused = f"{count} packets that {self._output.format.name} refuses ({why}) were left out"
+                remarks.append(f"{copied.name}: {refused}")
+        return remarks
 
 
 @dataclass
@@ -189,7 +173,7 @@ class _Copied:
     track: Track
     target: Stream
     trial: Trial
-    converted: bool
+    converts: bool
     """Whether its packets become text of the kind the container holds."""
     refused: Counter[str] = field(default_factory=Counter)
     """Packets that were left out, by reason."""
@@ -223,12 +207,8 @@ def _refusal(
         return "its codec is unknown"
     if output.default_audio_codec == output.default_subtitle_codec == "none":
         return "it holds pictures only"  # the muxer of raw video would take packets of any kind
-    if (
-        container == "flv"
-        and codec is not None
-        and codec.name.startswith(_FLV_OWN)
-        and stream.container.format.name != "flv"
-    ):
+    elsewhere = stream.container.format.name != container
+    if container == "flv" and elsewhere and codec is not None and codec.name.startswith(_FLV_OWN):
         return "FFmpeg cannot write it there"
     if stream.type == "attachment" and container != "matroska":
         return "it has no place for attachments"
@@ -257,8 +237,7 @@ def _keeper(stream: Stream, packets: list[av.Packet[Any]] | None, cover: bool) -
 def _chapters(source: SourceInfo) -> list[Any]:
     """The source's chapters on the output's clock, cut to the segment."""
     assert source.container is not None
-    chapters: list[Any] = []
-    segment = source.segment
+    chapters, segment = [], source.segment
     for chapter in source.container.chapters():
         base = chapter["time_base"] or Fraction(1, 1000)
         begin, end = chapter["start"] * base - source.origin, chapter["end"] * base - source.origin

@@ -91,11 +91,14 @@ class Damage:
 
     def lost(self) -> list[str]:
         """What was found while reading, in words."""
+        lost = []
         if self.hopeless:
-            lost = [f"stopped after {MAX_ERRORS_IN_A_ROW} damaged packets in a row"]
-        else:
-            lost = [f"{self._errors} damaged packets were skipped ({self._last_error})"] if self._errors else []
-        return lost + ([f"{self._pictures} pictures were damaged"] if self._pictures else [])
+            lost.append(f"stopped after {MAX_ERRORS_IN_A_ROW} damaged packets in a row")
+        elif self._errors:
+            lost.append(f"{self._errors} damaged packets were skipped ({self._last_error})")
+        if self._pictures:
+            lost.append(f"{self._pictures} pictures were damaged")
+        return lost
 
     def early_end(self, end: Fraction, rate: Fraction | None) -> list[str]:
         """Whether what was read ends well before `end`, in words."""

@@ -84,7 +84,6 @@ class Decoder:
             raise InvalidInputError(f"{self._source} has no video stream that can be decoded (it has: {kinds})")
         moving = [stream for stream in videos if not stream.disposition & Disposition.attached_pic] or videos
         marked = [index for index, stream in enumerate(moving) if stream.disposition & Disposition.default]
-        asked = self._number is not None
         number = self._number if self._number is not None else (marked or [0])[0]
         if not 0 <= number < len(moving):
             found = [f"{index} ({stream.codec_context.name})" for index, stream in enumerate(moving)]
@@ -94,11 +93,11 @@ class Decoder:
             )
         if len(moving) == 1:
             return moving[0], ""
-        why = "" if asked else ", the first marked default," if marked else ", the first,"
-        choose = "" if asked else "; --video-stream chooses"
-        return moving[number], (
-            f"{len(moving)} video streams: number {number}{why} is processed, the others are copied{choose}"
-        )
+        why, choose = ", the first marked default," if marked else ", the first,", "; --video-stream chooses"
+        if self._number is not None:
+            why = choose = ""
+        said = f"{len(moving)} video streams: number {number}{why} is processed, the others are copied{choose}"
+        return moving[number], said
 
     def _why_not(self, error: av.FFmpegError) -> str:
         reason = error.strerror or str(error)

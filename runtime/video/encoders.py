@@ -61,12 +61,7 @@ _CRF = {
 _NVENC_CQ = _Scale(19, 0, 51, whole=False)
 # MPEG-like encoders take a fixed quantiser instead.
 _QUANTISER = _Scale(2, 1, 31, whole=True)
-_QUANTISED = frozenset(
-    (
-        *("mpeg1video", "mpeg2video", "mpeg4", "msmpeg4", "msmpeg4v2", "wmv1", "wmv2"),
-        *("mjpeg", "speedhq", "h261", "h263", "h263p", "flv", "rv10", "rv20"),
-    )
-)
+_QUANTISED = "mpeg1video mpeg2video mpeg4 msmpeg4 msmpeg4v2 wmv1 wmv2 mjpeg speedhq h261 h263 h263p flv rv10 rv20"
 _QUANTISER_NAMES = frozenset(("q", "q:v", "qscale", "qscale:v"))
 # Options that choose the quality themselves.
 _QUALITY = _QUANTISER_NAMES | {"crf", "qp", "cq", "b", "b:v", "global_quality", "rc", "lossless"}
@@ -83,45 +78,31 @@ DEFAULTS: Mapping[str, Mapping[str, str]] = {
 
 def choose_codec(container: OutputContainer, wanted: str | None) -> Codec:
     """The encoder that was asked for, else the container's usual one. Raises InvalidInputError."""
-    allowed = container.supported_codecs
-    ending = container.format.name
-    if wanted is None:
-        default = container.default_video_codec
+    allowed, ending, name = container.supported_codecs, container.format.name, wanted
+    if name is None:
         # A transport stream does not say what it holds.
         general = DEFAULT_CODEC in allowed or ending == "mpegts"
-        name = DEFAULT_CODEC if general else _ALIASES.get(default, default)
-    else:
-        name = _ALIASES.get(wanted, wanted)
+        name = DEFAULT_CODEC if general else container.default_video_codec
+    codec = _video_encoder(_ALIASES.get(name, name))
+    if codec is None and wanted is None:
+        raise InvalidInputError(f"{ending} files hold no video that can be encoded here: choose .mp4, .mkv or .mov")
+    if codec is not None and (codec.name in allowed or holds(ending, codec.name)):
+        return codec
+    encoders = [each for each in sorted(av.codecs_available) if (found := _video_encoder(each)) and found.name == each]
+    usable = ", ".join(encoder for encoder in encoders if encoder in allowed)
+    if codec is None:
+        raise InvalidInputError(
+            f"there is no video encoder '{name}'{did_you_mean(name, encoders)}; for {ending}: {usable}"
+        )
+    raise InvalidInputError(f"{ending} cannot hold {codec.name}: choose one of {usable}, or another ending")
+
+
+def _video_encoder(name: str) -> Codec | None:
     try:
         codec = Codec(name, "w")
     except ValueError:
-        codec = None
-    if codec is None or codec.type != "video":
-        if wanted is None:
-            raise InvalidInputError(f"{ending} files hold no video that can be encoded here: choose .mp4, .mkv or .mov")
-        encoders = _video_encoders()
-        usable = [encoder for encoder in encoders if encoder in allowed]
-        raise InvalidInputError(
-            f"there is no video encoder '{wanted}'{did_you_mean(wanted, encoders)}; for {ending}: {', '.join(usable)}"
-        )
-    if codec.name not in allowed and not holds(ending, codec.name):
-        usable = [encoder for encoder in _video_encoders() if encoder in allowed]
-        raise InvalidInputError(
-            f"{ending} cannot hold {codec.name}: choose one of {', '.join(usable)}, or another ending"
-        )
-    return codec
-
-
-def _video_encoders() -> list[str]:
-    names = []
-    for name in sorted(av.codecs_available):
-        try:
-            codec = Codec(name, "w")
-        except ValueError:
-            continue
-        if codec.type == "video" and codec.name == name:
-            names.append(name)
-    return names
+        return None
+    return codec if codec.type == "video" else None
 
 
 def choose_format(source: str, formats: list[str]) -> str:
@@ -129,13 +110,12 @@ def choose_format(source: str, formats: list[str]) -> str:
     form = VideoFormat(source)
     if is_rgb(form):
         names = list(_RGB_FORMATS)
-    elif source.startswith(("gray", "ya")) and not source.startswith("yuv"):
+    elif source.startswith(("gray", "ya")):
         names = ["gray"]
     else:
         # The chroma planes say which layout it is, whatever the name and the depth.
-        width, height = form.chroma_width(16), form.chroma_height(16)
-        layout = {(8, 8): "420", (8, 16): "422", (16, 16): "444", (16, 8): "440", (4, 16): "411", (4, 4): "410"}
-        names = [f"yuv{layout.get((width, height), '420')}p"]
+        layout = {(8, 16): "422", (16, 16): "444", (16, 8): "440", (4, 16): "411", (4, 4): "410"}
+        names = [f"yuv{layout.get((form.chroma_width(16), form.chroma_height(16)), '420')}p"]
     names += ["yuv420p", "yuv422p", "yuv444p"]
     return next((name for name in names if name in formats or not formats), formats[0] if formats else "yuv420p")
 
@@ -158,7 +138,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def choose_options(codec: str, wanted: Mapping[str, str], crf: float | None) -> tuple[dict[str, str], bool]:
     """The options of an encoder, and whether its quantiser is fixed (at the option qmin). Raises InvalidInputError."""
-    options = {**DEFAULTS.get(codec, {}), **{key: str(value) for key, value in wanted.items()}}
+    options = {**DEFAULTS.get(codec, {}), **wanted}
     if codec == "libx265" and "x265-params" in wanted:
         options["x265-params"] = f"{DEFAULTS[codec]['x265-params']}:{options['x265-params']}"
     chosen = _QUALITY & wanted.keys()
@@ -172,7 +152,7 @@ def choose_options(codec: str, wanted: Mapping[str, str], crf: float | None) -> 
         for name in {key, "qp"} & options.keys():
             flag = "--crf " if name == key and crf is not None else f"-e {name}="
             _check(codec, f"{flag}{options[name]}", options[name], scale)
-    elif codec in _QUANTISED:
+    elif codec in _QUANTISED.split():
         if crf is not None or "global_quality" in chosen:
             given = "--crf" if crf is not None else "-e global_quality"
             raise InvalidInputError(f"{codec} takes no {given}: its quality is -e q=1 (best) to 31")

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import product
 from pathlib import Path
 
 import av
@@ -80,7 +81,7 @@ class Encoding:
         context.color_range = FULL if rgb else self.range
         context.color_primaries, context.color_trc = self.primaries, self.transfer
         context.thread_type = "AUTO"
-        context.flags |= int(av.codec.context.Flags.frame_duration)
+        context.flags |= int(Flags.frame_duration)
         # The number is each picture's own, which PyAV does not set: its 0 becomes the least that is allowed, qmin.
         context.qscale = self.qscale
         context.options = dict(self.options)
@@ -124,11 +125,9 @@ def choose_encoding(container: OutputContainer, target: Target, *, turned: bool)
         matrix, color_range, centred = 5, FULL, True
     sar, rate = source.sample_aspect_ratio, source.rate
     timed = holds_times(container)
-    bases = [source.time_base, Fraction(1, 60000), 1 / rate]
+    bases = [source.time_base, Fraction(1, 60000), 1 / rate] if timed else [1 / rate]
     if container.format.name == "gif":
         bases = [_GIF_TICK]
-    if not timed:
-        bases = [1 / rate]
     encoding = Encoding(
         codec=codec,
         width=width,
@@ -157,19 +156,18 @@ def choose_encoding(container: OutputContainer, target: Target, *, turned: bool)
     if wanted.pix_fmt is None and "yuv444p" in formats and (width % 2 or height % 2):
         alternatives.append("yuv444p")
     error: Exception | None = None
-    for form in alternatives:
-        for base in bases:
-            trial = replace(encoding, pix_fmt=form, time_base=base)
-            try:
-                unused = _try(trial)
-            except _FAILURES as failure:
-                error = error or failure
-                continue
-            if unused:
-                raise InvalidInputError(_unknown_options(codec, unused))
-            if form != pix_fmt:
-                notes.append(f"{codec} cannot encode {width}x{height} as {pix_fmt}: encoded as {form}")
-            return trial, notes
+    for form, base in product(alternatives, bases):
+        trial = replace(encoding, pix_fmt=form, time_base=base)
+        try:
+            unused = _try(trial)
+        except _FAILURES as failure:
+            error = error or failure
+            continue
+        if unused:
+            raise InvalidInputError(_unknown_option(codec, unused[0]))
+        if form != pix_fmt:
+            notes.append(f"{codec} cannot encode {width}x{height} as {pix_fmt}: encoded as {form}")
+        return trial, notes
     raise InvalidInputError(_refusal(encoding, wanted, error))
 
 
@@ -292,16 +290,13 @@ def _try(encoding: Encoding) -> list[str]:
     return sorted(context.options)
 
 
-def _unknown_options(codec: str, unused: list[str]) -> str:
+def _unknown_option(codec: str, name: str) -> str:
     context = av.CodecContext.create(codec, "w")
-    known: list[str] = []
-    # PyAV before 18 cannot list them.
-    if hasattr(context, "supported_options"):
-        listed = context.supported_options
-        known = [option.name for option in (*listed.private, *listed.generic)]
-    name = unused[0]
-    own = f"; its own options: {', '.join(option.name for option in listed.private)}" if known else ""
-    return f"{codec} has no option '{name}'{did_you_mean(name, known)}{own}"
+    if not hasattr(context, "supported_options"):  # PyAV before 18
+        return f"{codec} has no option '{name}'"
+    listed = context.supported_options
+    own, generic = ([option.name for option in options] for options in (listed.private, listed.generic))
+    return f"{codec} has no option '{name}'{did_you_mean(name, own + generic)}; its own options: {', '.join(own)}"
 
 
 def _refusal(encoding: Encoding, wanted: EncodeOptions, error: Exception | None) -> str:

@@ -67,7 +67,7 @@ class Normaliser:
         return np.ascontiguousarray(rgb)
 
     def _change(self, picture: av.VideoFrame, look: _Look) -> None:
-        (before, _), (after, _), self._look = self._look, look, look
+        before, after, self._look = self._look[0], look[0], look
         if after != before:
             sizes = f"from {before[0]}x{before[1]} to {after[0]}x{after[1]}"
             if self._stop:

@@ -12,6 +12,7 @@ from typing import Any
 
 import av
 from av.container import InputContainer, OutputContainer
+from av.stream import Stream
 from av.subtitles.stream import SubtitleStream
 
 from mtu.runtime.video.tags import stream_metadata
@@ -39,8 +40,8 @@ def add_text(output: OutputContainer, stream: SubtitleStream, codec: str) -> Sub
     return added
 
 
-def _text_of(packet: av.Packet[Any]) -> str | None:
-    """The plain text of a subtitle packet, None if it shows nothing."""
+def converted(packet: av.Packet[Any], target: Stream) -> av.Packet[Any] | None:
+    """A packet as plain text for a stream that `add_text` has added, None if it shows nothing."""
     lines = []
     for subtitle in packet.decode():
         # ReadOrder, Layer, Style, Name, three margins, Effect, Text
@@ -48,15 +49,9 @@ def _text_of(packet: av.Packet[Any]) -> str | None:
         if len(parts) == 9:
             text = re.sub(r"\{[^}]*\}", "", parts[8].decode("utf-8", "replace"))
             lines.append(text.replace("\\N", "\n").replace("\\n", "\n").replace("\\h", " ").strip())
-    return "\n".join(filter(None, lines)) or None
-
-
-def converted(packet: av.Packet[Any], target: SubtitleStream) -> av.Packet[Any] | None:
-    """A packet as plain text for a stream that `add_text` has added, None if it shows nothing."""
-    text = _text_of(packet)
-    if text is None:
+    body = "\n".join(filter(None, lines)).encode()
+    if not body:
         return None
-    body = text.encode()
     if target.codec_context.name == "mov_text":
         body = len(body).to_bytes(2, "big") + body
     new: av.Packet[Any] = av.Packet(body)

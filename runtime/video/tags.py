@@ -27,18 +27,7 @@ _OTHER_CODES = (
 )
 _MOV_LANGUAGES = dict(pair.split("=") for pair in _OTHER_CODES.split())
 # What a player goes by when it chooses a stream, beside the default one.
-_MARKS = (
-    Disposition.forced,
-    Disposition.hearing_impaired,
-    Disposition.visual_impaired,
-    Disposition.comment,
-    Disposition.dub,
-    Disposition.original,
-    Disposition.lyrics,
-    Disposition.karaoke,
-    Disposition.captions,
-    Disposition.descriptions,
-)
+_MARKS = "forced hearing_impaired visual_impaired comment dub original lyrics karaoke captions descriptions"
 
 
 def kept_metadata(metadata: Mapping[str, str], *, encoded: bool = False) -> dict[str, str]:
@@ -58,10 +47,7 @@ def stream_metadata(metadata: Mapping[str, str], container: str, *, encoded: boo
     software writes as the handler's name is none.
     """
     kept = kept_metadata(metadata, encoded=encoded)
-    named: dict[str, str] = {}
-    for key in list(kept):
-        if key.lower() in ("title", "name", "handler_name"):
-            named[key.lower()] = kept.pop(key)
+    named = {key.lower(): kept.pop(key) for key in [*kept] if key.lower() in ("title", "name", "handler_name")}
     handler = named.get("handler_name", "")
     if _NO_NAME.search(handler):
         handler = ""
@@ -90,8 +76,8 @@ def lost_of_stream(wanted: Mapping[str, str], back: Iterable[tuple[str, str]]) -
 
 def lost_marks(wanted: Disposition, back: Disposition) -> str | None:
     """What a player no longer knows of a stream's use, such as "its mark forced"; None if nothing is lost."""
-    names = [mark.name for mark in _MARKS if mark & wanted & ~back]
-    return f"its mark{'s' if len(names) > 1 else ''} {', '.join(filter(None, names))}" if names else None
+    names = [mark for mark in _MARKS.split() if Disposition[mark] & wanted & ~back]
+    return f"its mark{'s' if len(names) > 1 else ''} {', '.join(names)}" if names else None
 
 
 def set_tag(stream: Stream, container: str, source: Stream | None = None) -> None:
@@ -110,8 +96,6 @@ def attachment_of(stream: Stream, data: bytes) -> tuple[str, str]:
     """File name and type of an attached picture, as Matroska writes them; `data` counts more than the tag."""
     tags = {key.lower(): value for key, value in stream.metadata.items()}
     found = signature_of(data[:16])
-    if found is None or not found.kind:
-        mime, suffix = tags.get("mimetype", "application/octet-stream"), "bin"
-    else:
-        mime, suffix = f"image/{found.kind}", found.suffix
-    return tags.get("filename") or f"cover.{suffix}", mime
+    if found is not None and found.kind:
+        return tags.get("filename") or f"cover.{found.suffix}", f"image/{found.kind}"
+    return tags.get("filename") or "cover.bin", tags.get("mimetype", "application/octet-stream")

@@ -34,8 +34,10 @@ def open_writer(
     16-bit gray pictures, exact .npy files (picture_format npy), or a gray video. Raises OutputError or
     InvalidInputError before anything is written.
     """
+    name = str(path)
+    path, suffix = Path(name), Path(name).suffix.lower()
     target = Target(
-        path=None if str(path) == "-" else Path(path),
+        path=None if name == "-" else path,
         source=source,
         width=width or source.width,
         height=height or source.height,
@@ -44,8 +46,6 @@ def open_writer(
         copy_streams=copy_streams,
         maps=maps,
     )
-    name = str(path)
-    path, suffix = Path(name), Path(name).suffix.lower()
     if name == "-":
         return Y4MWriter(target)
     _check_path(path, source)

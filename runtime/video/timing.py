@@ -18,7 +18,6 @@ JUMP = Fraction(1)
 TOLERANCE = Fraction(1, 500)
 """Seconds; times that are rounded by less are as good as kept."""
 
-
 MOST_PICTURES = 1000
 """Largest rate that can be asked for, in pictures per second."""
 _NTSC = {"23.976": 24, "23.98": 24, "29.97": 30, "47.95": 48, "59.94": 60, "119.88": 120}
@@ -70,13 +69,11 @@ class Segment:
         Clock times are HH:MM:SS or MM:SS, with or without a fraction. Raises InvalidInputError.
         """
         clock = _CLOCK_SEGMENT.fullmatch(text.replace(" ", ""))
+        if clock and text.strip() != "-":
+            return cls(*(_seconds(side) if side else None for side in clock.groups()))
         try:
-            if clock and text.strip() != "-":
-                return cls(*(_seconds(side) if side else None for side in clock.groups()))
             start, end = (float(side) if side.strip() else None for side in text.split(":"))
-        except ValueError as error:
-            if isinstance(error, InvalidInputError):
-                raise
+        except ValueError:
             raise InvalidInputError(
                 f"'{text}' is not a segment: give START:END in seconds, such as 10:12.5, 90: or :30, or START-END in"
                 " clock times, such as 00:01:00-00:02:30, 1:30- or -0:45"

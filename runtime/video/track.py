@@ -6,7 +6,6 @@ arithmetic on packets; touches no files.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -23,13 +22,12 @@ _LONGEST = 24 * 3600
 class Track:
     """Takes the packets of one stream in the source's order, and gives those to write, with times of the output."""
 
-    def __init__(self, kind: str, time_base: Fraction, origin: Fraction, *, edit_lists: bool, needs_ends: bool) -> None:
+    def __init__(self, kind: str, time_base: Fraction, origin: Fraction, *, edit_lists: bool) -> None:
         """`kind` is the stream's type, "cover" for a still picture; `origin` is the source's time that is 0.
 
-        `edit_lists` says that the container hides what lies before 0, `needs_ends` that it shows nothing without a
-        duration.
+        `edit_lists` says that the container hides what lies before 0, and shows nothing without a duration.
         """
-        self._kind, self._edit_lists, self._needs_ends = kind, edit_lists, needs_ends
+        self._kind, self._edit_lists = kind, edit_lists
         self._shift = round(origin / time_base)
         self._time_base = time_base
         self._clock = Clock(time_base, None)
@@ -95,7 +93,7 @@ class Track:
             packet.pts, packet.duration = packet.pts - begin, duration + begin
             packet.dts = packet.pts
         if not self._is_hidden(packet):
-            (self._held if self._needs_ends and not duration else ready).append(packet)
+            (self._held if self._edit_lists and not duration else ready).append(packet)
         return [self._stamped(each) for each in ready]
 
     def _of_video(self, packet: av.Packet[Any]) -> list[av.Packet[Any]]:
@@ -132,13 +130,13 @@ class Track:
         # A clock that fell back moves both times; a decoding time that was in disorder moves none but itself.
         pts = stamp if packet.pts is None else packet.pts + self._clock.offset
         packet.pts, packet.dts = max(stamp, pts) - self._shift, stamp - self._shift
-        if self._needs_ends and not packet.duration and self._last is not None:
+        if self._edit_lists and not packet.duration and self._last is not None:
             packet.duration = stamp - self._last  # without one the last packet would be hidden
         self._last = stamp
         return packet
 
 
-def _fill_in(packets: Sequence[av.Packet[Any]]) -> None:
+def _fill_in(packets: list[av.Packet[Any]]) -> None:
     """Give pictures the decoding times that a container lacks before the first that it has."""
     known = next((index for index, packet in enumerate(packets) if packet.dts is not None), None)
     if known is not None:

@@ -30,22 +30,16 @@ Refused = (av.FFmpegError, ValueError)
 
 
 class _Nowhere:
-    """A file that forgets what is written."""
-
-    def __init__(self) -> None:
-        self._position = self._size = 0
+    """A file that forgets what is written; FFmpeg counts itself where it stands."""
 
     def write(self, data: bytes) -> int:
-        self._position += len(data)
-        self._size = max(self._size, self._position)
         return len(data)
 
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        return self._position
+    def seek(self, offset: int, whence: int) -> int:
+        return max(0, offset)
 
     def tell(self) -> int:
-        return self._position
+        return 0
 
 
 @dataclass(frozen=True)
@@ -201,7 +195,7 @@ def _muxer(output: OutputContainer, file: Any = None) -> Iterator[OutputContaine
     flags = [flag for flag in options.pop("movflags", "").split("+") if flag not in ("", "faststart")]
     if flags:
         options["movflags"] = "+".join(flags)
-    muxer = av.open(_Nowhere() if file is None else file, "w", format=output.format.name, container_options=options)
+    muxer = av.open(file or _Nowhere(), "w", format=output.format.name, container_options=options)
     muxer.metadata.update(output.metadata)
     try:
         yield muxer

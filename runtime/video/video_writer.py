@@ -42,7 +42,7 @@ class VideoWriter(Writer):
         self._end = Fraction(0)
         self._moved = self._written = self._count = self._otherwise = 0
         self._refused: list[Exception] = []
-        self._drift = Drift()
+        self._drift, self._mark = Drift(), FieldMarker()
         self._copier: Copier | None = None
         suffix = self._path.suffix
         try:
@@ -64,16 +64,13 @@ class VideoWriter(Writer):
             self._add_streams()
             self._create()
             self._container.start_encoding()
-        except (av.FFmpegError, ValueError) as error:
+        except BaseException as error:
             self.close()
-            if isinstance(error, InvalidInputError):
+            if isinstance(error, InvalidInputError) or not isinstance(error, (av.FFmpegError, ValueError)):
                 raise
             if isinstance(error, OSError):
                 raise write_failed(self._path, error) from None
             raise InvalidInputError(f"{suffix} cannot hold this video: {error}") from None
-        except BaseException:
-            self.close()
-            raise
 
     def _keep_orientation(self) -> None:
         """By a display matrix, where the container has one."""
@@ -93,7 +90,6 @@ class VideoWriter(Writer):
         elif source.fields != "progressive":
             encoding, notes = with_fields(encoding, source.fields)
             self.notes += notes
-        self._mark = FieldMarker()
         lost = self._row.matroska and Codec(encoding.codec, "w").canonical_name not in _KEEPS_ASPECT
         if lost and encoding.sample_aspect_ratio not in (None, 1):
             self.notes.append(f"the aspect ratio of {encoding.codec} is lost in {name}: use .mp4")
@@ -159,8 +155,7 @@ class VideoWriter(Writer):
             stream.disposition = source.stream.disposition
         if source.stereo_mode is not None and self._row.keeps_stereo(source.stereo_mode):
             stream.metadata["stereo_mode"] = source.stereo_mode
-        timecode = timecode_of(source)
-        if timecode is not None:
+        if (timecode := timecode_of(source)) is not None:
             stream.metadata["timecode"] = timecode
         return stream
 

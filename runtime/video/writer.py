@@ -24,8 +24,6 @@ from mtu.core.errors import OutputError
 from mtu.runtime.video.colour import quarter_turn, upright
 from mtu.runtime.video.source import Frame, SourceInfo
 
-Map = npt.NDArray[np.float32]
-"""One map: float32 [H, W], in [0, 1]."""
 PictureKind = Literal["png", "jpg", "tiff", "npy"]
 """Kinds of files that a directory of pictures is written as; npy is for maps alone, and exact."""
 

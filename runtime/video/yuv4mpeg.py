@@ -9,10 +9,8 @@ import sys
 from contextlib import suppress
 from typing import BinaryIO
 
-import numpy as np
-
 from mtu.core.errors import InvalidInputError, OutputError
-from mtu.runtime.video.colour import FULL, MATRICES, FromRGB, Pixels, swaps_sides
+from mtu.runtime.video.colour import FULL, MATRICES, FromRGB, Pixels, pixels_of, swaps_sides
 from mtu.runtime.video.source import Frame
 from mtu.runtime.video.writer import Target, Writer, write_failed
 
@@ -72,13 +70,9 @@ class Y4MWriter(Writer):
         ).encode()
 
     def _write(self, picture: Pixels, frame: Frame) -> None:
-        converted = self._from_rgb(picture)
-        parts = [self._header, b"FRAME\n"]
+        planes = [pixels_of(plane).tobytes() for plane in self._from_rgb(picture).planes]
+        self._put(b"".join([self._header, b"FRAME\n", *planes]))
         self._header = b""
-        for plane in converted.planes:
-            rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
-            parts.append(rows[: plane.height, : plane.width].tobytes())
-        self._put(b"".join(parts))
 
     def _put(self, data: bytes) -> None:
         try:

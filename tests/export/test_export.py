@@ -1,7 +1,8 @@
-"""Exported bundles: every preset against torch over a recurrent sequence, the graph's contract, fp16, refusals."""
+"""Exported bundles: against torch over a recurrent sequence, the graph's contract, fp16, refusals."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,16 @@ from tests import cli
 from tests.frames import moving_frames
 
 from mtu.core.errors import InvalidInputError, OutputError
-from mtu.core.interface import GRAPHS, PRESETS, Interface, NetworkConfig
-from mtu.export.precision import fp32_layers, fp32_nodes, layers, to_fp16
+from mtu.core.interface import metadata
+from mtu.export.graph_view import GraphView
+from mtu.export.precision import fp32_layers, fp32_nodes, to_fp16
 from mtu.export.to_onnx import export_bundle
 from mtu.models.checkpoint import Checkpoint, random_checkpoint
+from mtu.models.mtu import PRESETS
 from mtu.runtime import Bundle, Session, open_backend, open_bundle
-from mtu.runtime.backends.torch_backend import read_model
+from mtu.runtime.backends.torch_backend import read_checkpoint
 
-SMALL = NetworkConfig(units=2, channels=4, blocks=1)
+SMALL = {"units": 2, "channels": 4, "blocks": 1}
 FP32_TOLERANCE = 1e-4  # float sums in another order; a displacement that flips would be thousands of times more
 
 
@@ -29,24 +32,23 @@ def states_after(backend, frames):
     session = Session(backend, scene_threshold=None)
     for frame in [*frames, None, None]:
         for result in session.push(frame) if frame is not None else ():
-            yield result, {name: value.numpy() for name, value in session._states.items()}
+            yield result, backend.read_states(session._states)
 
 
-# The published ten units, each as deep as those of mtu2, would take as long as everything else in this file.
 @pytest.mark.parametrize(
-    "config",
-    [PRESETS["mtu1"], PRESETS["mtu2"], PRESETS["mtu4"], NetworkConfig(10, 4, 1)],
-    ids=["mtu1", "mtu2", "mtu4", "ten units"],
+    "settings",
+    [{"units": 1, "channels": 4, "blocks": 1}, PRESETS["mtu2"], {"units": 4, "channels": 4, "blocks": 1}],
+    ids=["one unit", "mtu2", "four units"],
 )
-def test_parity_with_torch_over_eight_frames(config, tmp_path):
-    bundle = export_bundle(random_checkpoint(config), tmp_path / "b")
+def test_parity_with_torch_over_eight_frames(settings, tmp_path):
+    bundle = export_bundle(random_checkpoint("mtu", settings), tmp_path / "b")
     ours, truth = open_backend("onnxruntime", bundle, "cpu"), open_backend("torch", bundle, "cpu")
     frames = moving_frames(10, 32, 48)
     for (a, a_states), (b, b_states) in zip(states_after(ours, frames), states_after(truth, frames), strict=True):
         for name, value in b_states.items():
             assert np.abs(a_states[name] - value).max() <= FP32_TOLERANCE, (name, a.index)
         assert np.abs(a.rgb.astype(int) - b.rgb).max() <= 1
-        assert (a.displacement is None) == (config.units == 1)
+        assert (a.displacement is None) == (settings["units"] == 1)
         if a.displacement is not None:
             assert np.array_equal(a.displacement, b.displacement)
     assert a.index == 7
@@ -67,21 +69,20 @@ def test_size_is_dynamic_and_reruns_are_bit_identical(small):
 @pytest.mark.parametrize("graph", ["first", "step"])
 def test_the_graph_keeps_its_contract(small, graph):
     model = onnx.load(small.graph(graph))
-    metadata = {prop.key: prop.value for prop in model.metadata_props}
-    interface = Interface.from_metadata(metadata, graph, "x")
-    assert interface == Interface(SMALL, "float32", random_checkpoint(SMALL).digest)
-    for specs, values in ((interface.inputs(graph), model.graph.input), (interface.outputs, model.graph.output)):
-        assert [value.name for value in values] == [spec.name for spec in specs]
-        for value, spec in zip(values, specs, strict=True):
-            tensor = value.type.tensor_type
-            assert onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type) == np.dtype(spec.dtype)
-            assert tuple(dim.dim_param or dim.dim_value for dim in tensor.shape.dim) == spec.shape
+    described = small.interface.graph(graph)
+    assert {prop.key: prop.value for prop in model.metadata_props} == metadata(small.interface, described)
+    assert small.interface.weights == random_checkpoint("mtu", SMALL).digest and small.interface.settings == SMALL
+    found = {value.name: value.type.tensor_type for value in (*model.graph.input, *model.graph.output)}
+    assert list(found) == list(described.tensors)
+    for name, tensor in found.items():
+        assert onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type) == np.dtype(described.tensors[name].dtype)
+        assert tuple(dim.dim_param or dim.dim_value for dim in tensor.shape.dim) == described.tensors[name].shape
     consumers = {name: node.op_type for node in model.graph.node for name in node.input}
-    assert all(consumers[spec.name] == "Cast" for spec in interface.frames)
+    assert all(consumers[name] == "Cast" for name in described.frames)
     producers = {name: node.op_type for node in model.graph.node for name in node.output}
     assert producers["output"] == "Cast"
     (node,) = [node for node in model.graph.node if node.domain == "mtu"]
-    assert node.name == "motion_compensation_0"
+    assert node.name == "CorrelationArgmaxWarp_0"
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     assert attributes == {
         "max_displacement": 10,
@@ -97,36 +98,36 @@ def test_the_graph_keeps_its_contract(small, graph):
 
 
 def test_one_compensation_a_step_and_one_a_unit_in_the_first_frame(tmp_path):
-    bundle = export_bundle(random_checkpoint(NetworkConfig(4, 3, 0)), tmp_path / "b")
+    bundle = export_bundle(random_checkpoint("mtu", {"units": 4, "channels": 3, "blocks": 0}), tmp_path / "b")
     nodes = {g: [n for n in onnx.load(bundle.graph(g)).graph.node if n.domain == "mtu"] for g in ("first", "step")}
     assert len(nodes["step"]) == 1
     assert len(nodes["first"]) == 3
 
 
 def test_every_weight_is_found_again_even_if_zero_or_twice_the_same(tmp_path):
-    weights = dict(random_checkpoint(SMALL).weights)
+    weights = dict(random_checkpoint("mtu", SMALL).weights)
     weights |= {key: torch.zeros_like(value) for key, value in weights.items() if key.endswith("bias")}
     weights |= {key: weights[key.replace("HGs.1", "HGs.0")] for key in weights if key.startswith("HGs.1")}
-    checkpoint = Checkpoint(SMALL, weights)
+    checkpoint = Checkpoint("mtu", SMALL, weights)
     bundle = export_bundle(checkpoint, tmp_path / "b")
-    interface, found = read_model(bundle)
-    assert interface.checkpoint == found.digest == checkpoint.digest
+    assert bundle.interface.weights == read_checkpoint(bundle).digest == checkpoint.digest
 
 
 def test_one_unit_exports_without_motion(tmp_path):
-    model = onnx.load(export_bundle(random_checkpoint(NetworkConfig(1, 3, 0)), tmp_path / "b").graph("step"))
+    checkpoint = random_checkpoint("mtu", {"units": 1, "channels": 3, "blocks": 0})
+    model = onnx.load(export_bundle(checkpoint, tmp_path / "b").graph("step"))
     assert not model.functions
     assert not any("motion" in tensor.name for tensor in model.graph.initializer)
 
 
 def test_fp16_is_in_the_graph_and_stays_close(small, tmp_path):
-    half = export_bundle(random_checkpoint(SMALL), tmp_path / "half", precision="fp16")
+    half = export_bundle(random_checkpoint("mtu", SMALL), tmp_path / "half", precision="fp16")
     model = onnx.load(half.graph("step"))
     kinds = {t.data_type for t in model.graph.initializer if t.name != "scalar_tensor_default_fp32"}
     assert TensorProto.FLOAT not in kinds and TensorProto.FLOAT16 in kinds
     assert half.graph("step").stat().st_size < small.graph("step").stat().st_size
     backend = open_backend("onnxruntime", half, "cpu")
-    assert backend.interface.state_dtype == "float16"
+    assert backend.interface.precision == "fp16"
     frames = moving_frames(8, 32, 48)
     full = states_after(open_backend("onnxruntime", small, "cpu"), frames)
     for (a, _), (b, _) in zip(states_after(backend, frames), full, strict=True):
@@ -135,7 +136,7 @@ def test_fp16_is_in_the_graph_and_stays_close(small, tmp_path):
 
 
 def test_weights_beyond_fp16_are_refused(tmp_path):
-    checkpoint = random_checkpoint(SMALL)
+    checkpoint = random_checkpoint("mtu", SMALL)
     checkpoint.weights["out.weight"][0, 0, 0, 0] = 1e5
     with pytest.raises(InvalidInputError, match=r"out.weight exceed fp16's range"):
         export_bundle(checkpoint, tmp_path / "b", precision="fp16")
@@ -148,9 +149,9 @@ KEPT = ("HGs.0.enc2.0", "HGs.0.enc3.0", "HGs.1.dec2.0", "out")
 def test_kept_layers_and_what_is_between_them_stay_fp32(tmp_path, capsys):
     keep = tmp_path / "keep.txt"
     keep.write_text("# why\n\n" + "\n".join(KEPT) + "\n")
-    checkpoint = random_checkpoint(SMALL)
+    checkpoint = random_checkpoint("mtu", SMALL)
     half = export_bundle(checkpoint, tmp_path / "half", precision="fp16", keep_fp32=keep)
-    for graph in GRAPHS:
+    for graph in ("first", "step"):
         model = onnx.load(half.graph(graph))
         stored = {tensor.name: tensor for tensor in model.graph.initializer}
         for name, value in checkpoint.weights.items():
@@ -161,7 +162,7 @@ def test_kept_layers_and_what_is_between_them_stay_fp32(tmp_path, capsys):
         values = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph
         types = {v.name: v.type.tensor_type.elem_type for v in (*values.value_info, *values.output)}
         producers = {name: node for node in model.graph.node for name in node.output}
-        convolutions = layers(model)
+        convolutions = {name: node for name, (node,) in GraphView(model).layers.items()}
         assert {name for name, node in convolutions.items() if types[node.output[0]] == TensorProto.FLOAT} == set(KEPT)
         assert fp32_layers(model) == set(KEPT)
         # Between two kept layers there is no Cast; at the other borders there is one.
@@ -190,7 +191,7 @@ def test_what_is_computed_in_fp32_is_found_again_in_an_fp16_graph(small):
         wanted = fp32_nodes(model, keep)
         to_fp16(model, keep)
         assert fp32_nodes(model, fp32_layers(model)) == wanted
-    assert "motion_compensation_0" in wanted  # the map that it moves lies between the two
+    assert "CorrelationArgmaxWarp_0" in wanted  # the map that it moves lies between the two
 
 
 @pytest.mark.parametrize(
@@ -223,8 +224,9 @@ def test_the_model_of_the_package_is_a_checkpoint_too(tmp_path, capsys):
     target = tmp_path / "half"
     ended = cli.run(capsys, "mtu-export", "onnx", "--checkpoint", "mtu2", "--precision", "fp16", "-o", target)
     assert ended.code == 0, ended.err
-    half, whole = (read_model(open_bundle(name)) for name in (target, "mtu2"))
-    assert half[0].precision == "fp16" and half[0].checkpoint == whole[0].checkpoint == whole[1].digest
+    half, whole = open_bundle(target), open_bundle("mtu2")
+    assert half.interface.precision == "fp16"
+    assert half.interface.weights == whole.interface.weights == read_checkpoint(whole).digest
 
 
 def test_an_existing_directory_is_kept_unless_asked(small, tmp_path):
@@ -232,18 +234,18 @@ def test_an_existing_directory_is_kept_unless_asked(small, tmp_path):
     target.mkdir()
     (target / "first.onnx").write_text("old")
     with pytest.raises(OutputError, match="exists already"):
-        export_bundle(random_checkpoint(SMALL), target)
+        export_bundle(random_checkpoint("mtu", SMALL), target)
     assert (target / "first.onnx").read_text() == "old"
-    export_bundle(random_checkpoint(SMALL), target, overwrite=True)
+    export_bundle(random_checkpoint("mtu", SMALL), target, overwrite=True)
     assert (target / "first.onnx").read_bytes() == small.graph("first").read_bytes()
     (target / "thesis.txt").write_text("mine")
     with pytest.raises(OutputError, match=r"holds thesis\.txt"):
-        export_bundle(random_checkpoint(SMALL), target, overwrite=True)
+        export_bundle(random_checkpoint("mtu", SMALL), target, overwrite=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="is a file"):
-        export_bundle(random_checkpoint(SMALL), tmp_path / "file")
+        export_bundle(random_checkpoint("mtu", SMALL), tmp_path / "file")
     with pytest.raises(OutputError, match="cannot write"):
-        export_bundle(random_checkpoint(SMALL), tmp_path / "file" / "b")
+        export_bundle(random_checkpoint("mtu", SMALL), tmp_path / "file" / "b")
 
 
 def test_a_failed_check_leaves_nothing(tmp_path, monkeypatch):
@@ -252,14 +254,13 @@ def test_a_failed_check_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr("mtu.export.to_onnx.verify", refuse)
     with pytest.raises(InvalidInputError):
-        export_bundle(random_checkpoint(SMALL), tmp_path / "b")
+        export_bundle(random_checkpoint("mtu", SMALL), tmp_path / "b")
     assert list(tmp_path.iterdir()) == []
 
 
 def edited(bundle: Bundle, target: Path, edit) -> Bundle:
     """A copy of a bundle whose step graph went through `edit`."""
-    target.mkdir()
-    (target / "first.onnx").write_bytes(bundle.graph("first").read_bytes())
+    shutil.copytree(bundle.directory, target)
     model = onnx.load(bundle.graph("step"))
     edit(model)
     onnx.save(model, target / "step.onnx")
@@ -280,17 +281,17 @@ def rename_input(model):
 
 
 def other_weights(model):
-    interface = Interface(SMALL, "float32", "00" * 32)
-    onnx.helper.set_model_props(model, interface.to_metadata("step"))
+    interface = open_bundle().interface
+    onnx.helper.set_model_props(model, metadata(interface, interface.graph("step")))
 
 
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (drop_metadata, "not an MTU model"),
-        (other_version, "metadata version 7"),
+        (drop_metadata, "mtu.format_version is None"),
+        (other_version, "mtu.format_version is '7', should be '2'"),
         (rename_input, "its inputs are"),
-        (other_weights, "of different models"),
+        (other_weights, "step.onnx is not the graph step that bundle.json describes"),
     ],
 )
 def test_a_model_that_contradicts_its_metadata_is_refused(small, tmp_path, edit, message):
@@ -301,16 +302,20 @@ def test_a_model_that_contradicts_its_metadata_is_refused(small, tmp_path, edit,
 @pytest.mark.parametrize("content", [b"", b"some text", bytes(range(256)) * 50, None])
 @pytest.mark.parametrize("backend", ["onnxruntime", "torch"])
 def test_corrupt_onnx_is_refused(small, tmp_path, backend, content):
-    for graph in ("first", "step"):
-        whole = small.graph(graph).read_bytes()
-        (tmp_path / f"{graph}.onnx").write_bytes(whole[: len(whole) // 2] if content is None else content)
+    shutil.copytree(small.directory, tmp_path / "b")
+    for path in small.files:
+        whole = path.read_bytes()
+        (tmp_path / "b" / path.name).write_bytes(whole[: len(whole) // 2] if content is None else content)
     with pytest.raises(InvalidInputError, match=r"(first|step)\.onnx"):
-        open_backend(backend, open_bundle(tmp_path), "cpu")
+        open_backend(backend, open_bundle(tmp_path / "b"), "cpu")
 
 
-def test_bundle_paths(tmp_path):
+def test_bundle_paths(small, tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         open_bundle(tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match=r"lacks bundle.json; a model is mtu2"):
+        open_bundle(tmp_path)
+    shutil.copy(small.directory / "bundle.json", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"lacks first.onnx and step.onnx"):
         open_bundle(tmp_path)
     (tmp_path / "first.onnx").write_bytes(b"")

@@ -5,6 +5,7 @@ Reads open files only. FFmpeg's demuxer goes on silently behind a broken place, 
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
@@ -59,7 +60,7 @@ def faults(file: BinaryIO, end: int) -> Iterator[tuple[int, str]]:
             offset = _next_top(file, offset + 1, limit)
             continue
         if element.id == _TRACKS:
-            tracks = {_number(file, item) for track in _children(file, element) for item in _of(file, track)}
+            tracks = {_number(file, item) for item in _below(file, element, _TRACK, _TRACK_NUMBER)}
         if element.id == _CLUSTER:
             broken, after = _cluster(file, element, limit, tracks)
             if broken is not None:
@@ -72,15 +73,10 @@ def faults(file: BinaryIO, end: int) -> Iterator[tuple[int, str]]:
 
 def crop(file: BinaryIO, end: int) -> tuple[int, int, int, int]:
     """What the first video track of a file hides of its pictures: pixels at the top, bottom, left and right."""
-    for segment in _children(file, _Element(_EBML, 0, end)):
-        for part in _children(file, segment) if segment.id == _SEGMENT else ():
-            for track in _children(file, part) if part.id == _TRACKS else ():
-                for video in _children(file, track) if track.id == _TRACK else ():
-                    if video.id == _VIDEO:
-                        found = {item.id: _number(file, item) for item in _children(file, video)}
-                        top, bottom, left, right = (found.get(kind, 0) for kind in _CROP)
-                        return top, bottom, left, right
-    return 0, 0, 0, 0
+    videos = _below(file, _Element(_EBML, 0, end), _SEGMENT, _TRACKS, _TRACK, _VIDEO)
+    found = {item.id: _number(file, item) for video in videos[:1] for item in _children(file, video)}
+    top, bottom, left, right = (found.get(kind, 0) for kind in _CROP)
+    return top, bottom, left, right
 
 
 def _vint(data: bytes, longest: int) -> int:
@@ -110,8 +106,12 @@ def _children(file: BinaryIO, parent: _Element) -> Iterator[_Element]:
         offset = child.end(end)
 
 
-def _of(file: BinaryIO, track: _Element) -> list[_Element]:
-    return [item for item in _children(file, track) if item.id == _TRACK_NUMBER] if track.id == _TRACK else []
+def _below(file: BinaryIO, parent: _Element, *path: int) -> list[_Element]:
+    """The elements below one at the end of a path of kinds."""
+    found = [parent]
+    for kind in path:
+        found = [child for each in found for child in _children(file, each) if child.id == kind]
+    return found
 
 
 def _number(file: BinaryIO, element: _Element) -> int:
@@ -139,10 +139,9 @@ def _cluster(file: BinaryIO, cluster: _Element, limit: int, tracks: set[int]) ->
 def _is_whole(file: BinaryIO, element: _Element, tracks: set[int]) -> bool:
     """Whether a block belongs to a track, and a group of blocks is exactly filled by its parts."""
     if element.id == _BLOCK_GROUP:
-        offset, parts = element.content, list(_children(file, element))
-        offset = parts[-1].end(1 << 62) if parts else offset
-        blocks = [part for part in parts if part.id == _BLOCK]
-        return offset == element.end(0) and all(_is_whole(file, block, tracks) for block in blocks)
+        parts = list(_children(file, element))
+        filled = parts[-1].end(1 << 62) if parts else element.content
+        return filled == element.end(0) and all(_is_whole(file, part, tracks) for part in parts if part.id == _BLOCK)
     if element.id not in (_SIMPLE_BLOCK, _BLOCK) or not tracks:
         return True
     file.seek(element.content)
@@ -167,17 +166,15 @@ def _sum_is_right(file: BinaryIO, checksum: _Element, end: int) -> bool:
 
 def _next_top(file: BinaryIO, offset: int, limit: int) -> int:
     """The next place at which a cluster or another part of the segment begins."""
-    names = [kind.to_bytes(4, "big") for kind in _TOP]
+    names = re.compile(b"|".join(re.escape(kind.to_bytes(4, "big")) for kind in _TOP))
     while offset < limit:
         file.seek(offset)
         data = file.read(min(_STEP, limit - offset))
-        found = sorted(at for at in (data.find(name) for name in names) if at >= 0)
-        for at in found:
-            element = _element(file, offset + at)
+        for name in names.finditer(data):
+            element = _element(file, offset + name.start())
             if element is not None and element.end(limit) <= limit:
-                return offset + at
-        if found:
-            offset += found[0] + 1
-        else:
-            offset += max(1, len(data) - 3) if len(data) == _STEP else len(data) or limit
+                return offset + name.start()
+        if len(data) < _STEP:
+            break
+        offset += _STEP - 3  # a name may lie across the end
     return limit

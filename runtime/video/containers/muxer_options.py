@@ -41,7 +41,7 @@ def kept_options(form: str, source: SourceInfo) -> dict[str, str]:
         # Apple's tags are lost unless they are asked for.
         if any(key.startswith("com.") for key in source.container.metadata):
             flags.append("use_metadata_tags")
-        if "mp4" in source.container.format.name.split(",") and _index_is_first(source.name):
+        if "mp4" in source.container.format.name.split(",") and index_is_first(Path(source.name)):
             flags.append("faststart")
     options = {"movflags": "".join(f"+{flag}" for flag in flags)} if flags else {}
     option = container_of(form).loops
@@ -63,8 +63,7 @@ def add_options(
     """
     form = container.format.name
     for key, value in wanted.items():
-        unknown = _try(form, {key: value}, add)
-        if unknown:
+        if not _is_known(form, key, value, add):
             row = container_of(form)
             own = f"; its own options: {', '.join(row.options.split())}" if row.options else ""
             hint = "; it is one of .mp4 and .mov" if key == "movflags" else did_you_mean(key, row.known_options)
@@ -72,25 +71,24 @@ def add_options(
     options = container.container_options
     for key, value in wanted.items():
         flags = options.get(key, "") if key == "movflags" else ""
-        options[key] = f"{flags}{value if not flags or value[:1] in ('+', '-') else f'+{value}'}"
+        options[key] = f"{flags}+{value}" if flags and value[:1] not in ("+", "-") else f"{flags}{value}"
 
 
-def _try(form: str, options: Mapping[str, str], add: Callable[[OutputContainer], Stream]) -> list[str]:
-    """What the muxer says of options that it does not know; PyAV gives that to a log only."""
-    unused: list[str] = []
+def _is_known(form: str, key: str, value: str, add: Callable[[OutputContainer], Stream]) -> bool:
+    """Whether the muxer knows an option; PyAV says so to a log only. Raises InvalidInputError for its value."""
+    said: list[logging.LogRecord] = []
 
     def listen(record: logging.LogRecord) -> bool:
-        unused.append(record.getMessage())
+        said.append(record)
         return False
 
     log = logging.getLogger("av.container.output")
     log.addFilter(listen)
-    trial = av.open(io.BytesIO(), "w", format=form, options=dict(options))
+    trial = av.open(io.BytesIO(), "w", format=form, options={key: value})
     try:
         add(trial)
         trial.start_encoding()
     except (av.FFmpegError, ValueError) as error:
-        ((key, value),) = options.items()
         reason = getattr(error, "strerror", None) or error
         raise InvalidInputError(
             f"-m {key}={value}: {form} does not take this value ({reason}); give one that FFmpeg's documentation of "
@@ -100,12 +98,4 @@ def _try(form: str, options: Mapping[str, str], add: Callable[[OutputContainer],
         log.removeFilter(listen)
         with suppress(av.FFmpegError, ValueError):
             trial.close()
-    return unused
-
-
-def _index_is_first(source: str) -> bool:
-    path = Path(source)
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return index_is_first(file, path.stat().st_size)
+    return not said

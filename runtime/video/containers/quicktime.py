@@ -1,23 +1,27 @@
 """The boxes of MP4 and MOV files: whether the index comes first, and where a file in fragments is broken.
 
-Reads open files only. FFmpeg's demuxer goes on silently behind a broken fragment.
+Reads files only. FFmpeg's demuxer goes on silently behind a broken fragment.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import BinaryIO
 
 
-def index_is_first(file: BinaryIO, end: int) -> bool:
-    """Whether a file of `end` bytes has its index (moov) before its pictures, so that it plays while it still loads."""
-    offset = 0
-    for _ in range(100):
-        size, name = _box(file, offset, end)
-        if size < 8 or name in (b"moov", b"mdat"):
-            return name == b"moov"
-        offset += size
+def index_is_first(path: Path) -> bool:
+    """Whether a file has its index (moov) before its pictures, so that it plays while it still loads."""
+    if not path.is_file():
+        return False
+    offset, end = 0, path.stat().st_size
+    with path.open("rb") as file:
+        for _ in range(100):
+            size, name = _box(file, offset, end)
+            if size < 8 or name in (b"moov", b"mdat"):
+                return name == b"moov"
+            offset += size
     return False
 
 

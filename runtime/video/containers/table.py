@@ -31,7 +31,7 @@ class Container:
     matroska: bool = False
     """Made of Matroska's elements; of these PyAV cannot write the pixel aspect."""
     edit_lists: bool = False
-    """Hides what lies before time 0; shows no subtitle without an end."""
+    """Hides what lies before time 0; shows nothing without an end."""
     matrix: bool = False
     """Keeps a display matrix; all eight turns and flips survive (test_video_pictures.py)."""
     chapters: bool = False

@@ -171,7 +171,7 @@ def test_second_video_trimmed_at_its_end(tmp_path: Path, cut: Path, target: str)
 def test_packets_that_an_edit_list_hides_are_left_out(cut: Path, kind: str, edit_lists: bool) -> None:
     with av.open(str(cut)) as file:
         given = [packet for packet in file.demux(video=1) if packet.size]
-        line = Track(kind, given[0].time_base, Fraction(0), edit_lists=edit_lists, needs_ends=edit_lists)
+        line = Track(kind, given[0].time_base, Fraction(0), edit_lists=edit_lists)
         assert sum(packet.is_discard for packet in given) >= 6
         assert len(given_by(line, given)) == sum(not packet.is_discard for packet in given)
 
@@ -194,7 +194,7 @@ def packet(pts: int | None, dts: int | None, duration: int = 40, data: bytes = b
 
 
 def track(kind: str, *, origin: Fraction = Fraction(0), edit_lists: bool = False) -> Track:
-    return Track(kind, TICK, origin, edit_lists=edit_lists, needs_ends=edit_lists)
+    return Track(kind, TICK, origin, edit_lists=edit_lists)
 
 
 def given_by(line: Track, given: Sequence[av.Packet[Any]], end: Fraction = Fraction(1)) -> list[tuple[Any, ...]]:
