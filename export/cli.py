@@ -72,8 +72,7 @@ def to_onnx(
     """
     if (checkpoint is None) == (preset is None):
         raise InvalidInputError("give either --checkpoint FILE or --preset NAME")
-    if family is not None:
-        load_family_file(family)
+    own = None if family is None else load_family_file(family)
     chosen = None if preset is None else find_preset(preset)
     require_for(PROGRAM)
     from mtu.export.to_onnx import export_bundle
@@ -89,6 +88,8 @@ def to_onnx(
         assert chosen is not None
         source = random_checkpoint(*chosen)
         say(PROGRAM, f"{preset} with random weights: good for tests and timings, not for pictures")
+    if own not in (None, source.family):
+        raise InvalidInputError(f"--family {family}: {checkpoint or preset} is of {source.family}; leave out --family")
     bundle = export_bundle(
         source,
         output,

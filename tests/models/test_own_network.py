@@ -173,6 +173,23 @@ def test_two_families_that_claim_a_checkpoint_or_none(exported, tmp_path):
         assert words in str(caught.value)
 
 
+def test_a_family_that_is_not_that_of_the_weights(exported, tmp_path, capsys):
+    file = exported["twice"] / "twice.py"
+    torch.save(dict(random_checkpoint("mimo_unet", {"blocks": 1, "channels": 4}).weights), tmp_path / "w.pth")
+    for options in (("--preset", "mtu1"), ("--checkpoint", tmp_path / "w.pth"), ("--checkpoint", "mtu2")):
+        ended = cli.run(capsys, "mtu-export", "onnx", "--family", file, *options, "-o", tmp_path / "b")
+        assert ended.code == 2 and "leave out --family" in ended.err and ended.err.count("error:") == 1, ended.err
+        assert not (tmp_path / "b").exists()
+
+
+def test_torch_knows_no_network_of_a_file(exported, tmp_path, capsys):
+    clip = clip_in(tmp_path, 1, *SIZE)
+    options = ("--model", exported["memories"] / "b", "--backend", "torch")
+    ended = cli.run(capsys, "mtu-run", clip, "-o", tmp_path / "out", *options)
+    assert ended.code == 2 and "'memories' is none of this release" in ended.err, ended.err
+    assert not (tmp_path / "out").exists()
+
+
 def with_changes(tmp_path: Path, name: str, old: str, new: str) -> Path:
     """A family of tests/models/own_families with a mistake."""
     text = next(path for path in FILES if path.stem == name).read_text()
