@@ -116,7 +116,8 @@ def choose_encoding(container: OutputContainer, target: Target, *, turned: bool)
     formats = [form.name for form in Codec(codec, "w").video_formats or []]
     pix_fmt = _choose_pix_fmt(container, codec, formats, source.pix_fmt, wanted.pix_fmt)
     options, qscale = choose_options(codec, wanted.options, wanted.crf)
-    if container_of(container.format.name).in_order:
+    row = container_of(container.format.name)
+    if row.in_order:
         options.setdefault("bf", "0")
     matrix, color_range = source.colour.encoded(height)
     centred = source.colour.centred
@@ -124,7 +125,8 @@ def choose_encoding(container: OutputContainer, target: Target, *, turned: bool)
         # JFIF knows no other.
         matrix, color_range, centred = 5, FULL, True
     sar, rate = source.sample_aspect_ratio, source.rate
-    timed = holds_times(container)
+    # Whether each picture has a time of its own there, not just a place in the order.
+    timed = not row.rate_only and not container.format.flags & NO_TIMESTAMPS
     bases = [source.time_base, Fraction(1, 60000), 1 / rate] if timed else [1 / rate]
     if container.format.name == "gif":
         bases = [_GIF_TICK]
@@ -217,14 +219,16 @@ def _known_rate(container: OutputContainer, encoding: Encoding, rate: Fraction, 
     if not rates or rate in rates:
         return rate
     near = next((each for each in rates if -_NEAR / 100 <= each / rate - 1 <= _NEAR), None)
-    if near is None or not timed:
-        raise InvalidInputError(_unknown_rate(container, encoding, rates, rate))
-    return near
-
-
-def holds_times(container: OutputContainer) -> bool:
-    """Whether each picture has a time of its own in a container, not just a place in the order."""
-    return not container_of(container.format.name).rate_only and not container.format.flags & NO_TIMESTAMPS
+    if near is not None and timed:
+        return near
+    younger = replace(encoding, codec="mpeg2video")
+    also = encoding.codec == "mpeg1video" and holds(container.format.name, younger.codec) and rate in _rates(younger)
+    listed = ", ".join(f"{float(each):.5g}" for each in rates if 10 <= each <= 60)
+    raise InvalidInputError(
+        f"{encoding.codec} knows no {float(rate):.5g} pictures per second, but {listed}: choose "
+        f"{'-c mpeg2video, or an ending' if also else 'an ending'} such as .mp4 or .mkv, or give the video one of these"
+        " rates first"
+    )
 
 
 def _rates(encoding: Encoding) -> list[Fraction]:
@@ -233,17 +237,6 @@ def _rates(encoding: Encoding) -> list[Fraction]:
     plain = _plain(encoding)
     # MPEG-1's list has some that it refuses.
     return [rate for rate in known if _opens(replace(plain, time_base=1 / rate, rate=rate))]
-
-
-def _unknown_rate(container: OutputContainer, encoding: Encoding, rates: list[Fraction], rate: Fraction) -> str:
-    listed = ", ".join(f"{float(each):.5g}" for each in rates if 10 <= each <= 60)
-    younger = replace(encoding, codec="mpeg2video")
-    also = encoding.codec == "mpeg1video" and holds(container.format.name, younger.codec) and rate in _rates(younger)
-    choose = "-c mpeg2video, or an ending" if also else "an ending"
-    return (
-        f"{encoding.codec} knows no {float(rate):.5g} pictures per second, but {listed}: choose {choose} such as .mp4 "
-        "or .mkv, or give the video one of these rates first"
-    )
 
 
 def _opens(encoding: Encoding) -> bool:

@@ -96,8 +96,7 @@ def picture_notes(
 ) -> list[str]:
     """What to say about a source with such a picture; `alpha` False: its alpha channel hides nothing."""
     notes = list(colour_notes)
-    components = picture.format.components
-    depth = max((component.bits for component in components), default=8)
+    depth = max((component.bits for component in picture.format.components), default=8)
     if depth > 8:
         notes.append(f"the source has {depth} bits per component: processed in 8 bits")
     if alpha and has_alpha(picture):

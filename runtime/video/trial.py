@@ -13,14 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import av
 from av.container import InputContainer, OutputContainer
 from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
-_T = TypeVar("_T")
 # How far the beginning of a source is read for a packet of each stream, and how many of each are tried: the first of a
 # recording may be cut.
 _PACKETS, _BYTES, _TRIES = 1000, 32 << 20, 3
@@ -50,19 +49,11 @@ class Sample:
     packet: av.Packet[Any] | None = None
 
 
-def is_fatal(error: Exception) -> bool:
-    """Whether an error of a muxer that writes a file is none about a packet, such as a full disk."""
-    return isinstance(error, (OSError, MemoryError))
-
-
 def reason_of(error: Exception) -> str:
     """What a muxer says, in words; "Invalid argument" says nothing."""
     reason = getattr(error, "strerror", None)
-    return (
-        "no such streams in this format"
-        if reason in (None, "Invalid argument", "Operation not permitted")
-        else str(reason)
-    )
+    empty = reason in (None, "Invalid argument", "Operation not permitted")
+    return "no such streams in this format" if empty else str(reason)
 
 
 def rehearse(
@@ -81,7 +72,9 @@ def rehearse(
         if not packets:
             raise ValueError("its encoder gives nothing for a picture")
         _mux(trial, stream, packets[0])
-    tags = _read_back(output, file, _tags) or []
+    tags: list[tuple[str, str]] = []
+    with suppress(*Refused), _read(output, file) as written:
+        tags = [*written.metadata.items(), *written.streams[0].metadata.items()]
     return Sample(lambda container: container.add_stream_from_template(stream, opaque=True), packets[0]), tags
 
 
@@ -92,8 +85,8 @@ def refusal(output: OutputContainer, accepted: Sequence[Sample], sample: Sample)
         file, stream = _written(output, samples)
     except Refused as error:
         return reason_of(error)
-    back = _read_back(output, file, _kinds)
-    if back is None and (not accepted or _read_back(output, _written(output, accepted)[0], _kinds) is not None):
+    back = _kinds(output, file)
+    if back is None and (not accepted or _kinds(output, _written(output, accepted)[0]) is not None):
         return "the file could not be read with it"
     # Some take anything, and give back as nameless data what they have no name for, or nothing at all.
     if back is None or any(each.packet is None for each in samples):
@@ -105,13 +98,9 @@ def tags_back(
     output: OutputContainer, accepted: Sequence[Sample], sample: Sample
 ) -> tuple[list[tuple[str, str]], Disposition] | None:
     """The tags and the disposition of one more stream as a container gives them back; None if they cannot be read."""
-
-    def of_the_last(written: InputContainer) -> tuple[list[tuple[str, str]], Disposition]:
+    with suppress(*Refused, IndexError), _read(output, _written(output, [*accepted, sample])[0]) as written:
         stream = written.streams[len(accepted)]
         return [*stream.metadata.items()], Disposition(stream.disposition)
-
-    with suppress(*Refused, IndexError):
-        return _read_back(output, _written(output, [*accepted, sample])[0], of_the_last)
     return None
 
 
@@ -132,13 +121,11 @@ def _kind_of(stream: Stream) -> tuple[str, str | None]:
     return stream.type, getattr(stream, "name", None) if stream.type == "data" else None
 
 
-def _tags(written: InputContainer) -> list[tuple[str, str]]:
-    """The tags of a file and of its first stream."""
-    return [*written.metadata.items(), *written.streams[0].metadata.items()]
-
-
-def _kinds(written: InputContainer) -> list[tuple[str, str | None]]:
-    return [_kind_of(stream) for stream in written.streams]
+def _kinds(output: OutputContainer, file: io.BytesIO) -> list[tuple[str, str | None]] | None:
+    """The streams of what has been written into memory, None where it cannot be read, such as raw pictures."""
+    with suppress(*Refused), _read(output, file) as written:
+        return [_kind_of(stream) for stream in written.streams]
+    return None
 
 
 def first_packets(source: str, streams: int) -> dict[int, list[av.Packet[Any]]]:
@@ -206,16 +193,13 @@ def _muxer(output: OutputContainer, file: Any = None) -> Iterator[OutputContaine
     muxer.close()
 
 
-def _read_back(output: OutputContainer, file: io.BytesIO, what: Callable[[InputContainer], _T]) -> _T | None:
-    """Something of what has been written into memory, None where it cannot be read, such as raw pictures."""
+def _read(output: OutputContainer, file: io.BytesIO) -> InputContainer:
+    """Open what has been written into memory. Raises one of `Refused` where it cannot be read."""
     # A file of a packet or two is too short to be recognised by what it holds: one of MPEG-TS passes for MPEG-PS.
     form: str | None = None
     with suppress(ValueError):
         form = av.ContainerFormat(output.format.name, "r").name
-    data = io.BytesIO(file.getvalue())
-    with suppress(*Refused), av.open(data, "r", format=form, metadata_errors="replace") as written:
-        return what(written)
-    return None
+    return av.open(io.BytesIO(file.getvalue()), "r", format=form, metadata_errors="replace")
 
 
 @contextmanager

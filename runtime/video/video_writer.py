@@ -26,7 +26,7 @@ from mtu.runtime.video.fields import FieldMarker
 from mtu.runtime.video.source import USUAL_RATE, Frame
 from mtu.runtime.video.tags import kept_metadata, lost_of_stream, lost_tags, set_tag, stream_metadata
 from mtu.runtime.video.timing import Drift
-from mtu.runtime.video.trial import Refused, Sample, is_fatal, reason_of, rehearse
+from mtu.runtime.video.trial import Refused, Sample, reason_of, rehearse
 from mtu.runtime.video.writer import Target, Writer, write_failed
 
 # Codecs that hold the aspect ratio of their pixels; PyAV cannot write Matroska's own.
@@ -208,9 +208,13 @@ class VideoWriter(Writer):
         try:
             self._container.mux(packet)
         except (av.FFmpegError, OSError, ValueError) as error:
-            if is_fatal(error):
-                raise write_failed(self._path, error) from None
-            self._refused.append(error)
+            self._keep_refusal(error)
+
+    def _keep_refusal(self, error: Exception) -> None:
+        """Of packets. Raises OutputError where the muxer says something else, such as that the disk is full."""
+        if isinstance(error, (OSError, MemoryError)):
+            raise write_failed(self._path, error) from None
+        self._refused.append(error)
 
     def copy(self, packet: av.Packet[Any]) -> None:
         """Write another stream's packet, unchanged; those the container cannot hold are dropped."""
@@ -225,18 +229,14 @@ class VideoWriter(Writer):
         try:
             self._container.close()
         except (av.FFmpegError, OSError) as error:
-            if is_fatal(error):
-                raise write_failed(self._path, error) from None
-            self._refused.append(error)
+            self._keep_refusal(error)
         if self._refused:
             # Reported late, so that only the file tells whose packets they were.
             lost = self._lost()
             if self._written and lost == self._written:
                 raise write_failed(self._path, self._refused[-1])
-            words = f" and {lost} pictures" if lost > 0 else ""
-            self.remarks.append(
-                f"{self._name} refused {len(self._refused)} packets{words} ({reason_of(self._refused[-1])})"
-            )
+            packets = f"{len(self._refused)} packets{f' and {lost} pictures' if lost > 0 else ''}"
+            self.remarks.append(f"{self._name} refused {packets} ({reason_of(self._refused[-1])})")
         self._publish()
         if self._otherwise and self._target.source.fields == "progressive":
             self.remarks.append(f"{self._otherwise} pictures are interlaced, but marked as progressive like the first")

@@ -5,6 +5,7 @@ Reads only the file it is given, whole, and writes nothing. Source: RFC 9649, se
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,7 +17,7 @@ import numpy as np
 from mtu.core.errors import InvalidInputError
 from mtu.runtime.video.colour import Pixels, ToRGB, colour_of
 from mtu.runtime.video.pictures.files import decode_data
-from mtu.runtime.video.pictures.header import Header
+from mtu.runtime.video.pictures.header import Header, webp_chunks
 from mtu.runtime.video.properties import carried_by, has_alpha, picture_notes
 from mtu.runtime.video.source import Frame, Reader, ReadOptions, SourceInfo
 from mtu.runtime.video.timing import Segment
@@ -59,15 +60,14 @@ class AnimatedWebPReader(Reader):
         self._broken = 0
         self._parts, self._cut = _parts(Path(source).read_bytes())
         length = sum(part.duration for part in self._parts)
-        count = sum(self._segment.holds(_seconds(part)) for part in self._parts)
+        count = sum(self._segment.holds(part.time * _TICK) for part in self._parts)
         self._frames = self._compose()
         first = next(self._frames, None)
         if first is None and count:
             raise InvalidInputError(f"{source}: not one picture could be decoded ({self._broken} are damaged)")
         if first is None:
-            raise InvalidInputError(
-                f"{source} has no pictures in segment {options.segment}: it lasts {length / 1000:g} s"
-            )
+            lasts = f"it lasts {length / 1000:g} s"
+            raise InvalidInputError(f"{source} has no pictures in segment {options.segment}: {lasts}")
         self._first = first
         # Frames often have an alpha channel where nothing can be seen through.
         colour, notes = colour_of(self._opening)
@@ -92,7 +92,7 @@ class AnimatedWebPReader(Reader):
     def _compose(self) -> Iterator[Frame]:
         opened = transparent = False
         for part in self._parts:
-            if self._segment.past(_seconds(part)):
+            if self._segment.past(part.time * _TICK):
                 return
             try:
                 picture = decode_data("webp", part.data)
@@ -107,7 +107,7 @@ class AnimatedWebPReader(Reader):
             if not transparent and self._canvas[..., 3].min() < 255:
                 transparent = True
                 self.remarks.append("transparent parts are shown on black")
-            if self._segment.holds(_seconds(part)):
+            if self._segment.holds(part.time * _TICK):
                 yield Frame(self._canvas[..., :3].copy(), part.time, _TICK, part.duration)
             if part.cleared:
                 area[:] = 0
@@ -122,37 +122,26 @@ class AnimatedWebPReader(Reader):
             self.damage = f"{self._source}: {'; '.join(lost)}"
 
 
-def _seconds(part: _Part) -> Fraction:
-    return part.time * _TICK
-
-
 def _parts(data: bytes) -> tuple[list[_Part], bool]:
     """The frames of a file, and whether its end is missing."""
     parts: list[_Part] = []
-    time, cut = 0, len(data) < int.from_bytes(data[4:8], "little") + 8
-    for name, content in _chunks(data[12:]):
+    time, file = 0, io.BytesIO(data)
+    for name, size in webp_chunks(file):
         if name != b"ANMF":
             continue
+        content = file.read(size)
         left, top, width, height, duration = (int.from_bytes(content[at : at + 3], "little") for at in range(0, 15, 3))
         duration = duration if duration > _SHORTEST else _INSTEAD
         flags = content[15] if len(content) > 15 else 0
-        still = _still(content[16:], width + 1, height + 1)
+        still = _still(content[16:], width, height)
         parts.append(_Part(2 * left, 2 * top, time, duration, not flags & 2, bool(flags & 1), still))
         time += duration
-    return parts, cut
-
-
-def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    at = 0
-    while at + 8 <= len(data):
-        size = int.from_bytes(data[at + 4 : at + 8], "little")
-        yield data[at : at + 4], data[at + 8 : at + 8 + size]
-        at += 8 + size + size % 2
+    return parts, len(data) < int.from_bytes(data[4:8], "little") + 8
 
 
 def _still(content: bytes, width: int, height: int) -> bytes:
-    """A frame's chunks as a file of their own."""
-    sides = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    """A frame's chunks as a file of their own; the sides are one less than they are, as WebP stores them."""
+    sides = width.to_bytes(3, "little") + height.to_bytes(3, "little")
     extended = b"VP8X\x0a\0\0\0\x10\0\0\0" + sides if content.startswith(b"ALPH") else b""
     body = b"WEBP" + extended + content
     return b"RIFF" + len(body).to_bytes(4, "little") + body

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -72,8 +73,7 @@ def known_header(path: Path) -> Header | None:
 
 
 def _take(file: BinaryIO, form: str) -> tuple[int, ...]:
-    values: tuple[int, ...] = struct.unpack(form, file.read(struct.calcsize(form)))
-    return values
+    return struct.unpack(form, file.read(struct.calcsize(form)))
 
 
 def _shown(kind: str, width: int, height: int, orientation: int, **others: int | None) -> Header:
@@ -144,8 +144,7 @@ def _tiff(file: BinaryIO) -> Header:
     order = "<" if file.read(2) == b"II" else ">"
     file.seek(4)
     (offset,) = _take(file, f"{order}I")
-    first, pages = None, 0
-    seen: set[int] = set()
+    first, pages, seen = None, 0, set[int]()
     while offset and offset not in seen and len(seen) < _MOST_PAGES:
         seen.add(offset)
         file.seek(offset)
@@ -188,16 +187,19 @@ def _orientation(exif: bytes) -> int:
     return _first_directory(exif).get(_ORIENTATION, 1)
 
 
+def webp_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Names and sizes of the chunks of a WebP file, which stands at the content of each when it is given."""
+    file.seek(12)
+    while len(head := file.read(8)) == 8:
+        size, begin = int.from_bytes(head[4:], "little"), file.tell()
+        yield head[:4], size
+        file.seek(begin + size + size % 2)
+
+
 def _webp(file: BinaryIO) -> Header:
     width = height = 0
     animated, loops, orientation = False, None, 1
-    file.seek(12)
-    while True:
-        head = file.read(8)
-        if len(head) < 8:
-            break
-        name, size = head[:4], int.from_bytes(head[4:], "little")
-        begin = file.tell()
+    for name, size in webp_chunks(file):
         if name == b"VP8X":
             data = file.read(10)
             animated = bool(data[0] & 2)
@@ -212,7 +214,6 @@ def _webp(file: BinaryIO) -> Header:
             _, loops = _take(file, "<IH")
         elif name == b"EXIF":
             orientation = _orientation(file.read(size).removeprefix(b"Exif\0\0"))
-        file.seek(begin + size + size % 2)
     return _shown("webp", width, height, orientation, animated=animated, loops=loops if animated else None)
 
 
