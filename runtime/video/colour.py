@@ -13,7 +13,7 @@ PQ and HLG are tags like any other: the code values are processed as they are, n
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -58,25 +58,21 @@ _FLAGS: Any = 0x4 | 0x2000 | 0x4000 | 0x40000 | 0x80000
 
 @dataclass(frozen=True)
 class Colour:
-    """Colour description of a source: H.273 codes as tagged, and the matrix and range that are used."""
+    """Colour description of a source, in H.273 codes: the matrix and range that are used, the rest as tagged."""
 
     matrix: int
-    """As tagged; 2 if untagged."""
+    """0 for RGB sources, else one that swscale knows."""
     range: int
-    """As tagged: 0 untagged, 1 limited, 2 full."""
-    primaries: int
-    transfer: int
-    used_matrix: int
-    """The matrix of the conversion: 0 for RGB sources, else one that swscale knows."""
-    used_range: int
-    """The range of the conversion: 1 limited, 2 full."""
+    """1 limited, 2 full."""
+    primaries: int = UNSPECIFIED
+    transfer: int = UNSPECIFIED
     centred: bool = False
     """Whether the chroma of results lies in the middle of its pixels, not at their left."""
 
     @property
     def name(self) -> str:
         """Words for messages, such as "BT.709, limited range"."""
-        return f"{MATRICES[self.used_matrix]}, {'full' if self.used_range == FULL else 'limited'} range"
+        return f"{MATRICES[self.matrix]}, {'full' if self.range == FULL else 'limited'} range"
 
     @property
     def light(self) -> str:
@@ -89,11 +85,9 @@ class Colour:
         """Whether the transfer is PQ or HLG."""
         return self.transfer in _HDR
 
-    def encoded(self, height: int) -> tuple[int, int]:
-        """Matrix and range in which pictures of `height` lines are encoded; RGB gets those of untagged pictures."""
-        if self.used_matrix == RGB:
-            return _usual_matrix(height), LIMITED
-        return self.used_matrix, self.used_range
+    def encoded(self, height: int) -> Colour:
+        """The colour in which pictures of `height` lines are encoded; RGB gets matrix and range of untagged ones."""
+        return replace(self, matrix=_usual_matrix(height), range=LIMITED) if self.matrix == RGB else self
 
 
 def _usual_matrix(height: int) -> int:
@@ -108,27 +102,27 @@ def is_rgb(pix_fmt: VideoFormat) -> bool:
 
 def colour_of(picture: av.VideoFrame) -> tuple[Colour, list[str]]:
     """The colour of a decoded picture, and what the user should know about it."""
-    matrix, tagged_range = int(picture.colorspace), int(picture.color_range)
-    primaries, transfer = int(picture.color_primaries), int(picture.color_trc)
+    tagged, used_range = int(picture.colorspace), int(picture.color_range)
+    primaries, transfer = int(picture.color_primaries) or UNSPECIFIED, int(picture.color_trc) or UNSPECIFIED
     if is_rgb(picture.format):
-        return Colour(matrix, tagged_range, primaries, transfer, RGB, FULL), []
+        return Colour(RGB, FULL, primaries, transfer), []
     notes, name = [], picture.format.name
     gray = name.startswith(("gray", "ya"))
-    used_matrix, used_range = matrix, tagged_range
     if used_range not in (LIMITED, FULL):
         used_range = FULL if gray or name.startswith("yuvj") else LIMITED
-    if matrix == RGB or matrix not in MATRICES:
-        used_matrix = 9 if matrix == 10 else _usual_matrix(picture.height)
-        if matrix in (UNSPECIFIED, RGB, 3) and not gray:
-            notes.append(f"colours are not tagged: {MATRICES[used_matrix]} is assumed ({picture.height} lines)")
+    matrix = tagged
+    if tagged == RGB or tagged not in MATRICES:
+        matrix = 9 if tagged == 10 else _usual_matrix(picture.height)
+        if tagged in (UNSPECIFIED, RGB, 3) and not gray:
+            notes.append(f"colours are not tagged: {MATRICES[matrix]} is assumed ({picture.height} lines)")
         elif not gray:
-            tag = _UNSUPPORTED.get(matrix, f"number {matrix}")
-            notes.append(f"the colour matrix {tag} cannot be converted exactly: {MATRICES[used_matrix]} is used")
+            tag = _UNSUPPORTED.get(tagged, f"number {tagged}")
+            notes.append(f"the colour matrix {tag} cannot be converted exactly: {MATRICES[matrix]} is used")
     if transfer in _HDR:
         notes.append(f"HDR ({_HDR[transfer]}): processed as it is and tagged the same, not tone-mapped")
     # yuvj formats without a left tag are JPEG: tagged as centred, read right, and written left like everything.
-    centred = _is_centred(picture, used_matrix) and not name.startswith("yuvj")
-    return Colour(matrix, tagged_range, primaries, transfer, used_matrix, used_range, centred), notes
+    centred = _is_centred(picture, matrix) and not name.startswith("yuvj")
+    return Colour(matrix, used_range, primaries, transfer, centred), notes
 
 
 def picture_of(rgb: Pixels) -> av.VideoFrame:
@@ -158,7 +152,7 @@ class ToRGB:
         if is_rgb(picture.format):
             rgb = self._reformatter.reformat(picture, width, height, format="rgb24", interpolation=_FLAGS)
         else:
-            picture.colorspace, picture.color_range = self.colour.used_matrix or 6, self.colour.used_range
+            picture.colorspace, picture.color_range = self.colour.matrix or 6, self.colour.range
             rgb = self._reformatter.reformat(
                 picture, width, height, format="rgb24", dst_color_range=FULL, interpolation=_FLAGS
             )
@@ -195,18 +189,13 @@ def _to_xyz(chromaticities: tuple[tuple[float, float], ...]) -> npt.NDArray[np.f
 
 
 class FromRGB:
-    """Converts RGB to pictures of one pixel format, matrix (H.273 code), range and chroma siting.
+    """Converts RGB to pictures of one pixel format and colour. Not for two threads at once."""
 
-    Not for two threads at once.
-    """
-
-    def __init__(self, pix_fmt: str, matrix: int, color_range: int, *, centred: bool = False) -> None:
-        self._pix_fmt = pix_fmt
-        self._left = not centred and _is_subsampled(VideoFormat(pix_fmt))
+    def __init__(self, pix_fmt: str, colour: Colour) -> None:
+        self._pix_fmt, self._colour = pix_fmt, colour
+        self._left = not colour.centred and _is_subsampled(VideoFormat(pix_fmt))
         self._carrier: av.VideoFrame | None = None
         self._rgb = is_rgb(VideoFormat(pix_fmt))
-        self._matrix = matrix
-        self._range = color_range
         self._reformatter = VideoReformatter()
 
     def __call__(self, rgb: Pixels) -> av.VideoFrame:
@@ -216,11 +205,12 @@ class FromRGB:
             converted = self._reformatter.reformat(picture, format=self._pix_fmt, interpolation=_FLAGS)
             # Without a conversion the picture would still be the caller's memory.
             return av.VideoFrame.from_ndarray(rgb, "rgb24") if converted is picture else converted
-        picture.colorspace, picture.color_range = self._matrix, FULL
+        matrix, color_range = self._colour.matrix, self._colour.range
+        picture.colorspace, picture.color_range = matrix, FULL
         converted = self._reformatter.reformat(
-            picture, format=self._pix_fmt, dst_color_range=self._range, interpolation=_FLAGS
+            picture, format=self._pix_fmt, dst_color_range=color_range, interpolation=_FLAGS
         )
-        converted.colorspace, converted.color_range = self._matrix, self._range
+        converted.colorspace, converted.color_range = matrix, color_range
         converted.pict_type = 0
         return converted
 

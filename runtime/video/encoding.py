@@ -21,7 +21,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.format import VideoFormat
 
 from mtu.core.errors import InvalidInputError
-from mtu.runtime.video.colour import FULL, RGB, UNSPECIFIED, FromRGB, is_rgb
+from mtu.runtime.video.colour import FULL, RGB, Colour, FromRGB, is_rgb
 from mtu.runtime.video.containers.table import container_of
 from mtu.runtime.video.encoders import DEFAULTS, choose_codec, choose_format, choose_options, did_you_mean, holds
 from mtu.runtime.video.fields import Fields, marks_fields
@@ -52,11 +52,7 @@ class Encoding:
     time_base: Fraction
     rate: Fraction | None
     sample_aspect_ratio: Fraction | None
-    matrix: int
-    range: int
-    centred: bool
-    primaries: int
-    transfer: int
+    colour: Colour
     qscale: bool
     """Whether the quantiser is fixed, at the option qmin."""
     options: Mapping[str, str]
@@ -66,7 +62,7 @@ class Encoding:
         """What makes pictures for the encoder."""
         if self.pix_fmt == "pal8":
             return FromRGBToPalette()
-        return FromRGB(self.pix_fmt, self.matrix, self.range, centred=self.centred)
+        return FromRGB(self.pix_fmt, self.colour)
 
     def apply(self, context: VideoCodecContext) -> None:
         """Set everything on a context that is not open yet."""
@@ -77,9 +73,9 @@ class Encoding:
         if self.sample_aspect_ratio:
             context.sample_aspect_ratio = self.sample_aspect_ratio
         rgb = is_rgb(VideoFormat(self.pix_fmt))
-        context.colorspace = RGB if rgb else self.matrix
-        context.color_range = FULL if rgb else self.range
-        context.color_primaries, context.color_trc = self.primaries, self.transfer
+        context.colorspace = RGB if rgb else self.colour.matrix
+        context.color_range = FULL if rgb else self.colour.range
+        context.color_primaries, context.color_trc = self.colour.primaries, self.colour.transfer
         context.thread_type = "AUTO"
         context.flags |= int(Flags.frame_duration)
         # The number is each picture's own, which PyAV does not set: its 0 becomes the least that is allowed, qmin.
@@ -119,11 +115,10 @@ def choose_encoding(container: OutputContainer, target: Target, *, turned: bool)
     row = container_of(container.format.name)
     if row.in_order:
         options.setdefault("bf", "0")
-    matrix, color_range = source.colour.encoded(height)
-    centred = source.colour.centred
+    colour = source.colour.encoded(height)
     if codec == "mjpeg":
         # JFIF knows no other.
-        matrix, color_range, centred = 5, FULL, True
+        colour = replace(colour, matrix=5, range=FULL, centred=True)
     sar, rate = source.sample_aspect_ratio, source.rate
     # Whether each picture has a time of its own there, not just a place in the order.
     timed = not row.rate_only and not container.format.flags & NO_TIMESTAMPS
@@ -138,11 +133,7 @@ def choose_encoding(container: OutputContainer, target: Target, *, turned: bool)
         time_base=bases[0],
         rate=source.average_rate,
         sample_aspect_ratio=(1 / sar) if sar and turned else sar,
-        matrix=matrix,
-        range=color_range,
-        centred=centred,
-        primaries=source.colour.primaries or UNSPECIFIED,
-        transfer=source.colour.transfer or UNSPECIFIED,
+        colour=colour,
         qscale=qscale,
         options=options,
     )

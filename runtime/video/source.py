@@ -79,8 +79,6 @@ class SourceInfo:
     """Of the first picture."""
     stereo_mode: str | None = None
     """How a picture holds two views, in Matroska's words, None if it holds one."""
-    start: Fraction = Fraction(0)
-    """Time of the first picture given, in seconds on the source's clock."""
     origin: Fraction = Fraction(0)
     """Time on the source's clock that is 0 in the output: the first picture of a segment, the beginning of a clock that
     starts anywhere (MPEG-TS) or below 0; otherwise 0."""

@@ -163,10 +163,10 @@ def probe(
 def _with_origin(info: SourceInfo, start: Fraction, decoder: Decoder) -> SourceInfo:
     """The description with where the first picture lies, `start`, and what becomes time 0."""
     if info.segment is not None:
-        return replace(info, start=start, origin=start)
+        return replace(info, origin=start)
     clock = decoder.container.start_time if decoder.row.free_clock else None
     origin = Fraction(0 if clock is None else clock, av.time_base)
     if start >= origin and start >= 0:
-        return replace(info, start=start, origin=origin)
+        return replace(info, origin=origin)
     note = f"the first picture is at {float(start):g} s: all streams are moved to begin at 0"
-    return replace(info, start=start, origin=start, notes=(*info.notes, note))
+    return replace(info, origin=start, notes=(*info.notes, note))

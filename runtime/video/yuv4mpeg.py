@@ -53,15 +53,14 @@ class Y4MWriter(Writer):
             self.notes.append("yuv4mpeg holds no orientation: the pictures are turned upright")
             if swaps_sides(self._turn):
                 width, height, sar = height, width, sar and 1 / sar
-        rate, colour = source.rate, source.colour
-        matrix, color_range = colour.encoded(height)
-        self._from_rgb = FromRGB(form, matrix, color_range, centred=colour.centred)
+        rate, colour = source.rate, source.colour.encoded(height)
+        self._from_rgb = FromRGB(form, colour)
         self.notes.append(
             f"yuv4mpeg holds pictures only, at {float(rate):.6g} per second: no sound, no timestamps, no colour matrix "
-            f"(it is {MATRICES[matrix]})"
+            f"(it is {MATRICES[colour.matrix]})"
         )
         aspect = f"{sar.numerator}:{sar.denominator}" if sar else "0:0"
-        full = "FULL" if color_range == FULL else "LIMITED"
+        full = "FULL" if colour.range == FULL else "LIMITED"
         order = {"progressive": "p", "tff": "t", "bff": "b"}[source.fields if self._turn is None else "progressive"]
         layout = "420jpeg" if form == "yuv420p" and colour.centred else _LAYOUTS[form]
         return (

@@ -86,8 +86,8 @@ def compressed(frames: NDArray[np.uint8], crf: int) -> NDArray[np.uint8]:
     repeatable = {"tune": "zerolatency", "x264-params": "cpu-independent=1"}
     encoder.options = {"crf": str(crf), "preset": "veryfast", **repeatable}
     encoder.thread_count = decoder.thread_count = 1
-    bt709 = 1
-    from_rgb, to_rgb = FromRGB("yuv420p", bt709, LIMITED), ToRGB(Colour(bt709, LIMITED, bt709, bt709, bt709, LIMITED))
+    bt709 = Colour(matrix=1, range=LIMITED)
+    from_rgb, to_rgb = FromRGB("yuv420p", bt709), ToRGB(bt709)
     packets = []
     for number, picture in enumerate(np.pad(frames, ((0, 0), *pad, (0, 0)), "edge")):
         frame = from_rgb(picture)

@@ -72,7 +72,7 @@ class AnimatedWebPReader(Reader):
         # Frames often have an alpha channel where nothing can be seen through.
         colour, notes = colour_of(self._opening)
         notes = picture_notes(self._opening, notes, carried_by(self._opening), alpha=False) + self.remarks
-        self.remarks, start = [], first.pts * _TICK
+        self.remarks = []
         self.info = SourceInfo(
             name=source,
             width=header.width,
@@ -82,8 +82,7 @@ class AnimatedWebPReader(Reader):
             frame_count=count,
             colour=colour,
             pix_fmt=self._opening.format.name,
-            start=start,
-            origin=start if options.segment is not None else Fraction(0),
+            origin=first.pts * _TICK if options.segment is not None else Fraction(0),
             segment=options.segment,
             notes=tuple(notes),
             loops=header.loops,

@@ -16,7 +16,7 @@ from av.codec.context import Flags
 from av.video.codeccontext import VideoCodecContext
 
 from mtu.core.errors import InvalidInputError, OutputError
-from mtu.runtime.video.colour import FULL, FromRGB, Pixels, picture_of
+from mtu.runtime.video.colour import FULL, Colour, FromRGB, Pixels, picture_of
 from mtu.runtime.video.writer import PictureKind, Target, levels
 
 SUFFIXES: Mapping[PictureKind, tuple[str, ...]] = {
@@ -79,7 +79,7 @@ class PictureEncoding:
         if self.maps:
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(levels(pixels, np.uint16)), self._gray)
         elif self.kind == "jpg":
-            picture = FromRGB("yuvj444p", _BT601, FULL)(pixels)
+            picture = FromRGB("yuvj444p", Colour(_BT601, FULL))(pixels)
         else:
             picture = picture_of(pixels)
         return b"".join(bytes(packet) for packet in encoder.encode(picture) + encoder.encode(None))

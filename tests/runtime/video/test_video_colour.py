@@ -11,7 +11,7 @@ from tests.media import BT601, BT709, BT2020, FULL, HLG, LIMITED, PQ, Pixels, ma
 from tests.video_run import frames_of, run
 
 from mtu.runtime.video import EncodeOptions, Frame, open_reader, open_writer
-from mtu.runtime.video.colour import FromRGB, ToRGB, colour_of, quarter_turn, upright
+from mtu.runtime.video.colour import Colour, FromRGB, ToRGB, colour_of, quarter_turn, upright
 
 WEIGHTS = {BT601: (0.299, 0.114), BT709: (0.2126, 0.0722), BT2020: (0.2627, 0.0593)}
 MATRICES = pytest.mark.parametrize("matrix", WEIGHTS)
@@ -44,7 +44,7 @@ def centres(picture: np.ndarray) -> np.ndarray:
 @MATRICES
 @RANGES
 def test_rgb_to_yuv_is_the_formula(matrix: int, color_range: int) -> None:
-    yuv = FromRGB("yuv444p", matrix, color_range)(patches()).to_ndarray(channel_last=True)
+    yuv = FromRGB("yuv444p", Colour(matrix, color_range))(patches()).to_ndarray(channel_last=True)
     assert np.abs(centres(yuv) - centres(itu_yuv(patches(), matrix, color_range))).max() <= 2
 
 
@@ -57,7 +57,7 @@ def test_yuv_to_rgb_is_the_formula(matrix: int, color_range: int, pix_fmt: str) 
     depth_and_layout = source.reformat(format=pix_fmt, src_color_range=color_range, dst_color_range=color_range)
     depth_and_layout.colorspace, depth_and_layout.color_range = matrix, color_range
     colour, _ = colour_of(depth_and_layout)
-    assert (colour.used_matrix, colour.used_range) == (matrix, color_range)
+    assert (colour.matrix, colour.range) == (matrix, color_range)
     assert np.abs(centres(ToRGB(colour)(depth_and_layout)) - centres(patches())).max() <= 2
 
 
@@ -81,11 +81,11 @@ def test_unknown_matrix_says_what_is_used() -> None:
     picture = av.VideoFrame(16, 16, "yuv420p")
     picture.colorspace = 8
     colour, notes = colour_of(picture)
-    assert colour.used_matrix == BT601 and "YCgCo" in notes[0] and "BT.601" in notes[0]
+    assert colour.matrix == BT601 and "YCgCo" in notes[0] and "BT.601" in notes[0]
 
 
 def test_yuvj_is_full_range() -> None:
-    assert colour_of(av.VideoFrame(16, 16, "yuvj420p"))[0].used_range == FULL
+    assert colour_of(av.VideoFrame(16, 16, "yuvj420p"))[0].range == FULL
 
 
 @MATRICES
@@ -100,11 +100,10 @@ def test_file_keeps_colours_and_tags(tmp_path: Path, matrix: int, color_range: i
     run(source, target, options=EncodeOptions(codec=codec, options=lossless))
     with open_reader(source) as before, open_reader(target) as after:
         first, second = frames_of(before)[0].rgb, frames_of(after)[0].rgb
-        assert (after.info.colour.used_matrix, after.info.colour.used_range) == (matrix, color_range)
+        assert (after.info.colour.matrix, after.info.colour.range) == (matrix, color_range)
         # VP9 knows one BT.601.
-        assert after.info.colour.matrix in {BT601: (5, 6)}.get(matrix, (matrix,)) and after.info.pix_fmt.endswith(
-            "444p"
-        )
+        tagged = int(after.info.stream.codec_context.colorspace)
+        assert tagged in {BT601: (5, 6)}.get(matrix, (matrix,)) and after.info.pix_fmt.endswith("444p")
     assert np.abs(first.astype(int) - patches()).max() <= 2
     assert np.abs(first.astype(int) - second).max() <= 2
 
@@ -139,7 +138,7 @@ def test_full_range_mjpeg_and_gray(tmp_path: Path) -> None:
     run(source, tmp_path / "out.avi", options=EncodeOptions(codec="mjpeg"))
     for name in ("gray.mp4", "out.avi"):
         with open_reader(source) as before, open_reader(tmp_path / name) as after:
-            assert after.info.colour.used_range == FULL
+            assert after.info.colour.range == FULL
             assert np.abs(centres(frames_of(after)[0].rgb) - centres(frames_of(before)[0].rgb)).max() <= 4
 
 

@@ -347,7 +347,7 @@ def test_segments(tmp_path: Path, ending: str, start: float | None, end: float |
         frames = [event for event in events if isinstance(event, Frame)]
         want = [index for index in range(80) if begin <= index / 25 < stop - 1e-9]
         assert [round(float(frame.rgb.mean()) / 3) for frame in frames] == want
-        assert reader.info.start == frames[0].pts * frames[0].time_base and reader.damage is None
+        assert reader.info.origin == frames[0].pts * frames[0].time_base and reader.damage is None
         assert reader.info.frame_count is not None and abs(reader.info.frame_count - len(want)) <= 2
         sound = [event for event in events if not isinstance(event, Frame)]
         length = float(sum(packet.duration * packet.time_base for packet in sound))
