@@ -89,6 +89,8 @@ def load_family_file(path: Path) -> str:
         spec.loader.exec_module(module)
     if missing := [each for each in wanted if not hasattr(module, each)]:
         raise InvalidInputError(f"--family {path} lacks {', '.join(missing)}; see docs/your-own-network.md")
+    if not isinstance(module.PRESETS, Mapping):
+        raise InvalidInputError(f"--family {path}: PRESETS is a {type(module.PRESETS).__name__}, no dict of settings")
     if taken := sorted(set(module.PRESETS) & {preset for each in FAMILIES for preset in find_family(each).PRESETS}):
         raise InvalidInputError(f"--family {path}: the preset {taken[0]} is one of this release; give it another name")
     _own[name] = OwnFamily(path, module)

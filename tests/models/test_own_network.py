@@ -209,6 +209,7 @@ def with_changes(tmp_path: Path, name: str, old: str, new: str) -> Path:
         ("twice", "PRESETS = ", "raise SystemExit(0)\nPRESETS = ", "line 9: SystemExit: 0"),
         ("twice", "def graphs", "def graph", "lacks graphs; see docs/your-own-network.md"),
         ("twice", 'PRESETS = {"twice"', 'PRESETS = {"mtu2"', "the preset mtu2 is one of this release"),
+        ("twice", 'PRESETS = {"twice": {"channels": 6}}', "PRESETS = [{}]", "PRESETS is a list, no dict of settings"),
         # Settings
         ("twice", '{"channels": 6}', '{"channels": (6,)}', "PRESETS['twice'] gives the settings {'channels': (6"),
         ("twice", '{"channels": 6}', '{"channels": torch.ones(1)}', "which JSON cannot hold"),
