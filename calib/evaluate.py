@@ -62,9 +62,7 @@ def evaluate(
     _check_pictures(opened)
     videos = {pair.name: len(pair.sharp) for pair in pairs}
     settings = Settings(layout, aligned, backend, device, _digest(opened), videos)
-    evaluation = Evaluation(settings, Path(model or BUNDLED).name)
-    if output is not None:
-        evaluation = begun(output, settings) or evaluation
+    evaluation = begun(output, settings) or Evaluation(settings, Path(model or BUNDLED).name)
 
     def missing() -> Iterator[tuple[VideoPair, tuple[int, int], str]]:
         for number, (pair, size) in enumerate(zip(pairs, sizes, strict=True), 1):
@@ -78,22 +76,18 @@ def evaluate(
         running = open_backend(backend, opened, device, size=size, build=cached_engine, say=say)
         with contextlib.closing(running):
             evaluation.preset = running.interface.variant
-            if output is not None:
-                # Now, and not only after the first video, it is seen whether the folder can be written.
-                evaluation.save(output)
+            evaluation.save(output)  # now, and not only after the first video, to see whether it can be
             for pair, _, place in group:
                 scores = list(_score(pair, running, aligned))
                 evaluation.videos[pair.name] = scores
                 evaluation.videos = {name: evaluation.videos[name] for name in videos if name in evaluation.videos}
-                if output is not None:
-                    evaluation.save(output)
+                evaluation.save(output)
                 before, after = means(counted(scores))
                 say(
                     f"{place}: {len(counted(scores))} of {len(scores)} frames count, {before.psnr:.2f} dB blurred,"
                     f" {after.psnr:.2f} dB restored"
                 )
-    if output is not None:
-        evaluation.save(output)
+    evaluation.save(output)
     return evaluation
 
 

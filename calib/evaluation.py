@@ -169,8 +169,10 @@ class Evaluation:
         }
         return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
-    def save(self, directory: Path) -> None:
-        """Writes the three files of the folder, each in one step. Raises OutputError."""
+    def save(self, directory: Path | None) -> None:
+        """Writes the three files of the folder, if there is to be one, each in one step. Raises OutputError."""
+        if directory is None:
+            return
         try:
             directory.mkdir(parents=True, exist_ok=True)
             write_whole(directory / RESULTS, self.json().encode())
@@ -186,10 +188,10 @@ def counted(scores: Sequence[FrameScore]) -> Sequence[FrameScore]:
     return scores[UNCOUNTED:]
 
 
-def begun(directory: Path, settings: Settings) -> Evaluation | None:
+def begun(directory: Path | None, settings: Settings) -> Evaluation | None:
     """The evaluation that the folder holds, None if it holds nothing. Raises OutputError if it is not this one."""
     other = "give another folder with -o"
-    if not directory.exists():
+    if directory is None or not directory.exists():
         return None
     if not directory.is_dir():
         raise OutputError(f"{directory} is a file; the results are a folder: {other}")

@@ -33,7 +33,7 @@ import onnx
 
 from mtu.calib.compare_report import decibels
 from mtu.calib.quality import for_json, psnr
-from mtu.calib.ranges import largest_values, load_fp32
+from mtu.calib.ranges import Range, load_fp32, measure
 from mtu.calib.rollout import feeds, first_frames, restored
 from mtu.core.errors import InvalidInputError, OutputError
 from mtu.core.files import publish, temporary_beside
@@ -108,11 +108,6 @@ class Calibration:
     size: tuple[int, int]
     """Height and width of that frame."""
 
-    @property
-    def speedup(self) -> float:
-        """How many times as fast as fp32, by the medians."""
-        return self.times["fp32"].median / self.times["int8"].median
-
     def table(self) -> str:
         """All of it in words and columns."""
         kind = "" if self.has_sharp else " (estimated, without sharp clips)"
@@ -123,6 +118,7 @@ class Calibration:
                 f"{name:{width}} {decibels(alone.psnr):>20} {alone.loss:+7.3f} dB  {'int8' * (name in self.int8)}"
             )
         fp32, int8 = self.times["fp32"], self.times["int8"]
+        speedup = fp32.median / int8.median
         return "\n".join(
             [
                 *map(str.rstrip, lines),
@@ -133,7 +129,7 @@ class Calibration:
                 if self.held_out
                 else "one clip, restored with its own ranges: other videos may lose more; give two clips or more",
                 f"a frame of {self.size[1]}x{self.size[0]} in onnxruntime on this CPU: fp32 {fp32.median:.1f} ms (p90"
-                f" {fp32.p90:.1f}), int8 {int8.median:.1f} ms (p90 {int8.p90:.1f}), {self.speedup:.2f} times as fast",
+                f" {fp32.p90:.1f}), int8 {int8.median:.1f} ms (p90 {int8.p90:.1f}), {speedup:.2f} times as fast",
             ]
         )
 
@@ -257,11 +253,11 @@ class _Search:
         self._progress, self._done = progress, 0
         self._steps = 2 + len({layer.name for model in models.values() for layer in candidates(model)})
         self._advance("ranges")
-        values = [largest_values(bundle, [clip.frames]) for clip in clips]
-        self.limits = _limits(models, values)
+        measured = [measure(bundle, [clip.frames]) for clip in clips]
+        self.limits = _limits(models, measured)
         """Those of all clips."""
         self._limits_of_others = [
-            _limits(models, values[:index] + values[index + 1 :] or values) for index in range(len(clips))
+            _limits(models, measured[:index] + measured[index + 1 :] or measured) for index in range(len(clips))
         ]
         self._advance("fp32")
         self._fp32 = [_restored(bundle, clip) for clip in clips]
@@ -298,15 +294,15 @@ class _Search:
 
 
 def _limits(
-    models: Mapping[str, onnx.ModelProto], values: Sequence[Mapping[str, Mapping[str, float]]]
+    models: Mapping[str, onnx.ModelProto], measured: Sequence[Mapping[str, Mapping[str, Range]]]
 ) -> dict[str, Limits]:
-    """Of every candidate, from the largest values of the tensors of each clip; one for all graphs, as the weights."""
+    """Of every candidate, from the ranges of the tensors in each clip; one for all graphs, as the weights."""
     found: dict[str, Limits] = {}
     for graph, model in models.items():
         for layer in candidates(model):
             before = found.get(layer.name, Limits(0.0, 0.0))
             taken, given = (
-                HEADROOM * max(clip[graph][name] for clip in values) for name in (layer.input, layer.output)
+                HEADROOM * max(clip[graph][name].largest for clip in measured) for name in (layer.input, layer.output)
             )
             found[layer.name] = Limits(max(before.input, taken), max(before.output, given))
     return found
