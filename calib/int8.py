@@ -283,7 +283,8 @@ class _Search:
         away, pixels, losses = 0.0, 0, []
         for clip, limits, fp32 in zip(self._clips, self._limits_of_others, self._fp32, strict=True):
             found = _restored(self.write(chosen, limits), clip)
-            for mine, other, truth in itertools.zip_longest(found, fp32, clip.sharp or ()):
+            truths: Sequence[Picture | None] = clip.sharp or [None] * len(fp32)
+            for mine, other, truth in zip(found, fp32, truths, strict=True):
                 away += float(np.square(mine.astype(np.float32) - other).sum())
                 pixels += mine.size
                 if truth is not None:
