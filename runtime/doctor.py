@@ -28,7 +28,7 @@ from mtu.core.extras import NEEDS, missing
 from mtu.plugins.op import OPS, find_op
 from mtu.runtime.backends import FACTORIES, GPU_ONLY, Model, Stages, packages_missing
 from mtu.runtime.bundle import open_bundle
-from mtu.runtime.engine import Engine, Host, check_files, refusals
+from mtu.runtime.engine import Engine, check_files, refusals
 from mtu.runtime.gpu import Gpu, driver_library, find_gpu
 from mtu.runtime.tensorrt_library import LIBRARIES, LibraryName, is_importable, load_library, package_of
 
@@ -340,9 +340,7 @@ def _obstacles(name: str, broken: dict[str, Finding]) -> list[str]:
 def _engine_verdict(engine: Engine, findings: Sequence[Finding]) -> Verdict:
     library = engine.manifest.library
     versions = {finding.name.lower(): finding.detail for finding in findings if finding.status == "found"}
-    gpu = find_gpu()
-    host = Host(versions.get(library), gpu.name if gpu else None, gpu.compute_capability if gpu else None)
-    reasons = refusals(engine.manifest, host)
+    reasons = refusals(engine.manifest, versions.get(library), find_gpu())
     try:
         check_files(engine)
     except MtuError as error:
