@@ -65,10 +65,8 @@ def ranges(
     with frame_counter(PROGRAM, frames and frames * len(clips)) as advance:
         report = find_ranges(source, clips, frames, advance)
     print(report.table())
-    if json_file is not None:
-        write_report(json_file, report.as_json())
-    if keep_file is not None:
-        write_report(keep_file, report.keep_file(), "--keep")
+    for option, path in targets.items():
+        write_report(path, report.keep_file() if option == "--keep" else report.as_json(), option)
 
 
 @app.command()

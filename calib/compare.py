@@ -1,7 +1,7 @@
-"""Compares two models on a clip, frame by frame: pictures, maps, states, displacements.
+"""Compares two models on a clip, frame by frame: pictures, maps, states, displacements. Writes nothing.
 
-Imports numpy; Polygraphy and skimage in `compare`. It takes open models and frames, and writes nothing. What it finds
-is described in `mtu.calib.compare_report`; `mtu.calib.compare_models` opens models and clips.
+Imports numpy; Polygraphy and skimage in `compare`, torch for a checkpoint. `mtu.calib.compare_report` describes what is
+found.
 
 Note [two modes]
     step: in every frame both models get the same inputs, and the states are those of A. What differs was made in that
@@ -17,42 +17,154 @@ Note [two modes]
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
 from mtu.calib.compare_frame import Agreement, Difference, compare_displacements, compare_tensors, find_matching
-from mtu.calib.compare_report import MODES, FrameResult, Mode, Run
-from mtu.calib.rollout import Array, windows
+from mtu.calib.compare_report import MODES, CompareReport, Floors, FrameResult, Mode, Run
+from mtu.calib.rollout import Array, first_frames, restored, windows
 from mtu.core.errors import InvalidInputError, NonFiniteError
 from mtu.core.interface import Interface, Role
 from mtu.core.window import Picture, cut
+from mtu.export.engine_cache import cached_engine
 from mtu.models.families import in_words
-from mtu.runtime.backends import Backend
-from mtu.runtime.chain import StagedBackend, open_session
+from mtu.runtime.backends import Backend, open_backend, open_model
+from mtu.runtime.chain import StagedBackend
 from mtu.runtime.session import Restored
 
 SHOWN: tuple[Role, ...] = ("picture", "map", "displacement")
 """Roles of the outputs that a person can look at."""
 
 
+@dataclass(frozen=True)
+class Side:
+    """A model as it was asked for."""
+
+    model: str
+    """mtu2, a bundle, an engine, a chain, or a checkpoint file, which the torch network runs."""
+    backend: str = "auto"
+    device: str = "auto"
+
+
+def compare_models(
+    a: Side,
+    b: Side,
+    source: str,
+    frames: int | None,
+    modes: Sequence[Mode],
+    floors: Floors,
+    *,
+    say: Callable[[str], None] = lambda text: None,
+    progress: Callable[[], None] = lambda: None,
+) -> CompareReport:
+    """Compares two models on the first `frames` frames of a video or directory of images; None takes all.
+
+    `say` is told what takes long before the first frame and what is compared otherwise than asked for, `progress` is
+    called after each frame. Raises MtuError for what the user can put right.
+    """
+    pictures = first_frames(source, frames)
+    opening = next(pictures)
+    size = (opening.shape[0], opening.shape[1])
+    with contextlib.ExitStack() as stack:
+        one, other = (stack.enter_context(contextlib.closing(_open(side, size, say))) for side in (a, b))
+        is_chain = isinstance(one, StagedBackend) or isinstance(other, StagedBackend)
+        _check_floors(floors, one.interface, is_chain)
+        chosen = _possible(modes, one.interface, is_chain, say)
+        runs = compare(one, other, itertools.chain([opening], pictures), chosen, progress)
+        return CompareReport(
+            a=_described(a, one),
+            b=_described(b, other),
+            source=source,
+            width=size[1],
+            height=size[0],
+            displacement=one.interface.the("displacement"),
+            floors=floors,
+            runs=runs,
+        )
+
+
+def _check_floors(floors: Floors, interface: Interface, is_chain: bool) -> None:
+    asked: tuple[tuple[str, float | None, Role, str], ...] = (
+        ("--min-psnr", floors.psnr, "picture", "gives no picture"),
+        ("--min-agreement", floors.agreement, "displacement", "estimates no motion"),
+        ("--max-map-difference", floors.map_difference, "map", "gives no map"),
+    )
+    for option, floor, role, lack in asked:
+        if floor is not None and interface.the(role) is None:
+            raise InvalidInputError(f"{option}: the model {interface.variant} {lack}; leave the option out")
+        if floor is not None and is_chain and role == "displacement":
+            raise InvalidInputError(f"{option}: a chain is compared by its pictures alone; leave the option out")
+
+
+def _possible(
+    modes: Sequence[Mode], interface: Interface, is_chain: bool, say: Callable[[str], None]
+) -> Sequence[Mode]:
+    """Those of the modes that say something. See Note [two modes]."""
+    if is_chain and list(modes) == ["step"]:
+        raise InvalidInputError(
+            "--mode step: the states of a chain stay inside it, so it has no such mode; leave it out"
+        )
+    if len(modes) == 1:
+        return modes
+    if is_chain:
+        say("note: the states of a chain stay inside it: its pictures are compared, in the mode rollout alone")
+        return ["rollout"]
+    if not interface.states:
+        say("note: the model has no states, so step and rollout are the same: it is compared once, as step")
+        return ["step"]
+    return modes
+
+
+def _open(side: Side, size: tuple[int, int], say: Callable[[str], None]) -> Backend:
+    if not Path(side.model).is_file():
+        return open_backend(side.backend, open_model(side.model), side.device, size=size, build=cached_engine, say=say)
+    if side.backend not in ("auto", "torch"):
+        raise InvalidInputError(
+            f"{side.model} is a checkpoint, which backend {side.backend} cannot run: use torch, or make a bundle of it"
+            f" with mtu-export onnx --checkpoint {side.model} -o DIR"
+        )
+    from mtu.core.extras import require
+
+    require("export", f"running the checkpoint {side.model}", "torch", "onnx", "safetensors")
+    from mtu.models.checkpoint import load_checkpoint
+    from mtu.runtime.backends.torch_backend import choose_device, open_network
+
+    checkpoint = load_checkpoint(Path(side.model))
+    return cast(Backend, open_network(checkpoint, checkpoint.describe(), choose_device(side.device)))
+
+
+def _described(side: Side, backend: Backend) -> dict[str, str]:
+    interface = backend.interface
+    return {
+        "model": side.model,
+        "preset": interface.variant,
+        "precision": interface.arithmetic,
+        "checkpoint": interface.weights,
+        "backend": backend.name,
+        "device": backend.device,
+    }
+
+
 def check_same_model(a: Interface, b: Interface) -> None:
     """Raises InvalidInputError unless the two are one network with the same graphs; types and weights may differ."""
-    facts = [_facts(each) for each in (a, b)]
-    facts[0] |= {name: str(a.ops[name]) for name in a.ops if name in b.ops}
-    facts[1] |= {name: str(b.ops[name]) for name in a.ops if name in b.ops}
-    for what, one in facts[0].items():
-        if one != facts[1][what]:
+    ops = [name for name in a.ops if name in b.ops]
+    others = _facts(b, ops)
+    for what, one in _facts(a, ops).items():
+        if one != others[what]:
             variants = f" (A is {a.variant}, B is {b.variant})" if a.variant != b.variant else ""
             raise InvalidInputError(
-                f"A and B have different {what}{variants}: {one} and {facts[1][what]}; compare two models of one preset"
+                f"A and B have different {what}{variants}: {one} and {others[what]}; compare two models of one preset"
             )
 
 
-def _facts(interface: Interface) -> dict[str, str]:
-    """What two exports of one network have in common, in words: all but types and weights."""
+def _facts(interface: Interface, ops: Sequence[str]) -> dict[str, str]:
+    """What two exports of one network have in common, in words: all but types and weights. `ops`: those of both."""
     outputs = (
         f"{each.role} {each.tensor.name} {list(each.tensor.shape)}"
         + (f" of radius {each.radius}" if each.radius else "")
@@ -68,6 +180,7 @@ def _facts(interface: Interface) -> dict[str, str]:
         "outputs": ", ".join(outputs),
         "graphs": "; ".join(graphs),
         "size rules": f"a multiple of {interface.size.multiple} from {interface.size.minimum}",
+        **{name: str(interface.ops[name]) for name in ops},
     }
 
 
@@ -89,6 +202,7 @@ def compare(
 
     from mtu.calib.polygraphy_runner import BackendRunner
 
+    frames = _measurable(frames, a.interface, b.interface)
     if isinstance(a, StagedBackend) or isinstance(b, StagedBackend):
         return [_compare_sessions(a, b, frames, progress)]
     check_same_model(a.interface, b.interface)
@@ -122,7 +236,6 @@ class _Comparison:
 
         for index, size, inputs in windows(self._a, frames):
             self._index, self._size = index, size
-            _check_size(self._a, self._size)
             self._before = self._made
             states = no_states(self._b)
             if self._before:
@@ -172,12 +285,8 @@ def _compare_sessions(a: Backend, b: Backend, frames: Iterable[Picture], progres
 
 
 def _restored(side: str, backend: Backend, frames: Iterable[Picture]) -> Iterator[Restored]:
-    session = open_session(backend, scene_threshold=None, strict=True)
     try:
-        for frame in frames:
-            _check_size(backend.interface, frame.shape)
-            yield from session.push(frame)
-        yield from session.flush()
+        yield from restored(backend, frames)
     except NonFiniteError as error:
         raise NonFiniteError([f"{state} of {side}" for state in error.states], error.frame) from None
 
@@ -204,9 +313,13 @@ def _result(
     )
 
 
-def _check_size(interface: Interface, size: Sequence[int]) -> None:
+def _measurable(frames: Iterable[Picture], *interfaces: Interface) -> Iterator[Picture]:
+    """The frames; raises InvalidInputError for one whose pictures are smaller than SSIM's window."""
     from mtu.calib.quality import SMALLEST
 
-    smallest = -(-SMALLEST // interface.scale)
-    if interface.the("picture") and min(size[:2]) < smallest:
-        raise InvalidInputError(f"frames of {size[1]}x{size[0]} are too small: at least {smallest}x{smallest}")
+    smallest = max((-(-SMALLEST // each.scale) for each in interfaces if each.the("picture")), default=0)
+    for frame in frames:
+        height, width = frame.shape[:2]
+        if min(height, width) < smallest:
+            raise InvalidInputError(f"frames of {width}x{height} are too small: at least {smallest}x{smallest}")
+        yield frame

@@ -1,4 +1,4 @@
-"""`mtu-compare`: parses, calls `mtu.calib.compare`, prints. Imports rich; Polygraphy, backends inside the command."""
+"""`mtu-compare`: parses, calls `mtu.calib.compare`, prints. Imports Polygraphy and backends inside the command."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def compare(
         check_report(path, source, a, b, *files, *others, option=option)
     require_for(PROGRAM)
     os.environ["POLYGRAPHY_AUTOINSTALL_DEPS"] = "0"  # read when Polygraphy is imported: it must not install packages
-    from mtu.calib.compare_models import Side, compare_models
+    from mtu.calib.compare import Side, compare_models
     from mtu.calib.compare_page import page
     from mtu.calib.compare_report import MODES, Floors
 
@@ -94,13 +94,7 @@ def compare(
     modes = [m for m in MODES if mode in (m, "both")]
     with frame_counter(PROGRAM, frames) as advance:
         report = compare_models(
-            *sides,
-            source,
-            frames,
-            modes,
-            floors,
-            say=lambda text: say(PROGRAM, text),
-            progress=advance,
+            *sides, source, frames, modes, floors, say=lambda text: say(PROGRAM, text), progress=advance
         )
     _print(report)
     for option, path in targets.items():

@@ -125,8 +125,7 @@ def compare_displacements(
     if matching is None:
         return Agreement(equal, 0.0, None)
     maps = states[matching.state], before[matching.state]
-    settings = matching.max_displacement, matching.pool_size
-    score_a, score_b = (scores(*maps, rows, columns, index[differs], *settings) for index in (a, b))
+    score_a, score_b = (scores(*maps, rows, columns, index[differs], matching) for index in (a, b))
     gaps = np.abs(score_a - score_b)
     ties = int((gaps <= TIE).sum())
     return Agreement(equal, ties / differs.size, float(gaps.max()))
@@ -138,8 +137,7 @@ def scores(
     rows: NDArray[np.intp],
     columns: NDArray[np.intp],
     index: NDArray[np.int32],
-    max_displacement: int,
-    pool_size: int,
+    matching: Matching,
 ) -> NDArray[np.float64]:
     """The pooled cost of one displacement at each of n positions, float64 [n].
 
@@ -148,8 +146,9 @@ def scores(
     """
     here, before = (np.moveaxis(normalised(value)[0], 0, -1) for value in (motion, motion_prev))
     height, width = here.shape[:2]
-    dy, dx = displacement_vectors(index, max_displacement)
+    dy, dx = displacement_vectors(index, matching.max_displacement)
     total = np.zeros(len(rows))
+    pool_size = matching.pool_size
     reach = range(-(pool_size // 2), pool_size // 2 + 1)
     for j, i in itertools.product(reach, reach):
         y, x = rows + j, columns + i

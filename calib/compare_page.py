@@ -6,6 +6,7 @@ import base64
 import html
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,10 +46,10 @@ def page(report: CompareReport) -> str:
     first = report.runs[0].frames[0]
     curves = ""
     if first.psnr is not None:
-        curves += _curve(report, "PSNR, dB", _psnr, floors.psnr)
+        curves += _curve(report, "PSNR, dB", lambda frame: frame.psnr, floors.psnr)
     if first.displacement is not None:
         floor = None if floors.agreement is None else 100 * floors.agreement
-        curves += _curve(report, "displacements equal or tied, %", _agreement, floor)
+        curves += _curve(report, "displacements equal or tied, %", _percent, floor)
     for name, found in first.tensors.items():
         title = f"{name}: {100 * QUANTILES[-1]:g} % of the elements differ by at most"
         curves += _curve(report, title, _last_quantile(name), floors.map_difference if found is first.map else None)
@@ -76,12 +77,7 @@ def _sides(a: Mapping[str, str], b: Mapping[str, str]) -> str:
 # Curves
 
 
-def _psnr(frame: FrameResult) -> float:
-    assert frame.psnr is not None
-    return frame.psnr
-
-
-def _agreement(frame: FrameResult) -> float:
+def _percent(frame: FrameResult) -> float:
     assert frame.agreement is not None
     return 100 * frame.agreement
 
@@ -95,7 +91,7 @@ def _legend(runs: Sequence[Run]) -> str:
     return f"<p>{keys} dashed: the floor; ring: the first frame below a floor; dot: the worst frame</p>"
 
 
-def _curve(report: CompareReport, title: str, value: Callable[[FrameResult], float], floor: float | None) -> str:
+def _curve(report: CompareReport, title: str, value: Callable[[FrameResult], Any], floor: float | None) -> str:
     """One figure: a line for each mode. Equal pictures, whose PSNR is infinite, are drawn at the top."""
     drawn = [value(frame) for run in report.runs for frame in run.frames]
     finite = [number for number in [*drawn, *([] if floor is None else [floor])] if math.isfinite(number)]

@@ -7,23 +7,24 @@ backend and scikit-image where they are used. Source: Son et al. 2022, section 4
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
 from mtu.calib.alignment import align
 from mtu.calib.datasets import LAYOUTS, Layout, VideoPair, find_pairs, read_clip, sizes_of
 from mtu.calib.evaluation import UNCOUNTED, Evaluation, FrameScore, Settings, begun, counted, means
 from mtu.calib.quality import SMALLEST, Quality, measure
+from mtu.calib.rollout import restored
 from mtu.core.errors import InvalidInputError
 from mtu.core.window import Picture
 from mtu.export.engine_cache import cached_engine
 from mtu.runtime.backends import Backend, Model, Stages, open_backend, open_model
 from mtu.runtime.bundle import BUNDLED, Bundle
-from mtu.runtime.chain import open_session
 from mtu.runtime.engine import Engine, file_digest
 
 
@@ -61,77 +62,50 @@ def evaluate(
     _check_pictures(opened)
     videos = {pair.name: len(pair.sharp) for pair in pairs}
     settings = Settings(layout, aligned, backend, device, _digest(opened), videos)
-    evaluation = Evaluation(settings, Path(model or BUNDLED).name)
-    if output is not None:
-        evaluation = begun(output, settings) or evaluation
-    with _Runner(opened, backend, device, say) as runner:
+    evaluation = begun(output, settings) or Evaluation(settings, Path(model or BUNDLED).name)
+
+    def missing() -> Iterator[tuple[VideoPair, tuple[int, int], str]]:
         for number, (pair, size) in enumerate(zip(pairs, sizes, strict=True), 1):
+            place = f"{pair.name} ({number} of {len(pairs)})"
             if pair.name in evaluation.videos:
-                say(f"{pair.name} ({number} of {len(pairs)}): done before")
-                continue
-            opened_backend = runner.open(size)
-            evaluation.preset = opened_backend.interface.variant
-            if output is not None:
-                # Now, and not only after the first video, it is seen whether the folder can be written.
+                say(f"{place}: done before")
+            else:
+                yield pair, size, place
+
+    for size, group in itertools.groupby(missing(), key=lambda each: each[1]):
+        running = open_backend(backend, opened, device, size=size, build=cached_engine, say=say)
+        with contextlib.closing(running):
+            evaluation.preset = running.interface.variant
+            evaluation.save(output)  # now, and not only after the first video, to see whether it can be
+            for pair, _, place in group:
+                scores = list(_score(pair, running, aligned))
+                evaluation.videos[pair.name] = scores
+                evaluation.videos = {name: evaluation.videos[name] for name in videos if name in evaluation.videos}
                 evaluation.save(output)
-            scores = list(_score(pair, opened_backend, aligned))
-            evaluation.videos[pair.name] = scores
-            evaluation.videos = {name: evaluation.videos[name] for name in videos if name in evaluation.videos}
-            if output is not None:
-                evaluation.save(output)
-            before, after = means(counted(scores))
-            say(
-                f"{pair.name} ({number} of {len(pairs)}): {len(counted(scores))} of {len(scores)} frames count,"
-                f" {before.psnr:.2f} dB blurred, {after.psnr:.2f} dB restored"
-            )
-    if output is not None:
-        evaluation.save(output)
+                before, after = means(counted(scores))
+                say(
+                    f"{place}: {len(counted(scores))} of {len(scores)} frames count, {before.psnr:.2f} dB blurred,"
+                    f" {after.psnr:.2f} dB restored"
+                )
+    evaluation.save(output)
     return evaluation
-
-
-class _Runner:
-    """The backend for the frames of a video; opened at the first that is missing, and again where the size changes."""
-
-    def __init__(self, model: Model, backend: str, device: str, say: Callable[[str], None]) -> None:
-        self._open = partial(open_backend, backend, model, device, build=cached_engine, say=say)
-        self._size: tuple[int, int] | None = None
-        self._backend: Backend | None = None
-
-    def __enter__(self) -> _Runner:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._backend is not None:
-            self._backend.close()
-            self._backend = None
-
-    def open(self, size: tuple[int, int]) -> Backend:
-        if self._backend is None or self._size != size:
-            self.__exit__()
-            self._size = size
-            self._backend = self._open(size=size)
-        return self._backend
 
 
 def _score(pair: VideoPair, backend: Backend, aligned: bool) -> Iterator[FrameScore]:
     """The frames of a video in order, restored as one sequence."""
-    session = open_session(backend, scene_threshold=None, strict=True)
     waiting: deque[tuple[Picture, Picture]] = deque()
 
-    def measured(restored: Picture, index: int) -> FrameScore:
-        blurred, sharp = waiting.popleft()
-        (before, before_shift), (after, after_shift) = (
-            _compare(frame, sharp, aligned) for frame in (blurred, restored)
-        )
-        return FrameScore(pair.blurred[index].name, before, after, before_shift, after_shift)
+    def blurred_frames() -> Iterator[Picture]:
+        for index in range(len(pair.sharp)):
+            blurred, sharp = (frames[0] for frames in read_clip(pair, index, 1))
+            waiting.append((blurred, sharp))
+            yield blurred
 
-    for index in range(len(pair.sharp)):
-        blurred, sharp = (frames[0] for frames in read_clip(pair, index, 1))
-        waiting.append((blurred, sharp))
-        for result in session.push(blurred):
-            yield measured(result.rgb, result.index)
-    for result in session.flush():
-        yield measured(result.rgb, result.index)
+    for result in restored(backend, blurred_frames()):
+        blurred, sharp = waiting.popleft()
+        before, before_shift = _compare(blurred, sharp, aligned)
+        after, after_shift = _compare(result.rgb, sharp, aligned)
+        yield FrameScore(pair.blurred[result.index].name, before, after, before_shift, after_shift)
 
 
 def _compare(picture: Picture, truth: Picture, aligned: bool) -> tuple[Quality, tuple[float, float]]:

@@ -10,12 +10,12 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mtu.calib.datasets import Layout
-from mtu.calib.quality import Quality, mean
+from mtu.calib.quality import Quality, for_json, mean
 from mtu.core.errors import OutputError
 from mtu.core.files import write_whole
 
@@ -24,7 +24,7 @@ FORMAT_VERSION = "1"
 UNCOUNTED = 1
 """So many frames at the start of each video are in the figures of frames, but in no mean, as in the released script."""
 RESULTS = "results.json"
-
+KINDS = ("blurred", "restored")
 
 PUBLISHED: dict[Layout, dict[str, Quality]] = {
     "dvd": {
@@ -102,67 +102,53 @@ class Evaluation:
 
     def markdown(self) -> str:
         """A table of the videos and one like those of the paper."""
-        means = self.video_means()
+        layout, asked, overall, means = self.settings.layout, self.settings.videos, self.overall(), self.video_means()
+        aligned = "each aligned to the truth by a translation" if self.settings.align else "not aligned"
         rows = [(name, len(counted(self.videos[name])), *pair) for name, pair in means.items()]
-        frames = sum(len(counted(scores)) for scores in self.videos.values())
-        rows.append(("**mean over frames**", frames, *self.overall()))
-        before, after = zip(*means.values(), strict=True)
-        rows.append(("mean over videos", frames, mean(before), mean(after)))
+        frames = sum(count for _, count, *_ in rows)
+        rows.append(("**mean over frames**", frames, *overall))
+        blurred, restored = map(mean, zip(*means.values(), strict=True))
+        rows.append(("mean over videos", frames, blurred, restored))
         lines = [
+            f"{self.model_name} on {layout}, {len(self.videos)} of {len(asked)} videos, {aligned}."
+            " The first frame of each video is measured, but in no mean:",
+            "",
             "| video | frames counted | blurred PSNR dB | blurred SSIM | restored PSNR dB | restored SSIM | gain dB |",
             "|---|---|---|---|---|---|---|",
-            *(
-                f"| {name} | {count} | {before.psnr:.2f} | {before.ssim:.4f} | {after.psnr:.2f} | {after.ssim:.4f}"
-                f" | {_gain(before, after)} |"
-                for name, count, before, after in rows
-            ),
         ]
-        columns = dict(zip(("blurred", self.model_name), self.overall(), strict=True))
-        if published := PUBLISHED[self.settings.layout].get(self.preset):
+        for name, count, before, after in rows:
+            figures = f"{before.psnr:.2f} | {before.ssim:.4f} | {after.psnr:.2f} | {after.ssim:.4f}"
+            lines.append(f"| {name} | {count} | {figures} | {_gain(before, after)} |")
+        columns = dict(zip(("blurred", self.model_name), overall, strict=True))
+        if published := PUBLISHED[layout].get(self.preset):
             columns[f"paper's {self.preset}"] = published
-        caution = self._caution() if published else []
-        aligned = "each aligned to the truth by a translation" if self.settings.align else "not aligned"
-        return "\n".join(
-            [
-                f"{self.model_name} on {self.settings.layout}, {len(self.videos)} of {len(self.settings.videos)}"
-                f" videos, {aligned}. The first frame of each video is measured, but in no mean:",
-                "",
-                *lines,
-                "",
-                f"| {self.settings.layout} | {' | '.join(columns)} |",
-                "|---" * (len(columns) + 1) + "|",
-                f"| PSNR | {' | '.join(f'{quality.psnr:.2f}' for quality in columns.values())} |",
-                f"| SSIM | {' | '.join(f'{quality.ssim:.3f}' for quality in columns.values())} |",
-                "",
-                *caution,
-            ]
-        )
-
-    def _caution(self) -> list[str]:
-        """Lines to say where these are not the pictures of the published figures."""
-        videos, frames = PUBLISHED_SETS[self.settings.layout]
-        here = len(self.settings.videos), sum(self.settings.videos.values())
-        if here == (videos, frames):
-            return []
-        return [
-            f"Caution: the paper's figures are of other pictures. It measured {videos} videos with {frames:,} frames,"
-            f" and here are {here[0]} with {here[1]:,}.",
+        lines += [
+            "",
+            f"| {layout} | {' | '.join(columns)} |",
+            "|---" * (len(columns) + 1) + "|",
+            f"| PSNR | {' | '.join(f'{quality.psnr:.2f}' for quality in columns.values())} |",
+            f"| SSIM | {' | '.join(f'{quality.ssim:.3f}' for quality in columns.values())} |",
             "",
         ]
+        wanted, here = PUBLISHED_SETS[layout], (len(asked), sum(asked.values()))
+        if published and here != wanted:
+            lines += [
+                f"Caution: the paper's figures are of other pictures. It measured {wanted[0]} videos with"
+                f" {wanted[1]:,} frames, and here are {here[0]} with {here[1]:,}.",
+                "",
+            ]
+        return "\n".join(lines)
 
     def csv(self) -> str:
         """A line for each frame of each video that is done, under a line of names."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        kinds = ("blurred", "restored")
-        columns = [f"{kind}_{what}" for kind in kinds for what in ("psnr", "ssim", "down", "right")]
+        columns = [f"{kind}_{what}" for kind in KINDS for what in ("psnr", "ssim", "down", "right")]
         writer.writerow(["video", "frame", "file", "counted", *columns])
         for video, scores in self.videos.items():
             for index, score in enumerate(scores):
-                figures = [
-                    *(score.blurred.psnr, score.blurred.ssim, *score.blurred_shift),
-                    *(score.restored.psnr, score.restored.ssim, *score.restored_shift),
-                ]
+                blurred = *astuple(score.blurred), *score.blurred_shift
+                figures = *blurred, *astuple(score.restored), *score.restored_shift
                 writer.writerow([video, index + 1, score.name, int(index >= UNCOUNTED), *(f"{f:.6g}" for f in figures)])
         return text.getvalue()
 
@@ -183,8 +169,10 @@ class Evaluation:
         }
         return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
-    def save(self, directory: Path) -> None:
-        """Writes the three files of the folder, each in one step. Raises OutputError."""
+    def save(self, directory: Path | None) -> None:
+        """Writes the three files of the folder, if there is to be one, each in one step. Raises OutputError."""
+        if directory is None:
+            return
         try:
             directory.mkdir(parents=True, exist_ok=True)
             write_whole(directory / RESULTS, self.json().encode())
@@ -200,10 +188,10 @@ def counted(scores: Sequence[FrameScore]) -> Sequence[FrameScore]:
     return scores[UNCOUNTED:]
 
 
-def begun(directory: Path, settings: Settings) -> Evaluation | None:
+def begun(directory: Path | None, settings: Settings) -> Evaluation | None:
     """The evaluation that the folder holds, None if it holds nothing. Raises OutputError if it is not this one."""
     other = "give another folder with -o"
-    if not directory.exists():
+    if directory is None or not directory.exists():
         return None
     if not directory.is_dir():
         raise OutputError(f"{directory} is a file; the results are a folder: {other}")
@@ -240,26 +228,18 @@ def _difference(name: str, had: Any, asked: Any) -> str:
 
 def _score_of(frame: dict[str, Any]) -> FrameScore:
     """What `Evaluation.json` wrote of a frame."""
-
-    def quality(kind: str) -> Quality:
+    figures: list[Any] = []
+    for kind in KINDS:
         psnr, ssim = frame[kind]["psnr"], frame[kind]["ssim"]
-        return Quality(math.inf if psnr is None else float(psnr), float(ssim))
-
-    def shift(kind: str) -> tuple[float, float]:
-        down, right = frame[kind]
-        return float(down), float(right)
-
-    return FrameScore(
-        str(frame["name"]), quality("blurred"), quality("restored"), shift("blurred_shift"), shift("restored_shift")
-    )
+        figures.append(Quality(math.inf if psnr is None else float(psnr), float(ssim)))
+    for down, right in (frame[f"{kind}_shift"] for kind in KINDS):
+        figures.append((float(down), float(right)))
+    return FrameScore(str(frame["name"]), *figures)
 
 
 def _pair(pair: tuple[Quality, Quality]) -> dict[str, dict[str, float | None]]:
     """Blurred and restored for JSON, which has no infinity."""
-    return {
-        kind: {name: value if math.isfinite(value) else None for name, value in asdict(quality).items()}
-        for kind, quality in zip(("blurred", "restored"), pair, strict=True)
-    }
+    return dict(zip(KINDS, map(for_json, pair), strict=True))
 
 
 def means(scores: Sequence[FrameScore]) -> tuple[Quality, Quality]:

@@ -32,16 +32,16 @@ import numpy as np
 import onnx
 
 from mtu.calib.compare_report import decibels
-from mtu.calib.quality import psnr
-from mtu.calib.ranges import largest_values, load_fp32
-from mtu.calib.rollout import feeds, first_frames
+from mtu.calib.quality import for_json, psnr
+from mtu.calib.ranges import Range, load_fp32, measure
+from mtu.calib.rollout import feeds, first_frames, restored
 from mtu.core.errors import InvalidInputError, OutputError
 from mtu.core.files import publish, temporary_beside
 from mtu.export.build_thread import Progress, Say
 from mtu.export.bundle_files import check_bundle_target, save_bundle
 from mtu.export.graph_view import GraphView
 from mtu.export.quantise import Limits, candidates, quantise
-from mtu.runtime import Bundle, Picture, Session, open_backend, open_bundle
+from mtu.runtime import Bundle, Picture, open_backend, open_bundle
 from mtu.runtime.session import Restored
 
 ASSUMED_PSNR = 31.0
@@ -108,11 +108,6 @@ class Calibration:
     size: tuple[int, int]
     """Height and width of that frame."""
 
-    @property
-    def speedup(self) -> float:
-        """How many times as fast as fp32, by the medians."""
-        return self.times["fp32"].median / self.times["int8"].median
-
     def table(self) -> str:
         """All of it in words and columns."""
         kind = "" if self.has_sharp else " (estimated, without sharp clips)"
@@ -123,6 +118,7 @@ class Calibration:
                 f"{name:{width}} {decibels(alone.psnr):>20} {alone.loss:+7.3f} dB  {'int8' * (name in self.int8)}"
             )
         fp32, int8 = self.times["fp32"], self.times["int8"]
+        speedup = fp32.median / int8.median
         return "\n".join(
             [
                 *map(str.rstrip, lines),
@@ -133,17 +129,14 @@ class Calibration:
                 if self.held_out
                 else "one clip, restored with its own ranges: other videos may lose more; give two clips or more",
                 f"a frame of {self.size[1]}x{self.size[0]} in onnxruntime on this CPU: fp32 {fp32.median:.1f} ms (p90"
-                f" {fp32.p90:.1f}), int8 {int8.median:.1f} ms (p90 {int8.p90:.1f}), {self.speedup:.2f} times as fast",
+                f" {fp32.p90:.1f}), int8 {int8.median:.1f} ms (p90 {int8.p90:.1f}), {speedup:.2f} times as fast",
             ]
         )
 
     def as_json(self) -> dict[str, Any]:
         """Everything, for `json.dumps`; a PSNR of null is that of equal pictures."""
-
-        def plain(each: Sensitivity) -> dict[str, float | None]:
-            return {name: value if math.isfinite(value) else None for name, value in asdict(each).items()}
-
-        return {**asdict(self), "alone": {k: plain(v) for k, v in self.alone.items()}, "together": plain(self.together)}
+        alone = {name: for_json(each) for name, each in self.alone.items()}
+        return {**asdict(self), "alone": alone, "together": for_json(self.together)}
 
 
 def read_clips(inputs: Sequence[str], sharp: Sequence[str], frames: int, scale: int = 1) -> list[Clip]:
@@ -223,7 +216,7 @@ def calibrate(
                 )
             together = search.sensitivity(chosen, f"{len(chosen)} layers")
         progress("timing", 1.0)
-        times = _times(bundle, search.write(chosen), clips[0].frames)
+        times = _times(bundle, search.write(chosen, search.limits), clips[0].frames)
         publish(made, directory, overwrite)
     every = dict.fromkeys(name for model in models.values() for name in GraphView(model).layers)
     return Calibration(
@@ -260,10 +253,11 @@ class _Search:
         self._progress, self._done = progress, 0
         self._steps = 2 + len({layer.name for model in models.values() for layer in candidates(model)})
         self._advance("ranges")
-        values = [largest_values(bundle, [clip.frames]) for clip in clips]
-        self._limits = _limits(models, values)
+        measured = [measure(bundle, [clip.frames]) for clip in clips]
+        self.limits = _limits(models, measured)
+        """Those of all clips."""
         self._limits_of_others = [
-            _limits(models, values[:index] + values[index + 1 :] or values) for index in range(len(clips))
+            _limits(models, measured[:index] + measured[index + 1 :] or measured) for index in range(len(clips))
         ]
         self._advance("fp32")
         self._fp32 = [_restored(bundle, clip) for clip in clips]
@@ -272,11 +266,8 @@ class _Search:
         self._progress(text, min(1.0, self._done / self._steps))
         self._done += 1
 
-    def write(self, chosen: Sequence[str]) -> Bundle:
-        """Writes the bundle with these layers in int8, with the ranges of all clips."""
-        return self._write(chosen, self._limits)
-
-    def _write(self, chosen: Sequence[str], limits: Mapping[str, Limits]) -> Bundle:
+    def write(self, chosen: Sequence[str], limits: Mapping[str, Limits]) -> Bundle:
+        """Writes the bundle with these layers in int8."""
         interface = replace(self._interface, int8_layers=tuple(name for name in limits if name in chosen))
         models = {}
         for graph, model in self._models.items():
@@ -289,30 +280,30 @@ class _Search:
     def sensitivity(self, chosen: Sequence[str], text: str) -> Sensitivity:
         """Restores all clips with these layers in int8, each with the ranges of the others."""
         self._advance(text)
-        pairs = zip(self._clips, self._limits_of_others, strict=True)
-        pictures = [_restored(self._write(chosen, limits), clip) for clip, limits in pairs]
         away, pixels, losses = 0.0, 0, []
-        for clip, found, fp32 in zip(self._clips, pictures, self._fp32, strict=True):
-            for index, (mine, other) in enumerate(zip(found, fp32, strict=True)):
-                squared = float(np.square(mine.astype(np.float32) - other).sum())
-                away, pixels = away + squared, pixels + mine.size
-                if clip.sharp is not None:
-                    losses.append(_no_better(other, clip.sharp[index]) - _no_better(mine, clip.sharp[index]))
+        for clip, limits, fp32 in zip(self._clips, self._limits_of_others, self._fp32, strict=True):
+            found = _restored(self.write(chosen, limits), clip)
+            truths: Sequence[Picture | None] = clip.sharp or [None] * len(fp32)
+            for mine, other, truth in zip(found, fp32, truths, strict=True):
+                away += float(np.square(mine.astype(np.float32) - other).sum())
+                pixels += mine.size
+                if truth is not None:
+                    losses.append(_no_better(other, truth) - _no_better(mine, truth))
         error = away / pixels / 255**2
         loss = float(np.mean(losses)) if losses else 10 * math.log10(1 + error * 10 ** (ASSUMED_PSNR / 10))
         return Sensitivity(-10 * math.log10(error) if error else math.inf, loss)
 
 
 def _limits(
-    models: Mapping[str, onnx.ModelProto], values: Sequence[Mapping[str, Mapping[str, float]]]
+    models: Mapping[str, onnx.ModelProto], measured: Sequence[Mapping[str, Mapping[str, Range]]]
 ) -> dict[str, Limits]:
-    """Of every candidate, from the largest values of the tensors of each clip; one for all graphs, as the weights."""
+    """Of every candidate, from the ranges of the tensors in each clip; one for all graphs, as the weights."""
     found: dict[str, Limits] = {}
     for graph, model in models.items():
         for layer in candidates(model):
             before = found.get(layer.name, Limits(0.0, 0.0))
             taken, given = (
-                HEADROOM * max(clip[graph][name] for clip in values) for name in (layer.input, layer.output)
+                HEADROOM * max(clip[graph][name].largest for clip in measured) for name in (layer.input, layer.output)
             )
             found[layer.name] = Limits(max(before.input, taken), max(before.output, given))
     return found
@@ -326,9 +317,7 @@ def _no_better(picture: Picture, truth: Picture) -> float:
 def _restored(bundle: Bundle, clip: Clip) -> list[Picture]:
     """What the model gives for a clip; a map is a picture of shades of gray, not rounded."""
     with contextlib.closing(open_backend("onnxruntime", bundle, "cpu")) as backend:
-        session = Session(backend, scene_threshold=None, strict=True)
-        results = [result for frame in clip.frames for result in session.push(frame)]
-        return [_picture(result) for result in (*results, *session.flush())]
+        return [_picture(result) for result in restored(backend, clip.frames)]
 
 
 def _picture(result: Restored) -> Any:

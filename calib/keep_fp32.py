@@ -83,8 +83,7 @@ class RangeReport:
             largest = f"{self.weights[layer].largest:9.4g}" if layer else ""
             verdict = "" if not layer else "keep in fp32" if layer in self.keep else "fp16"
             figures = f"{lowest:11.4g} {highest:11.4g} {above:8.2%} {tiny:8.2%} {largest}"
-            line = f"{layer or inputs:{width}} {figures}  {verdict}"
-            lines.append(line.rstrip())
+            lines.append(f"{layer or inputs:{width}} {figures}  {verdict}".rstrip())
         lines += ["", *(f"{layer}: {'; '.join(reasons)}" for layer, reasons in self.keep.items()), *self.states]
         kept = f"keep {len(self.keep)} of {len(self.weights)} layers in fp32"
         return "\n".join([*lines, kept if self.keep else "every layer fits fp16"])
@@ -112,15 +111,13 @@ class RangeReport:
                 " model cannot be one; use --precision fp32"
             )
         sources = ", ".join(" ".join(clip.split()) for clip in self.clips)
-        return "".join(
-            f"{line}\n"
-            for line in (
-                "# Layers to keep in fp32, for --keep-fp32 of mtu-export onnx and mtu-build-engine.",
-                f"# Found by mtu-calibrate ranges for weights {self.interface.weights[:12]}: {self.frames} frames of"
-                f" {sources}",
-                *self.keep,
-            )
+        weights = self.interface.weights[:12]
+        lines = (
+            "# Layers to keep in fp32, for --keep-fp32 of mtu-export onnx and mtu-build-engine.",
+            f"# Found by mtu-calibrate ranges for weights {weights}: {self.frames} frames of {sources}",
+            *self.keep,
         )
+        return "".join(f"{line}\n" for line in lines)
 
 
 def _as_json(found: Range) -> dict[str, float | int]:

@@ -26,9 +26,6 @@ from mtu.core.errors import InvalidInputError, MtuError
 from mtu.runtime import open_backend, open_bundle, read_frames
 from mtu.runtime.bundle import BUNDLED
 
-FRAMES = 8
-"""How many frames are fed unless MTU_FRAMES says otherwise."""
-
 
 def __getattr__(name: str) -> Callable[[], Iterator[dict[str, Array]]]:
     """The function of a graph, by its name: `inputs_of` that graph."""
@@ -77,7 +74,7 @@ def _counted(inputs: Iterator[dict[str, Array]]) -> Iterator[dict[str, Array]]:
 
     Polygraphy calls a run passed that had nothing to compare.
     """
-    text = os.environ.get("MTU_FRAMES", str(FRAMES))
+    text = os.environ.get("MTU_FRAMES", "8")
     if not text.isdecimal() or int(text) < 1:
         raise InvalidInputError(f"MTU_FRAMES is '{text}': it must be a whole number from 1")
     given = 0

@@ -56,12 +56,11 @@ class BackendRunner(BaseRunner):  # type: ignore[misc]
     def get_input_metadata_impl(self) -> TensorMetadata:
         """See Polygraphy."""
         interface, metadata = self._backend.interface, TensorMetadata()
-        fed = [*interface.frames, *([] if self._threads_states else taken_states(interface))]
-        inputs = {each.tensor.name: each.tensor for graph in interface.graphs for each in graph.inputs}
-        for name, tensor in inputs.items():
-            if name in fed:
+        fed = {*interface.frames, *(() if self._threads_states else taken_states(interface))}
+        for tensor in (each.tensor for graph in interface.graphs for each in graph.inputs):
+            if tensor.name in fed:
                 shape = [size if isinstance(size, int) else None for size in tensor.shape]
-                metadata.add(name, np.dtype(tensor.dtype), shape)
+                metadata.add(tensor.name, np.dtype(tensor.dtype), shape)
         return metadata
 
     def infer_impl(self, feed_dict: Mapping[str, Array]) -> dict[str, Array]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,15 +55,20 @@ def mean(qualities: Sequence[Quality]) -> Quality:
     return Quality(float(np.mean([q.psnr for q in qualities])), float(np.mean([q.ssim for q in qualities])))
 
 
-def comparison(panels: dict[str, Picture], zoom: int = 2) -> Picture:
-    """The panels side by side, each with its name and the middle of it enlarged below."""
+def for_json(measures: Any) -> dict[str, float | None]:
+    """The numbers of a dataclass; an infinite one is None, for JSON has no such."""
+    return {name: value if math.isfinite(value) else None for name, value in asdict(measures).items()}
+
+
+def comparison(panels: dict[str, Picture]) -> Picture:
+    """The panels side by side, each with its name and the middle of it, twice as large, below."""
     from PIL import Image, ImageDraw
 
     columns: list[NDArray[np.uint8]] = []
     for name, picture in panels.items():
         height, width = picture.shape[:2]
-        crop = picture[height // 4 : height // 4 + height // zoom, width // 4 : width // 4 + width // zoom]
-        large = crop.repeat(zoom, 0).repeat(zoom, 1)[:height, :width]
+        crop = picture[height // 4 :, width // 4 :]
+        large = crop.repeat(2, 0).repeat(2, 1)[:height, :width]
         canvas = Image.fromarray(np.concatenate((picture, large)))
         draw = ImageDraw.Draw(canvas)
         draw.rectangle((0, 0, 8 + 7 * len(name), 14), fill=(0, 0, 0))

@@ -140,13 +140,6 @@ def measure(
     return found
 
 
-def largest_values(bundle: Bundle, clips: Iterable[Iterable[Picture]]) -> dict[str, dict[str, float]]:
-    """The largest absolute value of every fp32 tensor of all graphs; see `measure`."""
-    return {
-        graph: {name: each.largest for name, each in ranges.items()} for graph, ranges in measure(bundle, clips).items()
-    }
-
-
 class _Measuring:
     """A graph that gives what its tensors hold in place of its outputs."""
 

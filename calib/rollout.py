@@ -16,6 +16,8 @@ from mtu.core.errors import InvalidInputError, NonFiniteError
 from mtu.core.interface import Graph, Interface
 from mtu.core.window import Picture, Window
 from mtu.runtime.backends import Backend
+from mtu.runtime.chain import open_session
+from mtu.runtime.session import Restored
 
 Array = NDArray[Any]
 
@@ -65,6 +67,14 @@ def feeds(backend: Backend, frames: Iterable[Picture]) -> Iterator[tuple[str, di
         except NonFiniteError as error:
             raise NonFiniteError(error.states, index) from None
         states = pending.states
+
+
+def restored(backend: Backend, frames: Iterable[Picture]) -> Iterator[Restored]:
+    """A clip restored as one sequence; raises NonFiniteError if the model overflows, instead of starting again."""
+    session = open_session(backend, scene_threshold=None, strict=True)
+    for frame in frames:
+        yield from session.push(frame)
+    yield from session.flush()
 
 
 def first_frames(source: Path | str, count: int | None) -> Iterator[Picture]:

@@ -6,12 +6,11 @@ else reads it. Plain Python: no numpy, torch, onnx, tensorrt.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -61,7 +60,7 @@ class Tensor:
                 numerator, axis, parts = _dim(dim)
                 dim = f"{numerator * times}*{axis}" + (f"/{parts}" if parts > 1 else "")
             shape.append(dim)
-        return dataclasses.replace(self, shape=tuple(shape))
+        return replace(self, shape=tuple(shape))
 
 
 def _dim(text: str) -> tuple[int, str, int]:
@@ -176,7 +175,7 @@ class Interface:
     """Type of weights, states and arithmetic."""
     int8_layers: tuple[str, ...] = ()
     """Convolutions that compute in int8, by their names in the checkpoint, in graph order."""
-    ops: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
+    ops: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """The custom ops in the graphs: of each its `version` and its attributes, as the nodes say them."""
     working_bytes: int = 0
     """What a graph's tensors that are alive at one time take, in bytes for each pixel of a frame; 0: not known."""
@@ -244,22 +243,22 @@ class Interface:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; `from_dict` reads it."""
-        fields = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+        plain = {each.name: getattr(self, each.name) for each in fields(self)}
         graphs = [
             {
                 "name": graph.name,
-                "inputs": [{**_fields(each.tensor), **_source(each.source)} for each in graph.inputs],
+                "inputs": [{**asdict(each.tensor), **_source(each.source)} for each in graph.inputs],
                 "outputs": [
-                    {**_fields(each.tensor), "role": each.role, **({"radius": each.radius} if each.radius else {})}
+                    {**asdict(each.tensor), "role": each.role, **({"radius": each.radius} if each.radius else {})}
                     for each in graph.outputs
                 ],
             }
             for graph in self.graphs
         ]
-        return {**fields, "graphs": graphs, "size": _fields(self.size)}
+        return {**plain, "graphs": graphs, "size": asdict(self.size)}
 
     @classmethod
-    def from_dict(cls, fields: Any, source: str) -> Interface:
+    def from_dict(cls, found: Any, source: str) -> Interface:
         """The interface in parsed JSON; `source` names the file in messages. Raises InvalidInputError."""
         try:
             graphs = tuple(
@@ -268,10 +267,10 @@ class Interface:
                     tuple(Input(_tensor(each), _read_source(each)) for each in graph["inputs"]),
                     tuple(Output(_tensor(each), each["role"], each.get("radius", 0)) for each in graph["outputs"]),
                 )
-                for graph in fields["graphs"]
+                for graph in found["graphs"]
             )
-            texts = {name: tuple(fields[name]) for name in ("streams", "int8_layers")}
-            return cls(**{**fields, **texts, "graphs": graphs, "size": Size(**fields["size"])})
+            texts = {name: tuple(found[name]) for name in ("streams", "int8_layers")}
+            return cls(**{**found, **texts, "graphs": graphs, "size": Size(**found["size"])})
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
             raise InvalidInputError(
@@ -283,8 +282,8 @@ def metadata(interface: Interface, graph: Graph) -> dict[str, str]:
     """ONNX `metadata_props` of a graph: which bundle it is of, and what a program needs that reads no bundle.json
     (a Triton configuration, a script around trtexec)."""
     tensors = {
-        "inputs": [_fields(each.tensor) for each in graph.inputs],
-        "outputs": [_fields(each.tensor) for each in graph.outputs],
+        "inputs": [asdict(each.tensor) for each in graph.inputs],
+        "outputs": [asdict(each.tensor) for each in graph.outputs],
         "states": [{"input": taken, "output": given} for taken, given in graph.states.items()],
         "size_multiple": interface.size.multiple,
     }
@@ -307,12 +306,8 @@ def check_metadata(found: Mapping[str, str], interface: Interface, graph: Graph,
             )
 
 
-def _fields(value: Tensor | Size) -> dict[str, Any]:
-    return dataclasses.asdict(value)
-
-
 def _source(source: Frame | State) -> dict[str, Any]:
-    return {"state": source.name} if isinstance(source, State) else dataclasses.asdict(source)
+    return {"state": source.name} if isinstance(source, State) else asdict(source)
 
 
 def _read_source(fields: Mapping[str, Any]) -> Frame | State:
@@ -364,9 +359,8 @@ def _check_input(
         _demand(frames.setdefault(tensor.name, source) == source, f"{what} is another frame than in another graph")
         _demand((tensor.dtype, tensor.shape) == ("uint8", (1, "H", "W", 3)), f"{what}: a frame is uint8 [1, H, W, 3]")
         return
-    state = states.get(source.name)
-    _demand(state is not None, f"{what} is state {source.name!r}, which no output gives")
-    assert state is not None
+    _demand(source.name in states, f"{what} is state {source.name!r}, which no output gives")
+    state = states[source.name]
     _demand((tensor.dtype, tensor.shape) == (state.dtype, state.shape), f"{what} differs from the state {state.name}")
 
 

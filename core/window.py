@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from mtu.core.interface import Interface, Size, Tensor
 
 Picture = NDArray[np.uint8]
+LARGE = 5040
+"""A side that every size rule in use divides."""
 
 
 class Window:

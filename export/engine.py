@@ -96,7 +96,7 @@ def build_chain(
             for each in (profile.min, profile.opt, profile.max)
         ]
         of_stage = replace(options, profile=Profile(*sizes))
-        builds[name] = Build(stage, of_stage, target, lambda text, name=name: say(f"{name}: {text}"))  # type: ignore[misc]
+        builds[name] = Build(stage, of_stage, target, _of_stage(name, say))
         scale *= stage.interface.scale
     with temporary_beside(directory) as temporary:
         for name, build in builds.items():
@@ -105,6 +105,10 @@ def build_chain(
         write_through(temporary / BUNDLE, chain_json([*builds]))
         publish(temporary, directory, overwrite)
     return Stages(directory, tuple(open_engine(directory / name) for name in builds))
+
+
+def _of_stage(name: str, say: Say) -> Say:
+    return lambda text: say(f"{name}: {text}")
 
 
 class Build:

@@ -8,6 +8,7 @@ for sharp in deblur(read_frames("blurred.mp4")):  # uint8 [H, W, 3], RGB, one fo
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -77,12 +78,9 @@ def deblur(
     if not opening:
         return
     size = check_frame(opening[0], 0, None)
-    executor = open_backend(backend, open_model(model), device, size=size)
-    try:
+    with contextlib.closing(open_backend(backend, open_model(model), device, size=size)) as executor:
         for result in restore(itertools.chain(opening, source), executor, scene_threshold=scene_threshold):
             yield result.rgb
-    finally:
-        executor.close()
 
 
 def read_frames(source: Path | str) -> Iterator[Picture]:

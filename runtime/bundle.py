@@ -21,6 +21,10 @@ from mtu.plugins.op import OPS, find_op
 BUNDLE = "bundle.json"
 BUNDLED = "mtu2"
 """The name of the model inside the package, which is used where none is named."""
+_HOW = (
+    f"a model is {BUNDLED}, which comes with the package, or a directory with {BUNDLE}, made by:"
+    " mtu-export onnx --checkpoint FILE -o DIR"
+)
 
 
 @dataclass(frozen=True)
@@ -71,17 +75,10 @@ def model_directory(directory: Path | str | None) -> Path:
         return bundled_directory()
     directory = Path(directory)
     if not directory.exists():
-        raise MissingFileError(f"model {directory} does not exist; {_how()}")
+        raise MissingFileError(f"model {directory} does not exist; {_HOW}")
     if not directory.is_dir():
-        raise InvalidInputError(f"model {directory} {meant(directory) or f'is a file; {_how()}'}")
+        raise InvalidInputError(f"model {directory} {meant(directory) or f'is a file; {_HOW}'}")
     return directory
-
-
-def _how() -> str:
-    return (
-        f"a model is {BUNDLED}, which comes with the package, or a directory with {BUNDLE}, made by:"
-        " mtu-export onnx --checkpoint FILE -o DIR"
-    )
 
 
 def read_fields(directory: Path) -> dict[str, Any]:
@@ -93,7 +90,7 @@ def read_fields(directory: Path) -> dict[str, Any]:
                 f"model {directory} is a bundle of format 1, this release reads format {FORMAT_VERSION}: make it again"
                 f" with mtu-export onnx --checkpoint FILE -o {directory} --overwrite"
             )
-        raise MissingFileError(f"model {directory} lacks {BUNDLE}; {_how()}")
+        raise MissingFileError(f"model {directory} lacks {BUNDLE}; {_HOW}")
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         version = fields.pop("format_version")
@@ -136,7 +133,7 @@ def open_bundle(directory: Path | str | None = None) -> Bundle:
     check_ops(bundle.interface, str(found / BUNDLE))
     missing = [path.name for path in bundle.files if not path.is_file()]
     if missing:
-        raise MissingFileError(f"model {found} lacks {' and '.join(missing)}; {_how()}")
+        raise MissingFileError(f"model {found} lacks {' and '.join(missing)}; {_HOW}")
     return bundle
 
 

@@ -17,8 +17,8 @@ from mtu.core.errors import InvalidInputError
 from mtu.core.interface import Frame, Graph, Input, Interface, Size, Tensor
 from mtu.core.window import Picture
 from mtu.runtime.backends import Backend, Stages, open_backend
-from mtu.runtime.scenes import SCENE_THRESHOLD, SceneDetector
-from mtu.runtime.session import Restored, Session, check_frame
+from mtu.runtime.scenes import SCENE_THRESHOLD
+from mtu.runtime.session import Restored, Session, Stream
 
 
 class StagedBackend:
@@ -108,28 +108,21 @@ def open_stages(name: str, model: Stages, device: str, size: tuple[int, int] | N
     return staged
 
 
-class Chain:
-    """A session for each stage; used as a `Session`."""
+class Joint(Stream):
+    """Sessions that make one. They find no cuts themselves: those of the whole end the scene of all."""
 
-    def __init__(
-        self, backend: StagedBackend, *, scene_threshold: float | None = SCENE_THRESHOLD, strict: bool = False
-    ) -> None:
-        """See `Session`."""
-        self._sessions = [Session(stage, scene_threshold=None, strict=strict) for stage in backend.stages]
-        self._scene_threshold = scene_threshold
-        self._pushed = 0
-        self.cuts: list[int] = []
-        """See `Session.cuts`."""
-        self.reset()
+    def __init__(self, sessions: Sequence[Session | Chain], scene_threshold: float | None) -> None:
+        self._sessions = sessions
+        super().__init__(scene_threshold)
 
     @property
     def max_displacement(self) -> int:
-        """See `Session.max_displacement`; that of the last stage, whose displacements the results have."""
+        """See `Session.max_displacement`; that of the last session, whose displacements the results have."""
         return self._sessions[-1].max_displacement
 
     @property
     def redone(self) -> list[int]:
-        """Numbers of the frames of which a stage was restored as a first frame. See `Session.redone`."""
+        """Numbers of the frames that any session has restored as a first frame. See `Session.redone`."""
         return sorted({number for session in self._sessions for number in session.redone})
 
     @property
@@ -138,24 +131,27 @@ class Chain:
         return sum(session.inference_seconds for session in self._sessions)
 
     def reset(self) -> None:
-        """See `Session.reset`."""
-        self._detector = SceneDetector(self._scene_threshold)
-        self._size: tuple[int, int] | None = None
+        """See `Stream.reset`."""
+        super().reset()
         for session in self._sessions:
             session.reset()
 
-    def push(self, frame: Picture) -> list[Restored]:
-        """See `Session.push`."""
-        self._size = check_frame(frame, self._pushed, self._size)
-        restored = []
-        if self._detector.is_cut(frame):
-            self.cuts.append(self._pushed)
-            restored = self.flush()
-        self._pushed += 1
-        return restored + self._through(self._sessions[0].push(frame), 1)
+
+class Chain(Joint):
+    """A session for each stage; used as a `Session`."""
+
+    def __init__(
+        self, backend: StagedBackend, *, scene_threshold: float | None = SCENE_THRESHOLD, strict: bool = False
+    ) -> None:
+        """See `Session`."""
+        sessions = [Session(stage, scene_threshold=None, strict=strict) for stage in backend.stages]
+        super().__init__(sessions, scene_threshold)
+
+    def _push(self, frame: Picture) -> list[Restored]:
+        return self._through(self._sessions[0].push(frame), 1)
 
     def flush(self) -> list[Restored]:
-        """See `Session.flush`."""
+        """See `Stream.flush`."""
         restored = []
         for number, session in enumerate(self._sessions, 1):
             restored += self._through(session.flush(), number)

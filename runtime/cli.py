@@ -99,8 +99,9 @@ def run(
         ),
         overwrite=overwrite,
     )
-    with Progress(PROGRAM, enabled=progress) as bar:
-        report = run_job(job, start=bar.start, progress=bar.advance, say=lambda text: say(PROGRAM, text))
+    bar = Progress(PROGRAM, enabled=progress)
+    with bar:
+        report = run_job(job, start=bar.begin, progress=bar.advance, say=lambda text: say(PROGRAM, text))
     if report_file is not None:
         write_report(report_file, {**dataclasses.asdict(report), "fps": report.fps})
     for remark in report.remarks:

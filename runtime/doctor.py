@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import io
 import json
 import os
@@ -18,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -26,7 +28,7 @@ from mtu.core.extras import NEEDS, missing
 from mtu.plugins.op import OPS, find_op
 from mtu.runtime.backends import FACTORIES, GPU_ONLY, Model, Stages, packages_missing
 from mtu.runtime.bundle import open_bundle
-from mtu.runtime.engine import Engine, Host, check_files, refusals
+from mtu.runtime.engine import Engine, check_files, refusals
 from mtu.runtime.gpu import Gpu, driver_library, find_gpu
 from mtu.runtime.tensorrt_library import LIBRARIES, LibraryName, is_importable, load_library, package_of
 
@@ -71,12 +73,12 @@ class Verdict:
 # What is tried in a process of its own. Each returns a version or raises.
 
 
-def _tensorrt() -> str:
-    return load_library("tensorrt").version
+def _library(name: LibraryName) -> str:
+    return load_library(name).version
 
 
-def _tensorrt_rtx() -> str:
-    return load_library("tensorrt-rtx").version
+def _module(name: str) -> str:
+    return str(importlib.import_module(name).__version__)
 
 
 def _onnxruntime() -> str:
@@ -97,12 +99,6 @@ def _pycuda() -> str:
     return f"{pycuda.VERSION_TEXT}, built with CUDA {cuda}"
 
 
-def _cuda_bindings() -> str:
-    import cuda.bindings
-
-    return str(cuda.bindings.__version__)
-
-
 def _nvrtc() -> str:
     from mtu.plugins.nvrtc import compile_source
 
@@ -112,12 +108,6 @@ def _nvrtc() -> str:
     import cuda.core
 
     return f"cuda-core {cuda.core.__version__}; compiles for {arch}"
-
-
-def _onnx() -> str:
-    import onnx
-
-    return str(onnx.__version__)
 
 
 def _torch() -> str:
@@ -154,13 +144,13 @@ def _model(directory: str) -> str:
 
 TRIALS: dict[str, tuple[Callable[..., str], str, str]] = {
     # name: (what is tried, the module it needs, what puts it right)
-    "TensorRT": (_tensorrt, "tensorrt", 'pip install "mtu-trt[gpu]"'),
-    "TensorRT-RTX": (_tensorrt_rtx, "tensorrt_rtx", 'pip install "mtu-trt[rtx]"'),
+    "TensorRT": (partial(_library, "tensorrt"), "tensorrt", 'pip install "mtu-trt[gpu]"'),
+    "TensorRT-RTX": (partial(_library, "tensorrt-rtx"), "tensorrt_rtx", 'pip install "mtu-trt[rtx]"'),
     "pycuda": (_pycuda, "pycuda", "pip install pycuda (built from source: needs the CUDA toolkit)"),
-    "cuda-bindings": (_cuda_bindings, "cuda.bindings", 'pip install "mtu-trt[gpu]"'),
+    "cuda-bindings": (partial(_module, "cuda.bindings"), "cuda.bindings", 'pip install "mtu-trt[gpu]"'),
     "NVRTC": (_nvrtc, "cuda.core", 'pip install "mtu-trt[gpu]" nvidia-cuda-nvrtc'),
     "onnxruntime": (_onnxruntime, "onnxruntime", 'pip install "mtu-trt[cpu]", or [gpu] for its CUDA provider'),
-    "onnx": (_onnx, "onnx", 'pip install "mtu-trt[export]" (to export and to build engines)'),
+    "onnx": (partial(_module, "onnx"), "onnx", 'pip install "mtu-trt[export]" (to export and to build engines)'),
     "torch": (_torch, "torch", 'pip install "mtu-trt[export]" (to export; backends torch and torch-compile)'),
     "PyAV": (_av, "av", "pip install av"),
 }
@@ -197,24 +187,21 @@ def examine_host(plugin_library: Path | None = None) -> list[Finding]:
     trials = {name: Trial(name) for name, (_, module, _) in TRIALS.items() if is_importable(module)}
     libraries = [name for name in LIBRARIES if is_importable(package_of(name))]
     plugins = {name: Trial(PLUGIN, [name, *([str(plugin_library)] if plugin_library else [])]) for name in libraries}
-    findings = [
-        Finding("system", "found", f"{platform.system()} {platform.machine()}, Python {platform.python_version()}")
-    ]
-    findings += _driver()
+    system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    findings = [Finding("system", "found", system), *_driver()]
     for name, (_, _, fix) in TRIALS.items():
-        if name not in trials:
-            findings.append(Finding(name, "missing", "not installed", fix))
-            continue
-        works, text = trials[name].outcome()
-        findings.append(Finding(name, "found" if works else "broken", text, "" if works else fix))
+        absent = Finding(name, "missing", "not installed", fix)
+        findings.append(_finding(name, trials[name], fix) if name in trials else absent)
     kind = "C++" if plugin_library else "Python"
-    for library, trial in plugins.items():
-        works, text = trial.outcome()
-        findings.append(Finding(f"plugin ({kind}, {library})", "found" if works else "broken", text))
+    findings += [_finding(f"plugin ({kind}, {library})", trial) for library, trial in plugins.items()]
     if not plugins:
         findings.append(Finding(f"plugin ({kind})", "missing", "no TensorRT to register it with", "see TensorRT"))
-    findings.append(_nvcc())
-    return findings
+    return [*findings, _nvcc()]
+
+
+def _finding(name: str, trial: Trial, fix: str = "") -> Finding:
+    works, text = trial.outcome()
+    return Finding(name, "found", text) if works else Finding(name, "broken", text, fix)
 
 
 def examine_abilities(findings: Sequence[Finding]) -> list[Ability]:
@@ -257,23 +244,22 @@ def _driver() -> list[Finding]:
         gpus.append(gpu)
     found = [
         Finding(
-            f"GPU {gpu.index}",
+            f"GPU {g.index}",
             "found",
-            f"{gpu.name}, compute capability {gpu.compute_capability}, {gpu.memory / 2**30:.1f} GiB",
+            f"{g.name}, compute capability {g.compute_capability}, {g.memory / 2**30:.1f} GiB",
         )
-        for gpu in gpus
+        for g in gpus
     ]
     version = _driver_version()
     if version is None:
         fix = "install NVIDIA's driver; in a container, start it with access to the GPU (docker run --gpus all)"
-        return [
-            Finding("driver", "missing", "libcuda is not there or finds no GPU", fix),
-            *(found or [Finding("GPU", "missing", "none answers", "see driver")]),
-        ]
-    if not gpus:
+        driver = Finding("driver", "missing", "libcuda is not there or finds no GPU", fix)
+        none = Finding("GPU", "missing", "none answers", "see driver")
+    else:
+        driver = Finding("driver", "found", version)
         fix = "nvidia-smi should list it; CUDA_VISIBLE_DEVICES may hide it"
-        found = [Finding("GPU", "missing", "the driver answers, and finds none", fix)]
-    return [Finding("driver", "found", version), *found]
+        none = Finding("GPU", "missing", "the driver answers, and finds none", fix)
+    return [driver, *(found or [none])]
 
 
 def _driver_version() -> str | None:
@@ -354,9 +340,7 @@ def _obstacles(name: str, broken: dict[str, Finding]) -> list[str]:
 def _engine_verdict(engine: Engine, findings: Sequence[Finding]) -> Verdict:
     library = engine.manifest.library
     versions = {finding.name.lower(): finding.detail for finding in findings if finding.status == "found"}
-    gpu = find_gpu()
-    host = Host(versions.get(library), gpu.name if gpu else None, gpu.compute_capability if gpu else None)
-    reasons = refusals(engine.manifest, host)
+    reasons = refusals(engine.manifest, versions.get(library), find_gpu())
     try:
         check_files(engine)
     except MtuError as error:

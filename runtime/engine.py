@@ -18,6 +18,7 @@ from mtu.core.errors import InvalidInputError, MissingFileError
 from mtu.core.interface import Interface, Precision, Size
 from mtu.plugins.op import find_op
 from mtu.runtime.bundle import check_ops
+from mtu.runtime.gpu import Gpu
 from mtu.runtime.tensorrt_library import EXTRAS, LIBRARIES, LibraryName, version_numbers
 
 MANIFEST = "engine.json"
@@ -172,37 +173,37 @@ def _rebuilt(fields: dict[str, Any], source: str) -> dict[str, Any]:
     }
 
 
-def _check(manifest: EngineManifest) -> None:
+def _check(m: EngineManifest) -> None:
     """Raises ValueError naming a field that has the wrong type or an impossible value."""
-    digest = re.compile("[0-9a-f]{64}")
-    capability = re.compile(r"[0-9]{1,2}\.[0-9]")
-    texts = ("library_version", "gpu", "command", "release")
+    graphs = {graph.name for graph in m.interface.graphs}
     good = {
-        "library": manifest.library in LIBRARIES,
-        "fp32_layers": all(type(layer) is str for layer in manifest.fp32_layers)
-        and (manifest.precision == "fp16" or not manifest.fp32_layers),
-        "plugins": all(
-            op in manifest.interface.ops and type(revision) is int and revision > 0
-            for op, revision in manifest.plugins.items()
-        ),
-        "compute_capabilities": bool(manifest.compute_capabilities)
-        and all(type(c) is str and capability.fullmatch(c) for c in manifest.compute_capabilities),
-        "hardware_compatibility": manifest.hardware_compatibility in get_args(HardwareCompatibility),
-        "version_compatible": type(manifest.version_compatible) is bool,
-        "device_memory": all(type(size) is int and size >= 0 for size in manifest.device_memory.values()),
-        **{name: type(getattr(manifest, name)) is str for name in texts},
-        **{
-            name: all(type(value) is str and digest.fullmatch(value) for value in getattr(manifest, name).values())
-            for name in ("onnx", "engines")
-        },
+        "library": m.library in LIBRARIES,
+        "library_version": _is_text(m.library_version, "[0-9].*"),
+        "plugins": all(op in m.interface.ops and type(n) is int and n > 0 for op, n in m.plugins.items()),
+        "gpu": _is_text(m.gpu),
+        "compute_capabilities": bool(m.compute_capabilities)
+        and all(_is_text(each, r"[0-9]{1,2}\.[0-9]") for each in m.compute_capabilities),
+        "hardware_compatibility": m.hardware_compatibility in get_args(HardwareCompatibility),
+        "version_compatible": type(m.version_compatible) is bool,
+        "onnx": _are_digests(m.onnx, graphs),
+        "engines": _are_digests(m.engines, graphs),
+        "device_memory": set(m.device_memory) == graphs
+        and all(type(size) is int and size >= 0 for size in m.device_memory.values()),
+        "command": _is_text(m.command),
+        "release": _is_text(m.release),
+        "fp32_layers": all(map(_is_text, m.fp32_layers)) and (m.precision == "fp16" or not m.fp32_layers),
     }
-    for name in ("onnx", "engines", "device_memory"):
-        good[name] = good[name] and set(getattr(manifest, name)) == {graph.name for graph in manifest.interface.graphs}
     for name, is_good in good.items():
         if not is_good:
-            raise ValueError(f"{name} is {getattr(manifest, name)!r}")
-    if not version_numbers(manifest.library_version):
-        raise ValueError(f"library_version is {manifest.library_version!r}")
+            raise ValueError(f"{name} is {getattr(m, name)!r}")
+
+
+def _is_text(value: object, pattern: str = ".*") -> bool:
+    return type(value) is str and re.fullmatch(pattern, value, re.DOTALL) is not None
+
+
+def _are_digests(found: dict[str, Any], graphs: set[str]) -> bool:
+    return set(found) == graphs and all(_is_text(each, "[0-9a-f]{64}") for each in found.values())
 
 
 @dataclass(frozen=True)
@@ -285,24 +286,15 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-@dataclass(frozen=True)
-class Host:
-    """What is here to run an engine on."""
+def refusals(manifest: EngineManifest, library_version: str | None, gpu: Gpu | None) -> list[str]:
+    """Why the engine cannot run here: what was built, what is here, what to do. Empty if it can.
 
-    library_version: str | None
-    """Version of the library that the engine was built with, as installed here; None where it is not."""
-    gpu: str | None
-    """Name of the GPU; None where there is none."""
-    compute_capability: str | None
-    """ "8.6"; None where there is no GPU."""
-
-
-def refusals(manifest: EngineManifest, host: Host) -> list[str]:
-    """Why the engine cannot run on this host: what was built, what is here, what to do. Empty if it can."""
+    `library_version` is that of the library it was built with, as installed here; None where it is not.
+    """
     again = f"build it again: {manifest.command}"
     return [
-        *_library_refusals(manifest, host, again),
-        *_gpu_refusals(manifest, host, again),
+        *_library_refusals(manifest, library_version, again),
+        *_gpu_refusals(manifest, gpu, again),
         *(
             f"the engine holds revision {revision} of the plugin {op}, this release has {find_op(op).revision}; {again}"
             for op, revision in manifest.plugins.items()
@@ -311,38 +303,38 @@ def refusals(manifest: EngineManifest, host: Host) -> list[str]:
     ]
 
 
-def _library_refusals(manifest: EngineManifest, host: Host, again: str) -> list[str]:
+def _library_refusals(manifest: EngineManifest, installed: str | None, again: str) -> list[str]:
     built = f"the engine was built with {manifest.library} {manifest.library_version}"
-    if host.library_version is None:
+    if installed is None:
         return [f'{built}, which is not installed here: pip install "mtu-trt[{EXTRAS[manifest.library]}]"']
-    here, there = version_numbers(host.library_version), version_numbers(manifest.library_version)
+    here, there = version_numbers(installed), version_numbers(manifest.library_version)
     if here == there or (manifest.version_compatible and here[:1] == there[:1] and here >= there):
         return []
     if manifest.version_compatible:
-        return [f"{built} or newer of the same major version, here is {host.library_version}; install that, or {again}"]
+        return [f"{built} or newer of the same major version, here is {installed}; install that, or {again}"]
     return [
-        f"{built}, here is {host.library_version}, and an engine fits one version only; {again}"
+        f"{built}, here is {installed}, and an engine fits one version only; {again}"
         " (with --version-compatible it would run on newer versions of the same major)"
     ]
 
 
-def _gpu_refusals(manifest: EngineManifest, host: Host, again: str) -> list[str]:
+def _gpu_refusals(manifest: EngineManifest, gpu: Gpu | None, again: str) -> list[str]:
     made_for = ", ".join(manifest.compute_capabilities)
     built = f"the engine was built for {manifest.gpu or 'GPUs'} (compute capability {made_for})"
-    if host.gpu is None or host.compute_capability is None:
+    if gpu is None:
         return [f"{built}, and no NVIDIA GPU answers here: run it where there is one, or use mtu-run with a bundle"]
-    here = f"here is {host.gpu} (compute capability {host.compute_capability})"
+    here = f"here is {gpu.name} (compute capability {gpu.compute_capability})"
     if manifest.hardware_compatibility == "ampere-plus":
-        fits = int(host.compute_capability.split(".")[0]) >= 8
+        fits = int(gpu.compute_capability.split(".")[0]) >= 8
     else:
-        fits = host.compute_capability in manifest.compute_capabilities
+        fits = gpu.compute_capability in manifest.compute_capabilities
     if not fits:
         if manifest.library == "tensorrt-rtx":
-            wanted = ",".join((*manifest.compute_capabilities, host.compute_capability))
+            wanted = ",".join((*manifest.compute_capabilities, gpu.compute_capability))
             return [f"{built}, {here}; {again} --compute-capability {wanted}"]
         return [f"{built}, {here}; {again}"]
     one_model = manifest.library == "tensorrt" and manifest.hardware_compatibility == "none"
-    if one_model and host.gpu != manifest.gpu:
+    if one_model and gpu.name != manifest.gpu:
         return [
             f"{built}, {here}, and an engine fits one model of GPU only; {again}"
             " (with --hardware-compatibility-level same-compute-capability it would run on both)"

@@ -19,22 +19,14 @@ from typing import Any
 
 from mtu.core.errors import InvalidInputError
 from mtu.runtime.backends import Backend, Build, open_backend, open_model
-from mtu.runtime.chain import Chain, open_session
+from mtu.runtime.chain import open_session
 from mtu.runtime.compare import Comparison
 from mtu.runtime.outputs import Outputs, Shown
 from mtu.runtime.scenes import SCENE_THRESHOLD
-from mtu.runtime.session import Restored, Session
+from mtu.runtime.session import Restored, Stream
 from mtu.runtime.stages import Pipe, Stage, StoppedError
-from mtu.runtime.tiles import MEASURED, TileChoice, TiledSession, Tiling, choose_tiling, fit_memory
-from mtu.runtime.video import (
-    EncodeOptions,
-    Frame,
-    Reader,
-    ReadOptions,
-    SourceInfo,
-    Writer,
-    open_reader,
-)
+from mtu.runtime.tiles import MEASURED, TileChoice, TiledSession, choose_tiling, fit_memory
+from mtu.runtime.video import EncodeOptions, Frame, Reader, ReadOptions, SourceInfo, Writer, open_reader
 
 PATIENCE = 3.0
 """Seconds that the end of a run waits for a thread that waits for a pipe."""
@@ -131,7 +123,8 @@ def run_job(
         )
         stack.enter_context(contextlib.closing(backend))
         tiling, why = fit_memory(job.tile, tiling, frame, backend)
-        session = _open_session(job, backend, tiling)
+        how: dict[str, Any] = {"scene_threshold": job.scene_threshold, "strict": job.strict}
+        session = open_session(backend, **how) if tiling is None else TiledSession(backend, tiling, **how)
         outputs = stack.enter_context(Outputs(job, source, backend.interface))
         writer = outputs.writer
         report = _new_report(job, source, backend, writer)
@@ -157,15 +150,6 @@ def run_job(
         report.remarks = [*reader.remarks, *writer.remarks, *backend.remarks, *_redone_remark(session.redone)]
         report.seconds = time.perf_counter() - began
     return report
-
-
-AnySession = Session | Chain | TiledSession
-
-
-def _open_session(job: Job, backend: Backend, tiling: Tiling | None) -> AnySession:
-    if tiling is not None:
-        return TiledSession(backend, tiling, scene_threshold=job.scene_threshold, strict=job.strict)
-    return open_session(backend, scene_threshold=job.scene_threshold, strict=job.strict)
 
 
 def _redone_remark(frames: list[int]) -> list[str]:
@@ -212,7 +196,7 @@ class Pipeline:
         if not self._decode.is_alive():
             self._reader.close()
 
-    def run(self, session: AnySession, write: Callable[[Any], None], done: Callable[[], None]) -> None:
+    def run(self, session: Stream, write: Callable[[Any], None], done: Callable[[], None]) -> None:
         """Restores all frames. `write` gets `Shown` frames and packets, in the encode thread; `done` is called after
         each frame. Raises what a stage has raised."""
         waiting: deque[Frame] = deque()

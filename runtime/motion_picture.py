@@ -6,10 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtu.core.interface import Output
+from mtu.core.window import LARGE
 from mtu.plugins.correlation_argmax_warp.reference import displacement_vectors
-
-LARGE = 5040
-"""A side that every size rule in use divides."""
 
 
 def motion_picture(index: NDArray[np.int32], output: Output, height: int, width: int) -> NDArray[np.uint8]:

@@ -17,6 +17,7 @@ Note [values that are not finite]
 
 from __future__ import annotations
 
+import abc
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -63,7 +64,50 @@ class _Submitted:
     pending: Pending
 
 
-class Session:
+class Stream(abc.ABC):
+    """What every session does: counts and checks the frames of one stream, and ends a scene where another begins."""
+
+    def __init__(self, scene_threshold: float | None) -> None:
+        """Calls `reset`. `scene_threshold` None switches the detection off."""
+        self._scene_threshold = scene_threshold
+        self._pushed = 0
+        self.cuts: list[int] = []
+        """Numbers of the frames that started a new scene."""
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the stream: the next frame pushed is a first frame.
+
+        Frames not restored yet are dropped; call `flush()` before to get them.
+        """
+        self._detector = SceneDetector(self._scene_threshold)
+        self._size: tuple[int, int] | None = None
+
+    def push(self, frame: Picture) -> list[Restored]:
+        """Takes the next frame and gives those that are now restored: none, one, or at a scene cut all still waiting.
+
+        `frame` is uint8 [H, W, 3], RGB, any size from 1x1, and is not to be changed until the frames after it that look
+        back to it are restored. Raises InvalidInputError for any other array, or another size than the frames before;
+        NonFiniteError (see the note).
+        """
+        self._size = check_frame(frame, self._pushed, self._size)
+        restored = []
+        if self._detector.is_cut(frame):
+            self.cuts.append(self._pushed)
+            restored = self.flush()
+        self._pushed += 1
+        return restored + self._push(frame)
+
+    @abc.abstractmethod
+    def _push(self, frame: Picture) -> list[Restored]:
+        """`push`, of a frame that is no cut any more."""
+
+    @abc.abstractmethod
+    def flush(self) -> list[Restored]:
+        """Gives the frames still waiting; the next frame pushed is a first frame."""
+
+
+class Session(Stream):
     """Restores one stream, frame by frame: as many frames behind it as the model looks ahead, and one more with a
     backend that keeps one under way.
 
@@ -81,16 +125,12 @@ class Session:
                 f"the model reads {len(self._interface.streams)} streams ({', '.join(self._interface.streams)}), and a"
                 " session feeds one"
             )
-        self._scene_threshold = scene_threshold
         self._strict = strict
-        self._pushed = 0
-        self.cuts: list[int] = []
-        """Numbers of the frames that started a new scene."""
         self.redone: list[int] = []
         """Numbers of the frames restored as first frames because the model gave values that are not finite."""
         self.inference_seconds = 0.0
         """Time spent in the backend, or waiting for it."""
-        self.reset()
+        super().__init__(scene_threshold)
 
     @property
     def max_displacement(self) -> int:
@@ -99,40 +139,24 @@ class Session:
         return displacement.radius if displacement else 0
 
     def reset(self) -> None:
-        """Forgets the stream: the next frame pushed is a first frame.
-
-        Frames not restored yet are dropped; call `flush()` before to get them.
-        """
+        """See `Stream.reset`."""
+        super().reset()
         self._forget()
-        self._detector = SceneDetector(self._scene_threshold)
-        self._size: tuple[int, int] | None = None
 
     def _forget(self) -> None:
         self._window = Window(self._interface, self._pushed)
         self._submitted: deque[_Submitted] = deque()
         self._states: Mapping[str, Any] = {}
 
-    def push(self, frame: Picture) -> list[Restored]:
-        """Takes the next frame and gives those that are now restored: none, one, or at a scene cut all still waiting.
-
-        `frame` is uint8 [H, W, 3], RGB, any size from 1x1, and is not to be changed until the frames after it that look
-        back to it are restored. Raises InvalidInputError for any other array, or another size than the frames before;
-        NonFiniteError (see the note).
-        """
-        self._size = check_frame(frame, self._pushed, self._size)
-        restored = []
-        if self._detector.is_cut(frame):
-            self.cuts.append(self._pushed)
-            restored = self.flush()
+    def _push(self, frame: Picture) -> list[Restored]:
         self._window.push(frame)
-        self._pushed += 1
-        if self._window.is_ready:
-            self._submit_next()
-            restored += self._fetch_down_to(self._backend.in_flight)
-        return restored
+        if not self._window.is_ready:
+            return []
+        self._submit_next()
+        return self._fetch_down_to(self._backend.in_flight)
 
     def flush(self) -> list[Restored]:
-        """Gives the frames still waiting; the next frame pushed is a first frame."""
+        """See `Stream.flush`."""
         restored = []
         while self._window.next < self._pushed:
             self._submit_next()

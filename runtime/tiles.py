@@ -26,13 +26,13 @@ from numpy.typing import NDArray
 
 from mtu.core.errors import InvalidInputError
 from mtu.core.interface import Output, Role, Size
-from mtu.core.window import Picture, cut
+from mtu.core.window import LARGE, Picture, cut
 from mtu.runtime.backends import Backend, Model, Stages
-from mtu.runtime.chain import combined, open_session
+from mtu.runtime.chain import Joint, combined, open_session
 from mtu.runtime.engine import Engine, Sizes
 from mtu.runtime.memory import MOST, available_memory, needed, size_in_words
-from mtu.runtime.scenes import SCENE_THRESHOLD, SceneDetector
-from mtu.runtime.session import Restored, check_frame
+from mtu.runtime.scenes import SCENE_THRESHOLD
+from mtu.runtime.session import Restored
 
 Sides = tuple[int, int]
 """Height and width."""
@@ -129,13 +129,11 @@ def in_words(size: Sides) -> str:
     return f"{size[1]}x{size[0]}"
 
 
-LARGE = 5040
-"""A side that every size rule in use divides."""
 ROLES: tuple[Role, ...] = ("picture", "displacement", "map")
 """What `Restored` has, in its order."""
 
 
-class TiledSession:
+class TiledSession(Joint):
     """Restores one stream of frames tile by tile; used as `Session`, which see. See Note [tiles]."""
 
     def __init__(
@@ -149,57 +147,27 @@ class TiledSession:
         """All frames are of the size `tiling.frame`. The caller closes the backend."""
         self._tiling = tiling
         self._outputs = {role: backend.interface.the(role) for role in ROLES}
-        self._tiles = [
-            (row, column, open_session(backend, scene_threshold=None, strict=strict))
-            for row in tiling.rows
-            for column in tiling.columns
-        ]
-        self._scene_threshold = scene_threshold
-        self._pushed = 0
-        self.cuts: list[int] = []
-        """Numbers of the frames that started a new scene."""
-        self.reset()
-
-    @property
-    def max_displacement(self) -> int:
-        """See `Session.max_displacement`."""
-        return self._tiles[0][2].max_displacement
-
-    @property
-    def redone(self) -> list[int]:
-        """Numbers of the frames of which a tile was restored as a first frame. See `Session.redone`."""
-        return sorted({number for *_, session in self._tiles for number in session.redone})
-
-    @property
-    def inference_seconds(self) -> float:
-        """See `Session.inference_seconds`."""
-        return sum(session.inference_seconds for *_, session in self._tiles)
+        self._places = list(itertools.product(tiling.rows, tiling.columns))
+        sessions = [open_session(backend, scene_threshold=None, strict=strict) for _ in self._places]
+        super().__init__(sessions, scene_threshold)
 
     def reset(self) -> None:
-        """Forgets the stream; see `Session.reset`. The frames to come are of the same size."""
-        self._detector = SceneDetector(self._scene_threshold)
-        for *_, session in self._tiles:
-            session.reset()
+        """See `Stream.reset`. The frames to come are of the same size."""
+        super().reset()
+        self._size = self._tiling.frame
 
-    def push(self, frame: Picture) -> list[Restored]:
-        """See `Session.push`. `frame` is copied, so it may be changed afterwards."""
-        check_frame(frame, self._pushed, self._tiling.frame)
-        restored = []
-        if self._detector.is_cut(frame):
-            self.cuts.append(self._pushed)
-            restored = self.flush()
-        self._pushed += 1
+    def _push(self, frame: Picture) -> list[Restored]:
         whole = self._pad(frame)
         height, width = self._tiling.tile
-        return restored + self._joined(
-            # A copy, or each tile would hold the whole frame.
+        return self._joined(
+            # A copy, or each tile would hold the whole frame, and nobody could change it after `push`.
             session.push(whole[row.start : row.start + height, column.start : column.start + width].copy())
-            for row, column, session in self._tiles
+            for (row, column), session in zip(self._places, self._sessions, strict=True)
         )
 
     def flush(self) -> list[Restored]:
-        """See `Session.flush`."""
-        return self._joined(session.flush() for *_, session in self._tiles)
+        """See `Stream.flush`."""
+        return self._joined(session.flush() for session in self._sessions)
 
     def _pad(self, frame: Picture) -> Picture:
         """Its last row and column repeated, up to where the last tiles end."""
@@ -224,7 +192,7 @@ class TiledSession:
         down, across = (Fraction(size, LARGE) for size in output.tensor.at(LARGE, LARGE)[1:3])
         height, width = int(rows[-1].last * down), int(columns[-1].last * across)
         whole = np.empty((height, width, *pieces[0].shape[2:]), pieces[0].dtype)
-        for (row, column, _), piece in zip(self._tiles, pieces, strict=True):
+        for (row, column), piece in zip(self._places, pieces, strict=True):
             whole[row.place(down), column.place(across)] = piece[row.part(down), column.part(across)]
         return cut(whole[None], output.tensor, *self._tiling.frame)
 
@@ -246,21 +214,23 @@ def choose_tiling(choice: TileChoice, frame: Sides, model: Model) -> Tiling | No
     frame does not fit. None: whole frames. Raises InvalidInputError for tiles that are too small."""
     if choice == "off":
         return None
-    rule = (
-        combined([each.interface for each in model.models]).size if isinstance(model, Stages) else model.interface.size
-    )
+    if isinstance(model, Stages):
+        rule = combined([each.interface for each in model.models]).size
+    else:
+        rule = model.interface.size
     whole = rule.padded(*frame)
+    profile = model.manifest.profile if isinstance(model, Engine) else None
     if choice != "auto":
-        # A tile is no larger than the frame, except where that is all that an engine takes.
-        least = (1, 1) if not isinstance(model, Engine) else _sides(model.manifest.profile.min)
-        tile = _between(least, whole, choice)
-        return Tiling(frame, tile, multiple=rule.multiple) if _is_smaller(tile, frame) else None
-    if not isinstance(model, Engine) or model.manifest.profile.holds(*whole):
+        wanted = choice
+    elif profile is None or profile.holds(*whole):
         return None
-    profile = model.manifest.profile
-    tile = _between(_sides(profile.min), whole, _sides(profile.max))
-    # Where tiles are too small, or the frame is, the refusal of the engine says best what to do.
-    if not _is_smaller(tile, frame) or any(t < f and t < 2 * OVERLAP for t, f in zip(tile, frame, strict=True)):
+    else:
+        wanted = _sides(profile.max)
+    # A tile is no larger than the frame, except where that is all that an engine takes.
+    tile = _between(_sides(profile.min) if profile else (1, 1), whole, wanted)
+    too_small = any(t < f and t < 2 * OVERLAP for t, f in zip(tile, frame, strict=True))
+    # Where an engine's tiles are too small, or the frame is, its refusal says best what to do.
+    if not _is_smaller(tile, frame) or (choice == "auto" and too_small):
         return None
     return Tiling(frame, tile, multiple=rule.multiple)
 

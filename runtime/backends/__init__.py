@@ -6,13 +6,12 @@ A new backend is a module with a factory and a line in `FACTORIES`.
 from __future__ import annotations
 
 import importlib
-import importlib.util
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
@@ -195,11 +194,7 @@ def open_backend(
         near = get_close_matches(name, FACTORIES, n=1, cutoff=0.5)
         meant = f" (did you mean {near[0]}?)" if near else ""
         raise InvalidInputError(f"unknown backend '{name}'{meant}: choose one of auto, {', '.join(FACTORIES)}")
-    if (
-        device != "auto"
-        and device != "cpu"
-        and not (device == "cuda" or (device.startswith("cuda:") and device[5:].isdecimal()))
-    ):
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise InvalidInputError(f"unknown device '{device}': choose auto, cpu, cuda or cuda:N")
     if name in GPU_ONLY:
         # Before the packages, some of which are hard to install where there is no GPU.
@@ -292,9 +287,7 @@ class Gate:
                 f"backend {self._name} is closed: open another with open_backend, and close it after its last frame"
             )
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._lock.release()
 
     def close(self) -> bool:

@@ -28,7 +28,6 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
@@ -107,9 +106,7 @@ class Device:
         self._context.push()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         driver.Context.pop()
 
     def free_memory(self) -> int:

@@ -21,7 +21,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
 from mtu.core.errors import InvalidInputError, MissingExtraError
-from mtu.core.interface import Dim, Graph, Tensor, check_metadata
+from mtu.core.interface import Dim, Graph, check_metadata
 from mtu.runtime.backends import Finished, Gate, Request, non_finite, out_of_memory
 from mtu.runtime.bundle import Bundle
 from mtu.runtime.gpu import find_gpu
@@ -32,8 +32,6 @@ ORT_TYPES = {
     "float32": "tensor(float)",
     "float16": "tensor(float16)",
 }
-
-
 SILENT = 4
 """Fatal errors only: onnxruntime writes the others to stderr, and raises them besides, which is said in our words."""
 
@@ -85,7 +83,8 @@ class OrtBackend:
             ("input", graph.inputs, session.get_inputs()),
             ("output", graph.outputs, session.get_outputs()),
         ):
-            expected = {each.tensor.name: _type(each.tensor) for each in described}
+            tensors = (each.tensor for each in described)
+            expected = {tensor.name: (ORT_TYPES[tensor.dtype], _fixed(tensor.shape)) for tensor in tensors}
             found = {node.name: (node.type, _fixed(node.shape)) for node in nodes}
             if expected != found:
                 raise InvalidInputError(
@@ -162,10 +161,6 @@ def sums_are_exact(machine: str = platform.machine(), cpuinfo: Path = Path("/pro
     except OSError:
         return False
     return bool(flags & {"avx512_vnni", "avx_vnni"})
-
-
-def _type(tensor: Tensor) -> tuple[str, tuple[int | None, ...]]:
-    return ORT_TYPES[tensor.dtype], _fixed(tensor.shape)
 
 
 def _fixed(shape: Sequence[Dim | None]) -> tuple[int | None, ...]:

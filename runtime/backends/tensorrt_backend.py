@@ -40,7 +40,7 @@ from mtu.runtime.backends.tensorrt_finite import NonFiniteCheck
 from mtu.runtime.backends.tensorrt_frames import Frame, frames_of_a_stream
 from mtu.runtime.backends.tensorrt_graphs import GraphCache
 from mtu.runtime.backends.tensorrt_setup import Setup
-from mtu.runtime.engine import Engine, Host, check_files, refusals
+from mtu.runtime.engine import Engine, check_files, refusals
 from mtu.runtime.gpu import find_gpu
 from mtu.runtime.tensorrt_library import Library, load_library
 
@@ -283,7 +283,7 @@ def open_backend(request: Request) -> TensorrtBackend:
             f"engine {engine.directory} was built with {engine.manifest.library}: use --backend"
             f" {engine.manifest.library}, or build one with --runtime {request.name}"
         )
-    reasons = refusals(engine.manifest, Host(library.version, found.name, found.compute_capability))
+    reasons = refusals(engine.manifest, library.version, found)
     if reasons:
         raise InvalidInputError(f"engine {engine.directory}: {'; '.join(reasons)}")
     if request.size is not None:

@@ -5,17 +5,43 @@ The library is an argument.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from typing import Any
 
+from mtu.core.cache import cache_directory, keep, read_kept
 from mtu.core.errors import InvalidInputError
 from mtu.core.interface import Graph
 from mtu.runtime.backends.cuda_device import Device
-from mtu.runtime.backends.rtx_cache import RuntimeCache
 from mtu.runtime.engine import Engine
 from mtu.runtime.tensorrt_library import Library
 
 TYPES = {"uint8": "UINT8", "int32": "INT32", "float32": "FLOAT", "float16": "HALF"}
 """TensorRT's names of the element types."""
+
+
+class RuntimeCache:
+    """What TensorRT-RTX compiles of one engine for the GPU at hand, kept from run to run. With the device current.
+
+    The library looks itself whether what was kept is for this GPU, driver and version.
+    """
+
+    def __init__(self, config: Any, key: Sequence[str]) -> None:
+        """`config` is an `IRuntimeConfig` of the engine, `key` all that the compiled kernels are for."""
+        name = hashlib.sha256(chr(0).join(key).encode()).hexdigest()
+        self._path = cache_directory() / "rtx" / f"{name}.cache"
+        self.cache = config.create_runtime_cache()
+        """The library's `IRuntimeCache`."""
+        self._kept = read_kept(self._path)
+        if self._kept is not None and not self.cache.deserialize(self._kept):
+            self._kept = None
+
+    def keep(self) -> None:
+        """Writes what has been compiled since it was read; warns if that is impossible."""
+        content = self.cache.serialize()
+        if content is not None and bytes(content) != self._kept:
+            self._kept = bytes(content)
+            keep(self._path, self._kept, "what TensorRT-RTX compiled")
 
 
 class LoadedEngines:
@@ -65,7 +91,9 @@ class LoadedEngines:
             # TensorRT-RTX: compile for the size now, not in the background while a stand-in is being captured.
             config = engine.create_runtime_config()
             if graph not in self._compiled:
-                self._compiled[graph] = RuntimeCache(config, self._compiled_for(graph))
+                digest, gpu = self._engine.manifest.engines[graph], self._gpu
+                key = digest, self._library.version, gpu.name, gpu.compute_capability
+                self._compiled[graph] = RuntimeCache(config, key)
             config.set_runtime_cache(self._compiled[graph].cache)
             config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
             config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
@@ -96,11 +124,6 @@ class LoadedEngines:
     def reason(self) -> str:
         """What the library said last."""
         return str(self._library.logger.last_error())
-
-    def _compiled_for(self, graph: str) -> tuple[str, ...]:
-        """What TensorRT-RTX compiles an engine for, and its own version: the key of its runtime cache."""
-        digest = self._engine.manifest.engines[graph]
-        return digest, self._library.version, self._gpu.name, self._gpu.compute_capability
 
     def keep_compiled(self) -> None:
         """Writes what the library has compiled for this GPU, where it does so."""

@@ -19,7 +19,7 @@ from typing import Any, NoReturn, TypeVar
 import typer
 
 from mtu.core.errors import MtuError
-from mtu.runtime.console.terminal import drop_unread_stdout, make_stderr_patient
+from mtu.runtime.console.terminal import drop_stdout, drop_unread_stdout, make_stderr_patient
 from mtu.runtime.console.usage import Command, Group, UsageError, explain
 
 USER_ERROR = 2
@@ -86,15 +86,14 @@ def run_app(app: typer.Typer, program: str) -> NoReturn:
         code = end.code
         say(program, "terminated")
     except BrokenPipeError:
-        # The reader of our output has gone; Python must not complain about it once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_stdout()  # its reader has gone
         code = 1
     except OSError as error:
         if error.filename is not None:
             # A name that the system refuses: too long, or in a directory that may not be searched.
             say(program, f"error: {error.filename}: {error.strerror}")
         elif error.errno == errno.ENOSPC:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # as above
+            drop_stdout()
             say(program, "error: no space left on device; free some, or write elsewhere")
         else:
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,6 +14,9 @@ from mtu.runtime.bundle import BUNDLED
 
 INPUT, OUTPUT, ENCODER, MODEL, REPORT = "Input", "Output", "Encoder", "Model", "Report"
 """Groups on a help page."""
+_input, _output, _encoder, _model, _report = (
+    partial(typer.Option, rich_help_panel=group) for group in (INPUT, OUTPUT, ENCODER, MODEL, REPORT)
+)
 
 
 def _print_version(asked: bool) -> None:
@@ -28,181 +32,100 @@ VersionOption = Annotated[
 ]
 ModelOption = Annotated[
     Path | None,
-    typer.Option(
+    _model(
         metavar="MODEL",
         help=f"{BUNDLED}, which comes with the package; a bundle or chain made by mtu-export, or an engine made by"
         " mtu-build-engine.",
         show_default=BUNDLED,
-        rich_help_panel=MODEL,
     ),
 ]
 BACKENDS = f"auto, {', '.join(FACTORIES)}"
-BackendOption = Annotated[str, typer.Option(metavar="NAME", help=f"{BACKENDS}.", rich_help_panel=MODEL)]
+BackendOption = Annotated[str, _model(metavar="NAME", help=f"{BACKENDS}.")]
 DEVICES = "auto, cpu, cuda or cuda:N"
-DeviceOption = Annotated[str, typer.Option(metavar="NAME", help=f"{DEVICES}.", rich_help_panel=MODEL)]
+DeviceOption = Annotated[str, _model(metavar="NAME", help=f"{DEVICES}.")]
 PluginLibraryOption = Annotated[
     Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="C++ plugin made by mtu-build-plugin (TensorRT).",
-        show_default="the one in Python",
-        rich_help_panel=MODEL,
-    ),
+    _model(metavar="FILE", help="C++ plugin made by mtu-build-plugin (TensorRT).", show_default="the one in Python"),
 ]
-JsonOption = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="Write a report for machines.", rich_help_panel=REPORT)
-]
+JsonOption = Annotated[Path | None, _report("--json", metavar="FILE", help="Write a report for machines.")]
 KeepFp32Option = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Layers that stay in fp32: the file of mtu-calibrate ranges --keep."),
+    Path | None, typer.Option(metavar="FILE", help="Layers that stay in fp32: the file of mtu-calibrate ranges --keep.")
 ]
-OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="Replace an output that exists.", rich_help_panel=OUTPUT)
-]
+OverwriteOption = Annotated[bool, _output("--overwrite", help="Replace an output that exists.")]
 
 # Of mtu-run
 
 SourceArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="INPUT",
-        help="Video file, directory of images, or - for yuv4mpeg on stdin.",
-    ),
+    str, typer.Argument(metavar="INPUT", help="Video file, directory of images, or - for yuv4mpeg on stdin.")
 ]
 SegmentOption = Annotated[
     str | None,
-    typer.Option(
-        metavar="A:B",
-        help="Only from A to B, in seconds; or A-B, such as 00:01:00-00:02:30. Either may be left out.",
-        rich_help_panel=INPUT,
+    _input(
+        metavar="A:B", help="Only from A to B, in seconds; or A-B, such as 00:01:00-00:02:30. Either may be left out."
     ),
 ]
 VideoStreamOption = Annotated[
     int | None,
-    typer.Option(
-        metavar="N",
-        help="Video stream to process, counted from 0.",
-        show_default="the one marked default",
-        rich_help_panel=INPUT,
-    ),
+    _input(metavar="N", help="Video stream to process, counted from 0.", show_default="the one marked default"),
 ]
-DeinterlaceOption = Annotated[
-    bool, typer.Option("--deinterlace", help="Make interlaced frames progressive first (bwdif).", rich_help_panel=INPUT)
-]
+DeinterlaceOption = Annotated[bool, _input("--deinterlace", help="Make interlaced frames progressive first (bwdif).")]
 SizeChangeOption = Annotated[
-    Literal["scale", "stop"],
-    typer.Option(help="Where frames change their size: scale to the first one's.", rich_help_panel=INPUT),
+    Literal["scale", "stop"], _input(help="Where frames change their size: scale to the first one's.")
 ]
 RateOption = Annotated[
     str | None,
-    typer.Option(
-        metavar="N",
-        help="Frames a second of a directory of pictures, such as 30000/1001.",
-        show_default="25",
-        rich_help_panel=INPUT,
-    ),
+    _input(metavar="N", help="Frames a second of a directory of pictures, such as 30000/1001.", show_default="25"),
 ]
 TargetOption = Annotated[
     str,
-    typer.Option(
+    _output(
         "--output",
         "-o",
         metavar="OUTPUT",
         help="Video file; without an extension a directory of pictures; - is yuv4mpeg.",
-        rich_help_panel=OUTPUT,
     ),
 ]
 PictureFormatOption = Annotated[
     Literal["png", "jpg", "tiff", "npy"] | None,
-    typer.Option(
-        metavar="KIND",
-        help="png, jpg or tiff: files of a directory of pictures; npy: of maps.",
-        show_default="png",
-        rich_help_panel=OUTPUT,
+    _output(
+        metavar="KIND", help="png, jpg or tiff: files of a directory of pictures; npy: of maps.", show_default="png"
     ),
 ]
 CompareOption = Annotated[
-    Literal["side-by-side", "split"] | None,
-    typer.Option(metavar="HOW", help="Show the input beside the result.", rich_help_panel=OUTPUT),
+    Literal["side-by-side", "split"] | None, _output(metavar="HOW", help="Show the input beside the result.")
 ]
 SaveMotionOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="DIR", help="Also write the displacement of each frame as a colour picture.", rich_help_panel=OUTPUT
-    ),
+    Path | None, _output(metavar="DIR", help="Also write the displacement of each frame as a colour picture.")
 ]
 SaveMapsOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="DIR",
-        help="Also write the map of each frame as .npy, for models that give one.",
-        rich_help_panel=OUTPUT,
-    ),
+    Path | None, _output(metavar="DIR", help="Also write the map of each frame as .npy, for models that give one.")
 ]
 CodecOption = Annotated[
     str | None,
-    typer.Option(
-        "--codec",
-        "-c",
-        metavar="NAME",
-        help="Video encoder, as FFmpeg names it.",
-        show_default="by container",
-        rich_help_panel=ENCODER,
-    ),
+    _encoder("--codec", "-c", metavar="NAME", help="Video encoder, as FFmpeg names it.", show_default="by container"),
 ]
 CrfOption = Annotated[
     float | None,
-    typer.Option(
-        metavar="N",
-        help="Constant quality of the encoder; lower is better.",
-        show_default="by codec",
-        rich_help_panel=ENCODER,
-    ),
+    _encoder(metavar="N", help="Constant quality of the encoder; lower is better.", show_default="by codec"),
 ]
 PixFmtOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help="Pixel format, as FFmpeg names it.",
-        show_default="as the input",
-        rich_help_panel=ENCODER,
-    ),
+    str | None, _encoder(metavar="NAME", help="Pixel format, as FFmpeg names it.", show_default="as the input")
 ]
 ExtraOption = Annotated[
-    list[str] | None,
-    typer.Option("-e", metavar="KEY=VALUE", help="Option for the encoder; may be repeated.", rich_help_panel=ENCODER),
+    list[str] | None, _encoder("-e", metavar="KEY=VALUE", help="Option for the encoder; may be repeated.")
 ]
 MuxOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--mux",
-        "-m",
-        metavar="KEY=VALUE",
-        help="Option for the container, or faststart; may be repeated.",
-        rich_help_panel=ENCODER,
-    ),
+    _encoder("--mux", "-m", metavar="KEY=VALUE", help="Option for the container, or faststart; may be repeated."),
 ]
-CudaGraphOption = Annotated[
-    bool, typer.Option(help="Replay a frame's work as one CUDA graph (TensorRT).", rich_help_panel=MODEL)
-]
+CudaGraphOption = Annotated[bool, _model(help="Replay a frame's work as one CUDA graph (TensorRT).")]
 StrictOption = Annotated[
-    bool,
-    typer.Option(
-        "--strict",
-        help="Stop at values that are not finite, instead of starting afresh there.",
-        rich_help_panel=MODEL,
-    ),
+    bool, _model("--strict", help="Stop at values that are not finite, instead of starting afresh there.")
 ]
 TileOption = Annotated[
     str,
-    typer.Option(
-        metavar="HOW",
-        help="Restore frames in tiles: auto (where memory or an engine is too small), off or WxH.",
-        rich_help_panel=MODEL,
-    ),
+    _model(metavar="HOW", help="Restore frames in tiles: auto (where memory or an engine is too small), off or WxH."),
 ]
-SceneDetectionOption = Annotated[bool, typer.Option(help="Start afresh at scene cuts.", rich_help_panel=MODEL)]
-SceneThresholdOption = Annotated[
-    float, typer.Option(min=0, max=100, metavar="PERCENT", help="Difference that is a cut.", rich_help_panel=MODEL)
-]
-ProgressOption = Annotated[bool, typer.Option(help="Show how far it is.", rich_help_panel=REPORT)]
+SceneDetectionOption = Annotated[bool, _model(help="Start afresh at scene cuts.")]
+SceneThresholdOption = Annotated[float, _model(min=0, max=100, metavar="PERCENT", help="Difference that is a cut.")]
+ProgressOption = Annotated[bool, _report(help="Show how far it is.")]

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -74,8 +73,10 @@ class Meter:
         self._bar.update(self._task, total=total)
         self._bar.start()
 
-    def stop(self) -> None:
-        """Called after the last."""
+    def __enter__(self) -> Meter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
     def advance(self) -> None:
@@ -106,49 +107,32 @@ class Meter:
         self._said, self._when = self._done, time.monotonic()
 
 
-class Progress:
+class Progress(Meter):
     """Prints the notes before frame 1, then frames done, frames a second and the time left."""
 
     def __init__(self, program: str, *, enabled: bool) -> None:
         """`enabled` False prints the notes alone."""
-        self._program = program
         columns = MofNCompleteColumn(), FpsColumn(), TimeRemainingColumn()
-        self._meter = Meter(program, *columns, unit="frames", transient=False, enabled=enabled)
-        self.advance = self._meter.advance
-        """Called after each frame."""
+        super().__init__(program, *columns, unit="frames", transient=False, enabled=enabled)
 
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._meter.stop()
-
-    def start(self, report: RunReport, frames: int | None) -> None:
+    def begin(self, report: RunReport, frames: int | None) -> None:
         """Called before frame 1; `frames` is the expected number, None if unknown."""
         for note in report.notes:
             say(self._program, f"note: {note}")
-        self._meter.start(frames)
+        self.start(frames)
 
 
 @contextlib.contextmanager
 def frame_counter(program: str, total: int | None) -> Iterator[Callable[[], None]]:
     """Shows the frames done and the time left; gives what is to be called after each. `total` None: unknown."""
-    meter = Meter(program, MofNCompleteColumn(), TimeRemainingColumn(), unit="frames", transient=True)
-    meter.start(total)
-    try:
+    with Meter(program, MofNCompleteColumn(), TimeRemainingColumn(), unit="frames", transient=True) as meter:
+        meter.start(total)
         yield meter.advance
-    finally:
-        meter.stop()
 
 
 @contextlib.contextmanager
 def stage_bar(program: str, *, enabled: bool = True) -> Iterator[Callable[[str, float], None]]:
     """Shows what is being done; gives what is to be called with that and with how far all of it is, 0 to 1."""
-    meter = Meter(program, TimeRemainingColumn(), unit="%", transient=True, enabled=enabled)
-    meter.start(1.0)
-    try:
+    with Meter(program, TimeRemainingColumn(), unit="%", transient=True, enabled=enabled) as meter:
+        meter.start(1.0)
         yield meter.reach
-    finally:
-        meter.stop()

@@ -69,7 +69,12 @@ def make_stderr_patient() -> None:
     sys.stderr = io.TextIOWrapper(buffer, before.encoding, before.errors, line_buffering=True, write_through=True)
 
 
+def drop_stdout() -> None:
+    """What stdout still holds is dropped; Python would write it, wait or complain about it, at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def drop_unread_stdout() -> None:
-    """What stdout, a terminal that takes nothing now, still holds is dropped; Python would wait for it at its end."""
+    """Drops what a stdout that is a terminal and takes nothing now still holds."""
     if sys.stdout is not None and sys.stdout.isatty() and not select.select([], [sys.stdout], [], 0)[1]:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_stdout()

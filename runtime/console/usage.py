@@ -145,23 +145,21 @@ def explain(error: Any) -> str:
         how = f"did you mean {' or '.join(near)}?" if near else f"write it as: {ctx.get_usage().split(': ', 1)[1]}"
         return f"there is no option {error.option_name}; {' '.join(how.split())}"
     if type(error).__name__ == "MissingParameter":
-        name = _metavar(param) if _is_argument(param) else f"{' or '.join(param.opts)}"
+        name = _metavar(param) if _is_argument(param) else " or ".join(param.opts)
         choices = f" ({', '.join(_choices(param))})" if _choices(param) else ""
         return f"{name}{choices} is missing; write: {_completed(ctx, words)}"
     if param is not None:
         return f"{_metavar(param) if _is_argument(param) else max(param.opts, key=len)}: {_bad_value(error, param)}"
-    extra = _parsed(ctx, words)[1]
-    if extra:
+    if extra := _parsed(ctx, words)[1]:
         return f"'{extra[0]}' is one word too many; write: {_completed(ctx, words)}"
     return text
 
 
 def _explain_group(ctx: Any, words: list[str]) -> str:
     commands = ctx.command.commands
-    given = next((word for word in words if not word.startswith("-")), None)
-    near = get_close_matches(given or "", commands)
+    given = next((word for word in words if not word.startswith("-")), "")
+    near = get_close_matches(given, commands)
     if near:
-        assert given is not None
         rest = words[words.index(given) + 1 :]
         return f"there is no command '{given}'; write: {shlex.join([ctx.command_path, near[0], *rest])}"
     lines = [_completed(type(ctx)(command, info_name=name, parent=ctx), words) for name, command in commands.items()]

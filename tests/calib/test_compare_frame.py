@@ -52,7 +52,7 @@ def test_scores_are_the_costs_of_the_reference():
     costs = pooled_costs(motion, before, 3, 5)[:, 0]
     rows, columns = (axis.ravel() for axis in np.indices((9, 11)))
     index = rng.integers(0, 49, 99).astype(np.int32)
-    found = scores(motion, before, rows, columns, index, 3, 5)
+    found = scores(motion, before, rows, columns, index, Matching("motion", 3, 5))
     np.testing.assert_allclose(found, costs[index, rows, columns], rtol=0, atol=1e-12)
 
 

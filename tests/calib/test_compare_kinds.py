@@ -15,9 +15,10 @@ pytest.importorskip("skimage")
 from tests import cli
 from tests.calib.comparing import COUNT, HEIGHT, WIDTH, Made, Page, frames, one_graph
 
-from mtu.calib import compare_models
+from mtu.calib import compare as module
 from mtu.calib.compare import compare
 from mtu.calib.polygraphy_runner import no_states
+from mtu.calib.quality import comparison
 from mtu.calib.rollout import first_frames
 from mtu.core.errors import InvalidInputError, NonFiniteError
 from mtu.core.interface import Frame, Graph, Input, Interface, Output, Size, State, Tensor
@@ -32,10 +33,17 @@ def run_pair(monkeypatch, capsys, clip):
 
     def run(a, b, *options):
         backends = iter((a, b))
-        monkeypatch.setattr(compare_models, "_open", lambda *_: next(backends))
+        monkeypatch.setattr(module, "_open", lambda *_: next(backends))
         return cli.run(capsys, "mtu-compare", "A", "B", "--input", clip, *options)
 
     return run
+
+
+def test_a_picture_to_look_at_has_any_size():
+    """The command of mtu.calib.quality: panels side by side, with the middle enlarged below."""
+    pytest.importorskip("PIL")
+    panels = {name: np.full((31, 53, 3), value, np.uint8) for name, value in (("a", 50), ("b", 90))}
+    assert comparison(panels).shape == (62, 106, 3)
 
 
 def test_a_model_without_states_is_run_once(run_pair):

@@ -27,7 +27,7 @@ from tests.frames import moving_frames
 
 from mtu.calib.int8 import ASSUMED_PSNR, Clip, calibrate, read_clips
 from mtu.calib.quality import psnr
-from mtu.calib.ranges import largest_values
+from mtu.calib.ranges import measure
 from mtu.calib.rollout import feeds
 from mtu.core.errors import InvalidInputError, NonFiniteError, OutputError
 from mtu.export.bundle_files import load_graphs, save_bundle
@@ -66,11 +66,11 @@ def clips(small):
 def with_ranges_of(bundle, clip, directory):
     """All layers in int8, with 1.5 times the largest values of a clip."""
     models = load_graphs(bundle)
-    values = largest_values(bundle, [clip.frames])
+    measured = measure(bundle, [clip.frames])
     largest = {}
     for graph, model in models.items():
         for layer in candidates(model):
-            taken, given = values[graph][layer.input], values[graph][layer.output]
+            taken, given = (measured[graph][name].largest for name in (layer.input, layer.output))
             before = largest.get(layer.name, (0, 0))
             largest[layer.name] = max(before[0], 1.5 * taken), max(before[1], 1.5 * given)
     for model in models.values():

@@ -26,7 +26,7 @@ from tests.media import make_video, moving
 
 from mtu.calib.keep_fp32 import find_ranges
 from mtu.calib.quality import psnr
-from mtu.calib.ranges import COUNTS, Range, largest_values, measure, range_of
+from mtu.calib.ranges import COUNTS, Range, measure, range_of
 from mtu.calib.rollout import feeds
 from mtu.core.errors import InvalidInputError, NonFiniteError
 from mtu.export.graph_view import GraphView
@@ -242,8 +242,8 @@ def test_a_wide_map_goes_through_the_op(small: Bundle, clip: Path, tmp_path: Pat
 
 def test_a_clip_of_one_frame_is_a_first_frame(small: Bundle) -> None:
     frame = moving_frames(1, 16, 16)[0]
-    values = largest_values(small, [[frame]])
-    assert set(values) == {"first"} and values["first"]["_to_copy_2"] == frame.max()
+    measured = measure(small, [[frame]])
+    assert set(measured) == {"first"} and measured["first"]["_to_copy_2"].largest == frame.max()
 
 
 def test_frames_of_two_sizes_are_no_clip(small: Bundle) -> None:

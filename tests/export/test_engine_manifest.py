@@ -17,7 +17,6 @@ from mtu.plugins.correlation_argmax_warp import OP
 from mtu.runtime.bundle import open_bundle
 from mtu.runtime.engine import (
     EngineManifest,
-    Host,
     Profile,
     Sizes,
     check_files,
@@ -25,6 +24,7 @@ from mtu.runtime.engine import (
     open_engine,
     refusals,
 )
+from mtu.runtime.gpu import Gpu
 
 CONTENT = {"first": b"first plan" * 100, "step": b"step plan" * 100}
 FP32 = open_bundle().interface
@@ -52,7 +52,12 @@ def manifest(**changes):
 
 
 RTX = {"library": "tensorrt-rtx", "library_version": "1.7.1.116", "gpu": "", "compute_capabilities": ("8.6", "12.0")}
-HOST = Host("10.16.1.11", "NVIDIA GeForce RTX 3090", "8.6")
+BUILT, RTX_3090 = "10.16.1.11", "NVIDIA GeForce RTX 3090"
+
+
+def host(version=BUILT, gpu=RTX_3090, compute_capability="8.6"):
+    """What `refusals` asks of a machine."""
+    return version, Gpu(0, gpu, compute_capability, 1 << 34) if gpu else None
 
 
 @pytest.fixture
@@ -216,37 +221,37 @@ def test_files_that_are_not_what_was_built_are_refused(engine, damage):
 
 
 @pytest.mark.parametrize(
-    ("made", "host", "words"),
+    ("made", "here", "words"),
     [
-        (manifest(), HOST, None),
-        (manifest(), Host(None, HOST.gpu, "8.6"), 'which is not installed here: pip install "mtu-trt[gpu]"'),
-        (manifest(**RTX), Host(None, HOST.gpu, "8.6"), 'pip install "mtu-trt[rtx]"'),
-        (manifest(), Host("10.16.2.1", HOST.gpu, "8.6"), "with tensorrt 10.16.1.11, here is 10.16.2.1"),
-        (manifest(), Host("11.4.0.106", HOST.gpu, "8.6"), "with tensorrt 10.16.1.11, here is 11.4.0.106"),
-        (manifest(version_compatible=True), Host("10.17.0.1", HOST.gpu, "8.6"), None),
-        (manifest(version_compatible=True), Host("10.13.0.1", HOST.gpu, "8.6"), "or newer of the same major version"),
-        (manifest(version_compatible=True), Host("11.1.0.1", HOST.gpu, "8.6"), "or newer of the same major version"),
-        (manifest(), Host(HOST.library_version, None, None), "no NVIDIA GPU answers here"),
-        (manifest(), Host(HOST.library_version, "NVIDIA H200", "9.0"), "here is NVIDIA H200 (compute capability 9.0)"),
-        (manifest(), Host(HOST.library_version, "NVIDIA RTX A6000", "8.6"), "one model of GPU only"),
-        (manifest(hardware_compatibility="same-compute-capability"), HOST, None),
-        (manifest(hardware_compatibility="same-compute-capability"), Host("10.16.1.11", "NVIDIA A40", "8.6"), None),
-        (manifest(hardware_compatibility="same-compute-capability"), Host("10.16.1.11", "L4", "8.9"), "here is L4"),
-        (manifest(hardware_compatibility="ampere-plus"), Host("10.16.1.11", "NVIDIA L4", "8.9"), None),
-        (manifest(hardware_compatibility="ampere-plus"), Host("10.16.1.11", "NVIDIA B200", "10.0"), None),
-        (manifest(hardware_compatibility="ampere-plus"), Host("10.16.1.11", "NVIDIA T4", "7.5"), "here is NVIDIA T4"),
-        (manifest(**RTX), Host("1.7.1.116", "NVIDIA GeForce RTX 5090", "12.0"), None),
-        (manifest(**RTX), Host("1.7.1.116", "NVIDIA L4", "8.9"), "--compute-capability 8.6,12.0,8.9"),
+        (manifest(), host(), None),
+        (manifest(), host(None), 'which is not installed here: pip install "mtu-trt[gpu]"'),
+        (manifest(**RTX), host(None), 'pip install "mtu-trt[rtx]"'),
+        (manifest(), host("10.16.2.1"), "with tensorrt 10.16.1.11, here is 10.16.2.1"),
+        (manifest(), host("11.4.0.106"), "with tensorrt 10.16.1.11, here is 11.4.0.106"),
+        (manifest(version_compatible=True), host("10.17.0.1"), None),
+        (manifest(version_compatible=True), host("10.13.0.1"), "or newer of the same major version"),
+        (manifest(version_compatible=True), host("11.1.0.1"), "or newer of the same major version"),
+        (manifest(), host(gpu=None), "no NVIDIA GPU answers here"),
+        (manifest(), host(BUILT, "NVIDIA H200", "9.0"), "here is NVIDIA H200 (compute capability 9.0)"),
+        (manifest(), host(BUILT, "NVIDIA RTX A6000", "8.6"), "one model of GPU only"),
+        (manifest(hardware_compatibility="same-compute-capability"), host(), None),
+        (manifest(hardware_compatibility="same-compute-capability"), host("10.16.1.11", "NVIDIA A40", "8.6"), None),
+        (manifest(hardware_compatibility="same-compute-capability"), host("10.16.1.11", "L4", "8.9"), "here is L4"),
+        (manifest(hardware_compatibility="ampere-plus"), host("10.16.1.11", "NVIDIA L4", "8.9"), None),
+        (manifest(hardware_compatibility="ampere-plus"), host("10.16.1.11", "NVIDIA B200", "10.0"), None),
+        (manifest(hardware_compatibility="ampere-plus"), host("10.16.1.11", "NVIDIA T4", "7.5"), "here is NVIDIA T4"),
+        (manifest(**RTX), host("1.7.1.116", "NVIDIA GeForce RTX 5090", "12.0"), None),
+        (manifest(**RTX), host("1.7.1.116", "NVIDIA L4", "8.9"), "--compute-capability 8.6,12.0,8.9"),
         (
             manifest(plugins={OP.name: 99}),
-            HOST,
+            host(),
             "holds revision 99 of the plugin CorrelationArgmaxWarp, this release has",
         ),
-        (manifest(plugins={}), HOST, None),
+        (manifest(plugins={}), host(), None),
     ],
 )
-def test_refusals_say_what_was_built_what_is_here_and_what_to_do(made, host, words):
-    found = refusals(made, host)
+def test_refusals_say_what_was_built_what_is_here_and_what_to_do(made, here, words):
+    found = refusals(made, *here)
     assert len(found) == (words is not None), found
     if words is not None:
         assert words in found[0] and "\n" not in found[0]
@@ -254,8 +259,8 @@ def test_refusals_say_what_was_built_what_is_here_and_what_to_do(made, host, wor
 
 
 def test_every_reason_is_named():
-    other = Host("8.6.1", "NVIDIA T4", "7.5")
-    assert len(refusals(manifest(plugins={OP.name: 99}), other)) == 3
+    other = host("8.6.1", "NVIDIA T4", "7.5")
+    assert len(refusals(manifest(plugins={OP.name: 99}), *other)) == 3
 
 
 @pytest.mark.parametrize("text", ["720", "720,1280", "720X1280", "1280:720", "x", "-4x4", "4x4x4", "4.0x4", "٤x٤", ""])
@@ -281,7 +286,7 @@ def test_profiles_rise():
 
 
 def test_a_command_in_a_refusal_can_be_pasted():
-    text = refusals(manifest(**RTX), Host("1.7.1.116", "NVIDIA L4", "8.9"))[0].split("build it again: ")[1]
+    text = refusals(manifest(**RTX), *host("1.7.1.116", "NVIDIA L4", "8.9"))[0].split("build it again: ")[1]
     assert shlex.split(text) == [*shlex.split(COMMAND), "--compute-capability", "8.6,12.0,8.9"]
 
 

@@ -304,12 +304,12 @@ def test_a_thread_that_the_system_does_not_start(capsys, tmp_path, small, monkey
 LIMITED = """
 import resource, sys
 from mtu.runtime.console.progress import Progress
-start = Progress.start
+begin = Progress.begin
 def limited(*arguments):
-    start(*arguments)
+    begin(*arguments)
     size = int(next(line for line in open("/proc/self/status") if line.startswith("VmSize")).split()[1]) * 1024
     resource.setrlimit(resource.RLIMIT_AS, (size + int(sys.argv.pop()) * 2**20,) * 2)
-Progress.start = limited
+Progress.begin = limited
 from mtu.runtime.cli import main
 main()
 """
