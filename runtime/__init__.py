@@ -22,7 +22,7 @@ from mtu.core.errors import (
     OutputError,
 )
 from mtu.core.window import Picture
-from mtu.runtime.backends import Backend, open_backend, open_model
+from mtu.runtime.backends import Backend, Build, open_backend, open_model
 from mtu.runtime.bundle import Bundle, open_bundle
 from mtu.runtime.chain import Chain, open_session, restore
 from mtu.runtime.engine import Engine, open_engine
@@ -65,11 +65,12 @@ def deblur(
     backend: str = "auto",
     device: str = "auto",
     scene_threshold: float | None = SCENE_THRESHOLD,
+    build: Build | None = None,
 ) -> Iterator[Picture]:
     """Restores a stream of frames: uint8 [H, W, 3], RGB, in and out, same number, same size, in order.
 
-    `model` is the directory of a bundle or an engine (None: the bundle inside the package); `backend` and `device` as
-    in `open_backend`; `scene_threshold` None switches scene-cut detection off. Raises MtuError for what the caller can
+    `model` is the directory of a bundle, an engine or a chain (None: the bundle inside the package); `backend`, `device`
+    and `build` as in `open_backend`; `scene_threshold` None switches scene-cut detection off. Raises MtuError for what the caller can
     put right. The model is loaded at the first frame and freed when the generator ends. A frame's array is not to be
     changed until the frames two later are restored: an iterator that uses one array again and again gives copies.
     """
@@ -78,7 +79,7 @@ def deblur(
     if not opening:
         return
     size = check_frame(opening[0], 0, None)
-    with contextlib.closing(open_backend(backend, open_model(model), device, size=size)) as executor:
+    with contextlib.closing(open_backend(backend, open_model(model), device, size=size, build=build)) as executor:
         for result in restore(itertools.chain(opening, source), executor, scene_threshold=scene_threshold):
             yield result.rgb
 
