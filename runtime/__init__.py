@@ -69,10 +69,11 @@ def deblur(
 ) -> Iterator[Picture]:
     """Restores a stream of frames: uint8 [H, W, 3], RGB, in and out, same number, same size, in order.
 
-    `model` is the directory of a bundle, an engine or a chain (None: the bundle inside the package); `backend`, `device`
-    and `build` as in `open_backend`; `scene_threshold` None switches scene-cut detection off. Raises MtuError for what the caller can
-    put right. The model is loaded at the first frame and freed when the generator ends. A frame's array is not to be
-    changed until the frames two later are restored: an iterator that uses one array again and again gives copies.
+    `model` is the directory of a bundle, an engine or a chain (None: the bundle inside the package); `backend`,
+    `device` and `build` as in `open_backend`; `scene_threshold` None switches scene-cut detection off. Raises MtuError
+    for what the caller can put right. The model is loaded at the first frame and freed when the generator ends. A
+    frame's array is not to be changed until the frames two later are restored: an iterator that uses one array again
+    and again gives copies.
     """
     source = iter(frames)
     opening = list(itertools.islice(source, 1))
