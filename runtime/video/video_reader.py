@@ -96,7 +96,6 @@ class VideoReader(Reader):
                 return
 
     def __iter__(self) -> Iterator[Frame | av.Packet[Any]]:
-        """Pictures and other packets. Raises InvalidInputError where pictures change their size."""
         yield from self._events
         if self._deinterlacer is not None:
             count = self._deinterlacer.count

@@ -113,7 +113,6 @@ class AnimatedWebPReader(Reader):
                 area[:] = 0
 
     def __iter__(self) -> Iterator[Frame]:
-        """The pictures."""
         yield from self._frames
         lost = [f"{self._broken} pictures were damaged and are left out"] if self._broken else []
         lost += ["the file was cut off"] if self._cut else []
