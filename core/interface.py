@@ -28,7 +28,7 @@ FARTHEST = 100
 """Largest offset of a frame: so many of them are held in memory."""
 _DIM = re.compile(r"(?:([1-9]\d{0,3})\*)?([HW])(?:/([1-9]\d{0,3}))?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-NAMES = "a name has 1 to 64 of A-Z a-z 0-9 _ -, and none is there twice"
+NAMES = "a name has 1 to 64 of A-Z a-z 0-9 _ -"
 
 
 @dataclass(frozen=True)
@@ -311,9 +311,12 @@ def _check(interface: Interface) -> None:
     _demand(all(type(op.get("version")) is int for op in i.ops.values()), "ops: each has a version")
     _demand(i.size.minimum % i.size.multiple == 0, f"size: the minimum {i.size.minimum} is no multiple")
     _demand(type(i.working_bytes) is int and i.working_bytes >= 0, "working_bytes: a whole number")
-    _demand(bool(i.streams) and all(map(_is_name, i.streams)), f"streams {i.streams!r}; {NAMES}")
+    _demand(bool(i.streams) and all(map(_is_name, i.streams)), f"streams {i.streams!r}: one or more; {NAMES}")
     names = [graph.name for graph in i.graphs]
-    _demand(bool(names) and all(map(_is_name, names)) and len({*names}) == len(names), f"graphs {names!r}; {NAMES}")
+    _demand(
+        bool(names) and all(map(_is_name, names)) and len({*names}) == len(names),
+        f"graphs {names!r}: one or more, none twice; {NAMES}",
+    )
     states = {each.tensor.name: each.tensor for each in i.outputs if each.role == "state"}
     frames: dict[str, Frame] = {}
     for graph in i.graphs:

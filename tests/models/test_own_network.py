@@ -229,7 +229,7 @@ def with_changes(tmp_path: Path, name: str, old: str, new: str) -> Path:
         # The description against the module
         ("twice", '"uint8", (1, "2*H"', '"float64", (1, "2*H"', "type 'float64'; types are uint8, int32, float32"),
         ("twice", 'Tensor("large"', 'Tensor("../large"', "the name '../large'; a name has 1 to 64 of A-Z a-z 0-9"),
-        ("twice", 'Graph("only"', 'Graph("a/b"', "graphs ['a/b']; a name has 1 to 64 of A-Z a-z 0-9"),
+        ("twice", 'Graph("only"', 'Graph("a/b"', "graphs ['a/b']: one or more, none twice; a name has 1 to 64"),
         ("memories", "return coarse, ", "return [coarse], ", "gives a list: it gives a tensor, or a tuple of tensors"),
         ("twice", "scale=2", "scale=3", "output large: uint8 [1, '2*H', '2*W', 3] is no picture"),
         ("twice", "Frame(\"image\", 0)", "Frame(\"video\", 0)", "input frame is of stream 'video'"),
