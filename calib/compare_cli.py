@@ -72,14 +72,8 @@ def compare(
         if floor is not None and not (math.isfinite(floor) and 0 <= floor <= highest):
             raise InvalidInputError(f"{option} {floor:g}: give {allowed}")
     targets = {option: path for option, path in (("--json", json_file), ("--html", html_file)) if path is not None}
-    # Of a chain they are one level down.
-    files = [
-        str(path)
-        for side in (a, b)
-        for depth in ("", "*/")
-        for kind in MODEL_FILES
-        for path in Path(side).glob(depth + kind)
-    ]
+    patterns = (*MODEL_FILES, *(f"*/{kind}" for kind in MODEL_FILES))  # of a chain they are one level down
+    files = [str(path) for side in (a, b) for pattern in patterns for path in Path(side).glob(pattern)]
     for option, path in targets.items():
         others = (str(other) for name, other in targets.items() if name != option)
         check_report(path, source, a, b, *files, *others, option=option)

@@ -219,21 +219,13 @@ def _frames(folder: Path) -> dict[str, Path]:
 
 def _why_none(layout: Layout, root: Path, split: Split, option: str) -> str:
     """What to say of a folder without videos of the split."""
-    other_split: Split = "test" if split == "train" else "train"
-    if _locate(layout, root, other_split):
-        problem = (
-            f"{root} has {layout} videos of the {other_split} split, but none of the {split} split. Unpack those too"
-        )
-    else:
-        alike = [
-            other
-            for other in LAYOUTS
-            if other != layout and (_locate(other, root, split) or _locate(other, root, other_split))
-        ]
-        hint = (
-            f"It looks like {' and '.join(alike)}: say {option.format(layout=alike[0], root=root)}"
-            if alike
-            else "Give another folder"
-        )
-        problem = f"{root} does not hold the data set {layout}. {hint}"
-    return f"{problem}. This is how {layout} is laid out:\n{TREES[layout]}"
+    splits: tuple[Split, Split] = ("train", "test") if split == "train" else ("test", "train")
+    tree = f"This is how {layout} is laid out:\n{TREES[layout]}"
+    if _locate(layout, root, splits[1]):
+        here = f"{root} has {layout} videos of the {splits[1]} split, but none of the {split} split"
+        return f"{here}. Unpack those too. {tree}"
+    alike = [each for each in LAYOUTS if each != layout and any(_locate(each, root, part) for part in splits)]
+    hint = "Give another folder"
+    if alike:
+        hint = f"It looks like {' and '.join(alike)}: say {option.format(layout=alike[0], root=root)}"
+    return f"{root} does not hold the data set {layout}. {hint}. {tree}"

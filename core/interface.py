@@ -28,6 +28,7 @@ FARTHEST = 100
 """Largest offset of a frame: so many of them are held in memory."""
 _DIM = re.compile(r"(?:([1-9]\d{0,3})\*)?([HW])(?:/([1-9]\d{0,3}))?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+NAMES = "a name has 1 to 64 of A-Z a-z 0-9 _ -"
 
 
 @dataclass(frozen=True)
@@ -269,8 +270,10 @@ class Interface:
                 )
                 for graph in found["graphs"]
             )
-            texts = {name: tuple(found[name]) for name in ("streams", "int8_layers")}
-            return cls(**{**found, **texts, "graphs": graphs, "size": Size(**found["size"])})
+            lists = {name: _texts(found[name]) for name in ("streams", "int8_layers")}
+            for each in fields(cls):
+                found[each.name]  # a default would be a guess
+            return cls(**{**found, **lists, "graphs": graphs, "size": Size(**found["size"])})
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
             raise InvalidInputError(
@@ -278,36 +281,14 @@ class Interface:
             ) from None
 
 
-def metadata(interface: Interface, graph: Graph) -> dict[str, str]:
-    """ONNX `metadata_props` of a graph: which bundle it is of, and what a program needs that reads no bundle.json
-    (a Triton configuration, a script around trtexec)."""
-    tensors = {
-        "inputs": [asdict(each.tensor) for each in graph.inputs],
-        "outputs": [asdict(each.tensor) for each in graph.outputs],
-        "states": [{"input": taken, "output": given} for taken, given in graph.states.items()],
-        "size_multiple": interface.size.multiple,
-    }
-    return {
-        "mtu.format_version": FORMAT_VERSION,
-        "mtu.graph": graph.name,
-        "mtu.interface": interface.digest,
-        "mtu.tensors": json.dumps(tensors, sort_keys=True),
-    }
-
-
-def check_metadata(found: Mapping[str, str], interface: Interface, graph: Graph, source: str) -> None:
-    """Raises InvalidInputError unless a file with these `metadata_props` is this graph of a bundle with this
-    description."""
-    for key, wanted in metadata(interface, graph).items():
-        if found.get(key) != wanted:
-            raise InvalidInputError(
-                f"{source} is not the graph {graph.name} that bundle.json describes ({key} is {found.get(key)!r:.80},"
-                f" should be {wanted!r:.80}): export the model again"
-            )
-
-
 def _source(source: Frame | State) -> dict[str, Any]:
     return {"state": source.name} if isinstance(source, State) else asdict(source)
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r:.80} is no list")
+    return tuple(value)
 
 
 def _read_source(fields: Mapping[str, Any]) -> Frame | State:
@@ -330,9 +311,12 @@ def _check(interface: Interface) -> None:
     _demand(all(type(op.get("version")) is int for op in i.ops.values()), "ops: each has a version")
     _demand(i.size.minimum % i.size.multiple == 0, f"size: the minimum {i.size.minimum} is no multiple")
     _demand(type(i.working_bytes) is int and i.working_bytes >= 0, "working_bytes: a whole number")
-    _demand(bool(i.streams) and all(map(_is_name, i.streams)), f"streams {i.streams!r}: names")
+    _demand(bool(i.streams) and all(map(_is_name, i.streams)), f"streams {i.streams!r}: one or more; {NAMES}")
     names = [graph.name for graph in i.graphs]
-    _demand(bool(names) and all(map(_is_name, names)) and len({*names}) == len(names), f"graphs {names!r}: names")
+    _demand(
+        bool(names) and all(map(_is_name, names)) and len({*names}) == len(names),
+        f"graphs {names!r}: one or more, none twice; {NAMES}",
+    )
     states = {each.tensor.name: each.tensor for each in i.outputs if each.role == "state"}
     frames: dict[str, Frame] = {}
     for graph in i.graphs:
@@ -382,7 +366,8 @@ def _check_output(i: Interface, given: Output, where: str) -> None:
 
 
 def _check_tensor(i: Interface, tensor: Tensor, what: str) -> None:
-    _demand(_is_name(tensor.name) and tensor.dtype in DTYPES, f"{what}: name {tensor.name!r}, type {tensor.dtype!r}")
+    _demand(_is_name(tensor.name), f"{what}: the name {tensor.name!r}; {NAMES}")
+    _demand(tensor.dtype in DTYPES, f"{what}: type {tensor.dtype!r}; types are {', '.join(DTYPES)}")
     for dim in tensor.shape:
         if isinstance(dim, str):
             _demand(i.size.multiple % _dim(dim)[2] == 0, f"{what}: {dim} needs frames of a multiple of {_dim(dim)[2]}")

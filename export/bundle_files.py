@@ -10,9 +10,9 @@ from google.protobuf.message import DecodeError
 
 from mtu.core.errors import InvalidInputError, MtuError
 from mtu.core.files import check_target, write_through
-from mtu.core.interface import Graph, Interface, check_metadata, metadata
+from mtu.core.interface import Graph, Interface
 from mtu.core.release import VERSION
-from mtu.runtime.bundle import BUNDLE, Bundle, bundle_json, open_bundle
+from mtu.runtime.bundle import BUNDLE, Bundle, bundle_json, check_metadata, metadata, open_bundle
 
 OLD_FILES = {"first.onnx", "step.onnx"}
 """Those of format 1."""

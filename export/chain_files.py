@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from mtu.core.errors import InvalidInputError, OutputError
+from mtu.core.errors import InvalidInputError, MtuError, OutputError
 from mtu.core.files import check_target, publish, temporary_beside, write_through
 from mtu.runtime.backends import Stages, open_model
 from mtu.runtime.bundle import BUNDLE, Bundle, chain_json
 from mtu.runtime.chain import combined
 from mtu.runtime.engine import MANIFEST, Engine
+
+LOG = "build.log"
+"""What was said while an engine was built, beside it."""
+HEADS = (BUNDLE, MANIFEST, LOG)
+"""What a stage consists of beside its graphs or engines."""
 
 
 def write_chain(models: Sequence[Path], directory: Path, *, overwrite: bool = False) -> Stages:
@@ -29,12 +35,10 @@ def write_chain(models: Sequence[Path], directory: Path, *, overwrite: bool = Fa
         model = open_model(path)
         if isinstance(model, Stages):
             raise InvalidInputError(f"{path} is a chain itself: give its stages, the directories in it, one by one")
-        if directory == model.directory.resolve() or directory in model.directory.resolve().parents:
-            raise OutputError(f"{directory} is or holds the model {path}, which is still needed: choose another name")
         opened.append(model)
     combined([model.interface for model in opened])
     names = stage_names(opened)
-    check_target(directory, "a chain", files_of_chain(directory), overwrite)
+    check_chain_target(directory, opened, overwrite)
     with temporary_beside(directory) as temporary:
         for name, model in zip(names, opened, strict=True):
             (temporary / name).mkdir()
@@ -48,10 +52,23 @@ def write_chain(models: Sequence[Path], directory: Path, *, overwrite: bool = Fa
     return chain
 
 
-def files_of_chain(directory: Path) -> set[str]:
-    """What a chain in `directory` consists of."""
-    stages = {path.name for path in directory.glob("[0-9]*-*") if path.is_dir()} if directory.is_dir() else set()
-    return {BUNDLE, *stages}
+def check_chain_target(directory: Path, models: Sequence[Bundle | Engine], overwrite: bool) -> None:
+    """Raises OutputError unless a chain of these models may be written to `directory`, an absolute path; with
+    `overwrite` it may hold a chain, if there is nothing else in it or in a stage."""
+    for model in models:
+        if directory in (path := model.directory.resolve(), *path.parents):
+            raise OutputError(
+                f"{directory} is or holds the model {model.directory}, which is still needed: choose another name"
+            )
+    stages = dict[str, Collection[str]]()
+    if directory.is_dir():
+        with contextlib.suppress(MtuError):  # it is no chain, or a broken one: nothing of it is replaced
+            chain = open_model(directory)
+            models = chain.models if isinstance(chain, Stages) else ()
+            stages = {model.directory.name: (*(path.name for path in model.files), *HEADS) for model in models}
+    check_target(directory, "a chain", {BUNDLE, *stages}, overwrite)
+    for name, files in stages.items():
+        check_target(directory / name, "a stage", files, overwrite)
 
 
 def stage_names(models: Sequence[Bundle | Engine]) -> list[str]:

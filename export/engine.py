@@ -17,7 +17,7 @@ from mtu.core.files import check_target, publish, temporary_beside, write_throug
 from mtu.core.interface import Graph
 from mtu.core.release import VERSION
 from mtu.export.build_thread import Progress, Say, new_monitor, run_in_thread
-from mtu.export.chain_files import files_of_chain, stage_names
+from mtu.export.chain_files import LOG, check_chain_target, stage_names
 from mtu.export.engine_options import BuildOptions, Target, find_target
 from mtu.export.timing_cache import read_timing_cache, write_timing_cache
 from mtu.plugins.op import find_op
@@ -30,8 +30,6 @@ from mtu.runtime.tensorrt_library import check_plugin_import
 
 if TYPE_CHECKING:
     from mtu.export.engine_graph import BuiltGraph, Messages, PreparedGraph
-
-LOG = "build.log"
 
 
 def build_engine(
@@ -77,7 +75,7 @@ def build_chain(
     Otherwise as `build_engine`.
     """
     directory = directory.resolve()
-    check_target(directory, "a chain", files_of_chain(directory), overwrite)
+    check_chain_target(directory, chain.models, overwrite)
     if options.keep_fp32 is not None:
         raise InvalidInputError(
             "--keep-fp32 names the layers of one network, and this is a chain: build an engine of each stage, and put"

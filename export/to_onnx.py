@@ -85,6 +85,8 @@ def _check_outputs(module: torch.nn.Module, example: tuple[Any, ...], graph: Gra
     """Raises InvalidInputError unless a graph's module gives what the description says for padded frames of `size`."""
     given = module(*example)
     given = given if isinstance(given, tuple) else (given,)
+    if others := [type(value).__name__ for value in given if not isinstance(value, torch.Tensor)]:
+        raise InvalidInputError(f"graph {graph.name} gives a {others[0]}: it gives a tensor, or a tuple of tensors")
     described = [(each.tensor.name, each.tensor.dtype, each.tensor.at(*size)) for each in graph.outputs]
     if len(given) != len(described):
         raise InvalidInputError(f"graph {graph.name} gives {len(given)} outputs, the description has {len(described)}")

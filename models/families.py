@@ -7,9 +7,12 @@ until export and never after: the bundle describes itself. The torch backends al
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import importlib.util
 import json
+import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -81,7 +84,7 @@ def load_family_file(path: Path) -> str:
     if name in FAMILIES or not name.isidentifier():
         raise InvalidInputError(f"--family {path}: '{name}' is taken or no name in Python; rename the file")
     # Under a name that no module has; dataclasses in the file look it up.
-    spec = importlib.util.spec_from_file_location(f"mtu_family_{name}", path)
+    spec = importlib.util.spec_from_file_location(f"mtu_family_{name}", path.absolute())
     if spec is None or spec.loader is None:
         raise InvalidInputError(f"--family {path} is no Python file: its name ends in .py")
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
@@ -89,12 +92,22 @@ def load_family_file(path: Path) -> str:
         spec.loader.exec_module(module)
     if missing := [each for each in wanted if not hasattr(module, each)]:
         raise InvalidInputError(f"--family {path} lacks {', '.join(missing)}; see docs/your-own-network.md")
-    if not isinstance(module.PRESETS, Mapping):
-        raise InvalidInputError(f"--family {path}: PRESETS is a {type(module.PRESETS).__name__}, no dict of settings")
+    keys, unused = getattr(module, "KEYS", ()), getattr(module, "TRAINING_ONLY", None)
+    for each, is_good, what in (
+        ("PRESETS", _is_dict_of_texts(module.PRESETS), "a dict, names of variants to their settings"),
+        ("KEYS", isinstance(keys, list | tuple) and all(isinstance(key, str) for key in keys), "a tuple of texts"),
+        ("TRAINING_ONLY", unused is None or isinstance(unused, re.Pattern), "a compiled pattern, re.compile(...)"),
+    ):
+        if not is_good:
+            raise InvalidInputError(f"--family {path}: {each} is {getattr(module, each)!r:.100}; it is {what}")
     if taken := sorted(set(module.PRESETS) & {preset for each in FAMILIES for preset in find_family(each).PRESETS}):
         raise InvalidInputError(f"--family {path}: the preset {taken[0]} is one of this release; give it another name")
     _own[name] = OwnFamily(path, module)
     return name
+
+
+def _is_dict_of_texts(value: object) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
 
 
 class OwnFamily:
@@ -110,7 +123,7 @@ class OwnFamily:
 
     def describe(self, settings: Mapping[str, Any]) -> Interface:
         """See `Family`."""
-        interface: Interface = self._call("describe", Interface, settings)
+        interface: Interface = self._call("describe", Interface, copy.deepcopy(settings))
         return interface
 
     def settings_of(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Any] | None:
@@ -122,19 +135,28 @@ class OwnFamily:
         """See `Family`."""
         from torch import nn
 
-        network: nn.Module = self._call("network", nn.Module, settings)
+        network: nn.Module = self._call("network", nn.Module, copy.deepcopy(settings))
         return network
 
     def graphs(self, network: Any) -> Mapping[str, nn.Module]:
         """See `Family`."""
+        from torch import nn
+
         modules: Mapping[str, nn.Module] = self._call("graphs", Mapping, network)
+        for name, module in modules.items():
+            if not isinstance(module, nn.Module):
+                raise InvalidInputError(
+                    f"--family {self.path}: graphs gives {name} as a {type(module).__name__}; it is an nn.Module"
+                )
         return modules
 
     def _call(self, name: str, kind: Any, *arguments: Any) -> Any:
         with _told(self.path):
             found = getattr(self._module, name)(*arguments)
         if not isinstance(found, kind):
-            raise InvalidInputError(f"--family {self.path}: {name} gives a {type(found).__name__}; see `Family`")
+            raise InvalidInputError(
+                f"--family {self.path}: {name} gives a {type(found).__name__}; see docs/your-own-network.md"
+            )
         return found
 
     def _plain(self, settings: Any, where: str) -> Mapping[str, Any]:
@@ -160,6 +182,8 @@ def errors_of(family: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _told(path: Path) -> Iterator[None]:
+    path, shown = path.absolute(), path
+    here = Path.cwd()
     try:
         yield
     except (Exception, SystemExit) as error:  # a script that ends the program is no family
@@ -168,7 +192,9 @@ def _told(path: Path) -> Iterator[None]:
             cause = cause.__cause__
         words = str(cause).strip().splitlines() or [""]
         kind = "" if isinstance(cause, InvalidInputError) else f"{type(cause).__name__}: "
-        raise InvalidInputError(f"--family {path}{_line(error, path)}: {kind}{words[0]:.300}") from error
+        raise InvalidInputError(f"--family {shown}{_line(error, path)}: {kind}{words[0]:.300}") from error
+    finally:
+        os.chdir(here)  # paths on the command line are of the directory that it was started in
 
 
 def _line(error: BaseException | None, path: Path) -> str:
@@ -204,7 +230,7 @@ def variant(family: str, settings: Mapping[str, Any]) -> str:
 
 def in_words(settings: Mapping[str, Any]) -> str:
     """For a person: "2 units, 26 channels, 8 blocks"."""
-    return ", ".join(f"{value} {name[:-1] if value == 1 else name}" for name, value in settings.items())
+    return ", ".join(f"{value} {name.removesuffix('s') if value == 1 else name}" for name, value in settings.items())
 
 
 def recognise(tensors: Mapping[str, Tensor], source: str) -> tuple[str, Mapping[str, Any]]:

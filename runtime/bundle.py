@@ -6,14 +6,14 @@ A chain is a bundle without graphs: its `bundle.json` names sub-directories, in 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from mtu.core.errors import InvalidInputError, MissingFileError
-from mtu.core.interface import FORMAT_VERSION, Interface
+from mtu.core.interface import FORMAT_VERSION, Graph, Interface
 from mtu.core.kinds import meant
 from mtu.core.release import VERSION
 from mtu.plugins.op import OPS, find_op
@@ -148,4 +148,32 @@ def check_ops(interface: Interface, source: str, again: str = "export the model 
         if found["version"] != find_op(name).version:
             raise InvalidInputError(
                 f"{source} uses version {found['version']} of {name}, this release has {find_op(name).version}: {again}"
+            )
+
+
+def metadata(interface: Interface, graph: Graph) -> dict[str, str]:
+    """ONNX `metadata_props` of a graph: which bundle it is of, and what a program needs that reads no bundle.json
+    (a Triton configuration, a script around trtexec)."""
+    tensors = {
+        "inputs": [asdict(each.tensor) for each in graph.inputs],
+        "outputs": [asdict(each.tensor) for each in graph.outputs],
+        "states": [{"input": taken, "output": given} for taken, given in graph.states.items()],
+        "size_multiple": interface.size.multiple,
+    }
+    return {
+        "mtu.format_version": FORMAT_VERSION,
+        "mtu.graph": graph.name,
+        "mtu.interface": interface.digest,
+        "mtu.tensors": json.dumps(tensors, sort_keys=True),
+    }
+
+
+def check_metadata(found: Mapping[str, str], interface: Interface, graph: Graph, source: str) -> None:
+    """Raises InvalidInputError unless a file with these `metadata_props` is this graph of a bundle with this
+    description."""
+    for key, wanted in metadata(interface, graph).items():
+        if found.get(key) != wanted:
+            raise InvalidInputError(
+                f"{source} is not the graph {graph.name} that bundle.json describes ({key} is {found.get(key)!r:.80},"
+                f" should be {wanted!r:.80}): export the model again"
             )

@@ -168,9 +168,9 @@ def open_session(
     backend: Backend, *, scene_threshold: float | None = SCENE_THRESHOLD, strict: bool = False
 ) -> Session | Chain:
     """The session for one stream over `backend`, whatever it is. The arguments are those of `Session`."""
-    kind: Any = Chain if isinstance(backend, StagedBackend) else Session
-    session: Session | Chain = kind(backend, scene_threshold=scene_threshold, strict=strict)
-    return session
+    if isinstance(backend, StagedBackend):
+        return Chain(backend, scene_threshold=scene_threshold, strict=strict)
+    return Session(backend, scene_threshold=scene_threshold, strict=strict)
 
 
 def restore(

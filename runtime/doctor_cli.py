@@ -19,7 +19,7 @@ from mtu.runtime.doctor import Ability, Finding, Verdict, examine_abilities, exa
 from mtu.runtime.report import check_report, write_report
 
 PROGRAM = "mtu-doctor"
-COLOURS = {"found": "green", "missing": "yellow", "broken": "red"}
+COLOURS = {"yes": "green", "no": "red", "found": "green", "missing": "yellow", "broken": "red"}
 app = new_app()
 
 
@@ -57,12 +57,12 @@ def doctor(
 
 def _print(abilities: list[Ability], findings: list[Finding], words: str, verdicts: list[Verdict]) -> None:
     """Tables on a terminal, a line for each finding in a pipe."""
+    rows = [(a.name, "yes" if a.works else "no", a.detail, "") for a in abilities]
+    rows += [("", "", "", "")]
+    rows += [(f.name, f.status, f.detail, f.fix) for f in findings]
     if not sys.stdout.isatty():
-        for a in abilities:
-            print(f"{a.name}: {'yes' if a.works else 'no'}: {a.detail}")
-        print()
-        for f in findings:
-            print(f"{f.name}: {f.status}: {f.detail}" + (f" -> {f.fix}" if f.fix else ""))
+        for name, word, detail, fix in rows:
+            print(f"{name}: {word}: {detail}" + (f" -> {fix}" if fix else "") if name else "")
         if words:
             print(words)
         for v in verdicts:
@@ -72,20 +72,14 @@ def _print(abilities: list[Ability], findings: list[Finding], words: str, verdic
         return
     console = Console()
     table = Table(box=None, pad_edge=False, show_header=False)
-    for a in abilities:
-        table.add_row(a.name, Text("yes", style="green") if a.works else Text("no", style="red"), Text(a.detail))
-    table.add_row()
-    for f in findings:
-        text = Text(f.detail)
-        if f.fix:
-            text.append(f"\n{f.fix}", style="dim")
-        table.add_row(f.name, Text(f.status, style=COLOURS[f.status]), text)
+    for name, word, detail, fix in rows:
+        text = Text.assemble(detail, (f"\n{fix}" if fix else "", "dim"))
+        table.add_row(name, Text(word, style=COLOURS.get(word, "")), text)
     console.print(table)
     if words:
         console.print(f"\n{words}", markup=False, highlight=False)
     for v in verdicts:
-        line = Text.assemble(v.name, " ", ("cannot run it", "red") if v.reasons else ("can run it", "green"))
-        console.print(line)
+        console.print(Text.assemble(v.name, " ", ("cannot run it", "red") if v.reasons else ("can run it", "green")))
         for reason in v.reasons:
             console.print(Text(f"  {reason}"))
 

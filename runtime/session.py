@@ -33,6 +33,9 @@ from mtu.core.window import Picture, Window, cut
 from mtu.runtime.backends import Backend, Pending
 from mtu.runtime.scenes import SCENE_THRESHOLD, SceneDetector
 
+ROLES: tuple[Role, ...] = ("picture", "displacement", "map")
+"""What `Restored` has of a frame, in its order."""
+
 
 @dataclass(frozen=True)
 class Restored:
@@ -189,8 +192,7 @@ class Session(Stream):
         began = time.perf_counter()
         outputs = self._result(oldest)
         self.inference_seconds += time.perf_counter() - began
-        found = {role: self._cut(role, outputs) for role in ("picture", "displacement", "map")}
-        return Restored(oldest.index, **found)
+        return Restored(oldest.index, **{role: self._cut(role, outputs) for role in ROLES})
 
     def _cut(self, role: Role, outputs: dict[str, Any]) -> Any:
         output = self._interface.the(role)

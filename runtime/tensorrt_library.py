@@ -7,7 +7,6 @@ import functools
 import importlib
 import importlib.util
 import re
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,14 +29,13 @@ class MessageLog:
     """What the library said. `Library.logger` is one of these and the library's own logger class in one."""
 
     def __init__(self) -> None:
-        self.recent: deque[tuple[str, str]] = deque(maxlen=100)
-        """Severity and text of the last warnings and errors."""
+        self._last_error = ""
         self._sinks: list[Sink] = []
 
     def record(self, severity: str, text: str) -> None:
         """Takes one message."""
-        if severity not in ("INFO", "VERBOSE"):
-            self.recent.append((severity, text))
+        if "ERROR" in severity:
+            self._last_error = text
         for sink in list(self._sinks):
             sink(severity, text)
 
@@ -52,12 +50,11 @@ class MessageLog:
 
     def forget(self) -> None:
         """Before an operation whose reason is asked for if it fails: what an earlier one said is no reason."""
-        self.recent.clear()
+        self._last_error = ""
 
     def last_error(self) -> str:
         """The newest error since `forget`, on one line, without the place in NVIDIA's sources."""
-        errors = [text for severity, text in self.recent if "ERROR" in severity]
-        return one_line(errors[-1]) if errors else "it gives no reason"
+        return one_line(self._last_error) or "it gives no reason"
 
 
 @dataclass(frozen=True)

@@ -25,14 +25,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtu.core.errors import InvalidInputError
-from mtu.core.interface import Output, Role, Size
+from mtu.core.interface import Output, Size
 from mtu.core.window import LARGE, Picture, cut
 from mtu.runtime.backends import Backend, Model, Stages
 from mtu.runtime.chain import Joint, combined, open_session
 from mtu.runtime.engine import Engine, Sizes
 from mtu.runtime.memory import MOST, available_memory, needed, size_in_words
 from mtu.runtime.scenes import SCENE_THRESHOLD
-from mtu.runtime.session import Restored
+from mtu.runtime.session import ROLES, Restored
 
 Sides = tuple[int, int]
 """Height and width."""
@@ -129,20 +129,11 @@ def in_words(size: Sides) -> str:
     return f"{size[1]}x{size[0]}"
 
 
-ROLES: tuple[Role, ...] = ("picture", "displacement", "map")
-"""What `Restored` has, in its order."""
-
-
 class TiledSession(Joint):
     """Restores one stream of frames tile by tile; used as `Session`, which see. See Note [tiles]."""
 
     def __init__(
-        self,
-        backend: Backend,
-        tiling: Tiling,
-        *,
-        scene_threshold: float | None = SCENE_THRESHOLD,
-        strict: bool = False,
+        self, backend: Backend, tiling: Tiling, *, scene_threshold: float | None = SCENE_THRESHOLD, strict: bool = False
     ) -> None:
         """All frames are of the size `tiling.frame`. The caller closes the backend."""
         self._tiling = tiling

@@ -21,9 +21,9 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
 from mtu.core.errors import InvalidInputError, MissingExtraError
-from mtu.core.interface import Dim, Graph, check_metadata
+from mtu.core.interface import Dim, Graph
 from mtu.runtime.backends import Finished, Gate, Request, non_finite, out_of_memory
-from mtu.runtime.bundle import Bundle
+from mtu.runtime.bundle import Bundle, check_metadata
 from mtu.runtime.gpu import find_gpu
 
 ORT_TYPES = {

@@ -73,8 +73,13 @@ class TensorrtBackend:
 
     in_flight = 1
 
-    def __init__(self, engine: Engine, library: Library, gpu: Device, *, cuda_graph: bool) -> None:
-        """`engine` fits the host and its files are whole. Raises InvalidInputError if it cannot be loaded even so."""
+    def __init__(
+        self, engine: Engine, library: Library, gpu: Device, size: tuple[int, int] | None, *, cuda_graph: bool
+    ) -> None:
+        """`engine` fits the host and its files are whole; it is made ready for frames of `size`, where that is known.
+
+        Raises InvalidInputError if it cannot be loaded even so.
+        """
         self.name = library.name
         self.device = f"cuda:{gpu.index} ({gpu.name})"
         self.interface = engine.interface
@@ -91,6 +96,8 @@ class TensorrtBackend:
                 self._graphs: Any = GraphCache(gpu, self.compute, self.remarks, is_on=cuda_graph)
                 self._check: Any = NonFiniteCheck(gpu)
                 self._engines.load()
+            if size is not None:
+                self.prepare(*size)
         except BaseException:
             self.close()
             raise
@@ -299,11 +306,4 @@ def open_backend(request: Request) -> TensorrtBackend:
             raise gpu.out_of_memory(needed, gpu.free_memory())
     if engine.manifest.plugins:
         register_plugins(library, [*engine.manifest.plugins], request.plugin_library)
-    backend = TensorrtBackend(engine, library, gpu, cuda_graph=request.cuda_graph)
-    if request.size is not None:
-        try:
-            backend.prepare(*request.size)
-        except BaseException:
-            backend.close()
-            raise
-    return backend
+    return TensorrtBackend(engine, library, gpu, request.size, cuda_graph=request.cuda_graph)

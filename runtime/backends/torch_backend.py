@@ -17,11 +17,11 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, numpy_helper
 
 from mtu.core.errors import InvalidInputError
-from mtu.core.interface import Interface, check_metadata
+from mtu.core.interface import Interface
 from mtu.models.checkpoint import Checkpoint
 from mtu.models.families import find_family
 from mtu.runtime.backends import Finished, Gate, Request, non_finite, out_of_memory
-from mtu.runtime.bundle import Bundle
+from mtu.runtime.bundle import Bundle, check_metadata
 
 
 class TorchBackend:

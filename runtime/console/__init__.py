@@ -76,11 +76,8 @@ def run_app(app: typer.Typer, program: str) -> NoReturn:
                 sys.stdout.flush()  # so that what cannot be written is known in here
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
-    except UsageError as error:
-        say(program, f"error: {explain(error)}")
-        code = USER_ERROR
-    except MtuError as error:
-        say(program, f"error: {error}")
+    except (UsageError, MtuError) as error:
+        say(program, f"error: {error if isinstance(error, MtuError) else explain(error)}")
         code = USER_ERROR
     except Terminated as end:
         code = end.code

@@ -30,7 +30,6 @@ Reading
     video_reader              what a video is, and its pictures and packets, of a segment
     pictures/reader           pictures of a directory, or a single one
     pictures/animated_webp    animated WebP, which FFmpeg does not decode
-    sources                   which of these readers a source gets: `open_reader`
 
 Writing
     writer                    the interface of all targets, what the user asks of them, temporary files
@@ -44,16 +43,17 @@ Writing
     yuv4mpeg                  yuv4mpeg to stdout or a file
     pictures/encoding         PNG, JPEG and TIFF
     pictures/writer           a directory of pictures, or a single one
-    targets                   which of these writers a target gets: `open_writer`
+
+Both
+    opening                   which of these a source or a target gets: `open_reader`, `open_writer`
 """
 
 from mtu.runtime.video.colour import Colour
 from mtu.runtime.video.containers.muxer_options import parse_muxer_options
+from mtu.runtime.video.opening import open_reader, open_writer
 from mtu.runtime.video.pictures.encoding import write_png
 from mtu.runtime.video.pictures.files import read_picture
 from mtu.runtime.video.source import Frame, Reader, ReadOptions, SourceInfo
-from mtu.runtime.video.sources import open_reader
-from mtu.runtime.video.targets import open_writer
 from mtu.runtime.video.timing import Segment, parse_rate
 from mtu.runtime.video.writer import EncodeOptions, Writer
 

@@ -22,7 +22,7 @@ from av.video.codeccontext import VideoCodecContext
 
 from mtu.runtime.video.containers.table import container_of
 from mtu.runtime.video.source import SourceInfo, is_inner
-from mtu.runtime.video.subtitles import add_text, converted, is_text
+from mtu.runtime.video.subtitles import add_text, converted
 from mtu.runtime.video.tags import attachment_of, lost_marks, lost_of_stream, set_tag, stream_metadata
 from mtu.runtime.video.timing import later_timecode
 from mtu.runtime.video.track import Track
@@ -96,8 +96,8 @@ class Copier:
 
     def _as_text(self, stream: Stream) -> Sample | None:
         """A stream of text subtitles as the container holds it, None if it is none or holds none."""
-        codec = self._row.text
-        if codec is None or not isinstance(stream, SubtitleStream) or not is_text(stream):
+        codec, context = self._row.text, stream.codec_context
+        if codec is None or not isinstance(stream, SubtitleStream) or context is None or not context.codec.text_sub:
             return None
         sample = Sample(lambda output: add_text(output, stream, codec))
         return sample if refusal(self._output, self._accepted, sample) is None else None
@@ -115,10 +115,8 @@ class Copier:
         if back is not None:
             tags, disposition = back
             lost = [lost_of_stream(target.metadata, tags), lost_marks(target.disposition, disposition)]
-            if any(lost):
-                self.notes.append(
-                    f"{self._output.format.name} cannot hold of {name}: {' and '.join(filter(None, lost))}"
-                )
+            if words := " and ".join(filter(None, lost)):
+                self.notes.append(f"{self._output.format.name} cannot hold of {name}: {words}")
         self._accepted.append(sample)
         context = stream.codec_context
         reordered = isinstance(context, VideoCodecContext) and context.has_b_frames

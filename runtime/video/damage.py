@@ -52,8 +52,8 @@ class Damage:
         self._last_error = ""
         self._first: int | None = None
         self._last = self._end = 0
-        self.seen_end = Fraction(0)
-        """Where the packets that were read end, in seconds on the source's clock."""
+        # In seconds on the source's clock.
+        self._seen_end = Fraction(0)
 
     def fail(self, error: Exception) -> None:
         """A packet could not be read or decoded."""
@@ -83,7 +83,7 @@ class Damage:
         """A packet was read."""
         begin = packet.pts if packet.pts is not None else packet.dts
         if begin is not None:
-            self.seen_end = max(self.seen_end, (begin + (packet.duration or 0)) * packet.time_base)
+            self._seen_end = max(self._seen_end, (begin + (packet.duration or 0)) * packet.time_base)
         if packet.pos is not None and packet.pos >= 0:
             self._first = packet.pos if self._first is None else min(self._first, packet.pos)
             self._last = max(self._last, packet.pos)
@@ -102,9 +102,9 @@ class Damage:
 
     def early_end(self, end: Fraction, rate: Fraction | None) -> list[str]:
         """Whether what was read ends well before `end`, in words."""
-        if end - self.seen_end <= max(_END_TOLERANCE, 3 / (rate or 25)):
+        if end - self._seen_end <= max(_END_TOLERANCE, 3 / (rate or 25)):
             return []
-        return [f"it ends at {float(self.seen_end):.2f} s of {float(end):.2f} s"]
+        return [f"it ends at {float(self._seen_end):.2f} s of {float(end):.2f} s"]
 
     def cut_off(self, size: int) -> list[str]:
         """Whether bytes of a source of `size` bytes, which is packets to its end, became none, in words."""

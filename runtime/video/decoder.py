@@ -10,6 +10,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,7 @@ class Decoder:
         self.rate: Fraction | None = self.stream.average_rate or self.stream.guessed_rate or None
         whole, own = self.stream.sample_aspect_ratio or None, self.stream.codec_context.sample_aspect_ratio or None
         self._follows_aspect = not self.row.aspect_of_track and whole == own
-        self._raw = self._decode_all()
-        self._ahead: deque[av.VideoFrame | av.Packet[Any]] = deque()
+        self._events = self._decode_all()
         self._packet_times: deque[int] = deque()
         self._packets = 0
 
@@ -111,9 +111,7 @@ class Decoder:
         return f"{self._source} cannot be read ({reason}): {hint}"
 
     def __iter__(self) -> Iterator[av.VideoFrame | av.Packet[Any]]:
-        while self._ahead:
-            yield self._ahead.popleft()
-        yield from self._raw
+        return self._events
 
     def _decode_all(self) -> Iterator[av.VideoFrame | av.Packet[Any]]:
         """From where the demuxer stands."""
@@ -168,9 +166,11 @@ class Decoder:
 
     def first_picture(self) -> av.VideoFrame:
         """Read up to the first picture; what was read stays for the iteration. Raises InvalidInputError."""
-        for event in self._raw:
-            self._ahead.append(event)
+        read = []
+        for event in self._events:
+            read.append(event)
             if isinstance(event, av.VideoFrame):
+                self._events = chain(read, self._events)
                 return event
         why = self.damage.reason or "its video stream is empty"
         raise InvalidInputError(f"{self._source}: not one picture could be decoded ({why})")
@@ -184,8 +184,7 @@ class Decoder:
         self.damage = Damage()
         try:
             self.container.seek(int(time / self.time_base), stream=self.stream)
-            self._raw = self._decode_all()
-            self._ahead.clear()
+            self._events = self._decode_all()
             self._packet_times.clear()
             picture = self.first_picture()
             if picture.pts is not None and self.time_of(picture) <= time:

@@ -290,9 +290,9 @@ def _refusal(encoding: Encoding, wanted: EncodeOptions, error: Exception | None)
     options = encoding.options if _opens(plain) else {}
     for key, value in options.items():
         if not _opens(replace(plain, options={**plain.options, key: value})):
-            flag = "--crf" if key in ("crf", "cq") and wanted.crf is not None else f"-e {key}="
+            flag = "--crf " if key in ("crf", "cq") and wanted.crf is not None else f"-e {key}="
             given = wanted.options.get(key, value)
-            return f"{encoding.codec} refuses {flag}{' ' if flag == '--crf' else ''}{given}: give a value in its range"
+            return f"{encoding.codec} refuses {flag}{given}: give a value in its range"
     why = getattr(error, "strerror", None) or error
     odd = " (odd sizes need a format such as yuv444p)" if encoding.width % 2 or encoding.height % 2 else ""
     return f"{encoding.codec} cannot encode {encoding.width}x{encoding.height} as {encoding.pix_fmt}{odd}: {why}"

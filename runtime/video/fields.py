@@ -65,19 +65,15 @@ class Deinterlacer:
                 continue
             self.count += event.interlaced_frame
             if self._waiting and not self._filter.fits(event):
-                yield from self._end()
+                yield from self._ready(None)
             self._waiting.append(event)
-            self._filter.push(event)
-            yield from self._ready()
+            yield from self._ready(event)
         if self._waiting:
-            yield from self._end()
+            yield from self._ready(None)
 
-    def _end(self) -> Iterator[av.VideoFrame]:
-        self._filter.push(None)
-        yield from self._ready()
-        self._filter = Filter("bwdif", "mode=send_frame:parity=auto:deint=interlaced")
-
-    def _ready(self) -> Iterator[av.VideoFrame]:
+    def _ready(self, picture: av.VideoFrame | None) -> Iterator[av.VideoFrame]:
+        """What the filter gives when it gets a picture, or the end."""
+        self._filter.push(picture)
         while (found := self._filter.pull()) is not None:
             yield _timed_as(found[1], self._waiting.popleft())
 

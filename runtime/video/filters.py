@@ -24,8 +24,10 @@ class Filter:
         return self._key == (picture.width, picture.height, picture.format.name)
 
     def push(self, picture: av.VideoFrame | None) -> None:
-        """Give it a picture, or the end."""
-        if picture is not None and not self.fits(picture):
+        """Give it a picture, or the end; another picture may follow that."""
+        if picture is None:
+            self._key = ()
+        elif not self.fits(picture):
             self._key = picture.width, picture.height, picture.format.name
             # The graph has to be kept: its parts do not keep it.
             self._graph = Graph()

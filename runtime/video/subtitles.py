@@ -21,12 +21,6 @@ REACH = 60
 """Seconds before the segment that are searched; subtitles are rarely shown for longer."""
 
 
-def is_text(stream: SubtitleStream) -> bool:
-    """Whether subtitles are text that can be converted."""
-    context = stream.codec_context
-    return context is not None and context.codec.text_sub
-
-
 def add_text(output: OutputContainer, stream: SubtitleStream, codec: str) -> SubtitleStream:
     """Add a stream of converted subtitles to a container; `codec` is its `Container.text`."""
     context = stream.codec_context

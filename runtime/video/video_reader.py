@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
+from itertools import chain
 from typing import Any
 
 import av
@@ -44,19 +45,18 @@ class VideoReader(Reader):
             self._coded_height = first.height
             fields: Fields = "progressive" if options.deinterlace else self._field_order(first)
             info = probe(source, decoder, first, self._normalise, fields, options)
-            self._events = self._keep(decoder if self._deinterlacer is None else self._deinterlacer(decoder))
-            self._ready: list[Frame | av.Packet[Any]] = []
-            for event in self._events:
-                self._ready.append(event)
+            kept = self._keep(decoder if self._deinterlacer is None else self._deinterlacer(decoder))
+            read: list[Frame | av.Packet[Any]] = []
+            for event in kept:
+                read.append(event)
                 if isinstance(event, Frame):
                     break
             else:
                 lasts = "an unknown time" if decoder.length is None else f"{float(decoder.length):g} s"
                 raise InvalidInputError(f"{source} has no pictures in segment {self._segment}: it lasts {lasts}")
             start = event.pts * info.time_base
-            if self._segment is not None and source != "-":
-                self._ready[:0] = showing_at(decoder.container, form, start)
-            self._ready[:0] = decoder.covers.values()
+            showing = showing_at(decoder.container, form, start) if self._segment is not None and source != "-" else []
+            self._events = chain(decoder.covers.values(), showing, read, kept)
             self.info = replace(_with_origin(info, start, decoder), loops=loops)
         except BaseException:
             self.close()
@@ -96,9 +96,6 @@ class VideoReader(Reader):
                 return
 
     def __iter__(self) -> Iterator[Frame | av.Packet[Any]]:
-        """Pictures and other packets. Raises InvalidInputError where pictures change their size."""
-        while self._ready:
-            yield self._ready.pop(0)
         yield from self._events
         if self._deinterlacer is not None:
             count = self._deinterlacer.count

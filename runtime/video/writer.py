@@ -134,7 +134,7 @@ class Writer(ABC):
     def _create(self) -> None:
         """Create the temporary file. Raises OutputError, such as where the directory cannot be written."""
         try:
-            os.close(os.open(self._temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            self._temporary.touch(exist_ok=False)
         except OSError as error:
             raise write_failed(self._path, error) from None
 

@@ -17,11 +17,10 @@ from mtu.core.interface import (
     Size,
     State,
     Tensor,
-    check_metadata,
-    metadata,
 )
 from mtu.models import mimo_unet, mtu
 from mtu.models.mtu import PRESETS
+from mtu.runtime.bundle import check_metadata, metadata
 
 FRAME = (1, "H", "W", 3)
 MTU2 = mtu.describe(PRESETS["mtu2"])
@@ -163,11 +162,11 @@ def picture(*shape, dtype="uint8"):
         (graphs(frame("../now")), "name '../now'"),
         (graphs(frame("now"), outputs=OUTPUTS[:2]), "graph none gives other outputs than one_state"),
         ({"graphs": OTHER.graphs[:1]}, "every graph takes states: none is for a first frame"),
-        ({"graphs": ()}, "graphs []: names"),
-        ({"graphs": OTHER.graphs[:1] * 2}, "graphs ['one_state', 'one_state']: names"),
-        ({"graphs": (replace(OTHER.graphs[1], name="../first"),)}, "graphs ['../first']: names"),
-        ({"graphs": (replace(OTHER.graphs[1], name=".."),)}, "graphs ['..']: names"),
-        ({"graphs": (replace(OTHER.graphs[1], name="x" * 65),)}, ": names"),
+        ({"graphs": ()}, "graphs []: one or more"),
+        ({"graphs": OTHER.graphs[:1] * 2}, "graphs ['one_state', 'one_state']: one or more"),
+        ({"graphs": (replace(OTHER.graphs[1], name="../first"),)}, "graphs ['../first']: one or more"),
+        ({"graphs": (replace(OTHER.graphs[1], name=".."),)}, "graphs ['..']: one or more"),
+        ({"graphs": (replace(OTHER.graphs[1], name="x" * 65),)}, ": one or more"),
         (single(A), "no output is a picture or a map"),
         (picture(1, "H", "W", 1), "output out: uint8 [1, 'H', 'W', 1] is no picture"),
         (picture(1, "H", "W", 3, dtype="float32"), "is no picture"),
@@ -184,7 +183,7 @@ def picture(*shape, dtype="uint8"):
         ({"size": Size(10**9, 10**9)}, "size and scale: whole numbers from 1"),
         ({"size": Size(2.0, 2)}, "size and scale: whole numbers from 1"),
         ({"precision": "fp8"}, "precision is 'fp8': fp32 or fp16"),
-        ({"streams": ()}, "streams (): names"),
+        ({"streams": ()}, "streams (): one or more"),
         ({"ops": {"x": {}}}, "ops: each has a version"),
         ({"settings": [1]}, "settings: a mapping"),
         ({"variant": None}, "family, variant, weights: texts"),

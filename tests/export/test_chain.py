@@ -12,9 +12,11 @@ import pytest
 from tests import cli
 from tests.frames import moving_frames
 
-from mtu.core.errors import InvalidInputError, MissingFileError
+from mtu.core.errors import InvalidInputError, MissingFileError, OutputError
 from mtu.core.interface import Output, Size, Tensor
 from mtu.export.chain_files import write_chain
+from mtu.export.engine import build_chain
+from mtu.export.engine_options import BuildOptions
 from mtu.export.to_onnx import export_bundle
 from mtu.models import families
 from mtu.models.checkpoint import random_checkpoint
@@ -22,6 +24,7 @@ from mtu.runtime import open_bundle
 from mtu.runtime.backends import open_model
 from mtu.runtime.bundle import bundle_json
 from mtu.runtime.chain import combined
+from mtu.runtime.engine import Profile
 from mtu.runtime.video import read_picture, write_png
 
 OWN = Path(__file__).parent.parent / "models" / "own_families"
@@ -176,6 +179,23 @@ def test_a_chain_is_replaced_when_asked(tmp_path, capsys, mimo, small):
     (tmp_path / "chain" / "thesis.txt").write_text("mine")
     ended = cli.run(capsys, *arguments, "--overwrite")
     assert ended.code == 2 and "thesis.txt" in ended.err
+
+
+@pytest.mark.parametrize("foreign", ["2024-holiday/a.jpg", "1-bundle/thesis.txt", "3-mimo-unet/bundle.json"])
+def test_what_is_no_part_of_a_chain_survives(tmp_path, capsys, mimo, small, foreign):
+    models = [small.directory, mimo.directory]
+    write_chain(models, tmp_path / "chain")
+    path = tmp_path / "chain" / foreign
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("mine")
+    ended = cli.run(capsys, "mtu-export", "chain", *models, "-o", tmp_path / "chain", "--overwrite")
+    assert ended.code == 2 and "is no part of a" in ended.err and path.read_text() == "mine", ended.err
+
+
+def test_a_chain_is_not_replaced_by_the_engines_built_from_it(tmp_path, mimo, small):
+    chain = write_chain([small.directory, mimo.directory], tmp_path / "chain")
+    with pytest.raises(OutputError, match="which is still needed"):
+        build_chain(chain, tmp_path / "chain", BuildOptions(Profile.fixed(64, 64)), overwrite=True)
 
 
 def stages(directory: Path, value) -> Path:

@@ -14,7 +14,6 @@ from tests import cli
 from tests.frames import moving_frames
 
 from mtu.core.errors import InvalidInputError, OutputError
-from mtu.core.interface import metadata
 from mtu.export.graph_view import GraphView
 from mtu.export.precision import fp32_layers, fp32_nodes, to_fp16
 from mtu.export.to_onnx import export_bundle
@@ -22,6 +21,7 @@ from mtu.models.checkpoint import Checkpoint, random_checkpoint
 from mtu.models.mtu import PRESETS
 from mtu.runtime import Bundle, Session, open_backend, open_bundle
 from mtu.runtime.backends.torch_backend import read_checkpoint
+from mtu.runtime.bundle import metadata
 
 SMALL = {"units": 2, "channels": 4, "blocks": 1}
 FP32_TOLERANCE = 1e-4  # float sums in another order; a displacement that flips would be thousands of times more

@@ -209,16 +209,28 @@ def with_changes(tmp_path: Path, name: str, old: str, new: str) -> Path:
         ("twice", "PRESETS = ", "raise SystemExit(0)\nPRESETS = ", "line 9: SystemExit: 0"),
         ("twice", "def graphs", "def graph", "lacks graphs; see docs/your-own-network.md"),
         ("twice", 'PRESETS = {"twice"', 'PRESETS = {"mtu2"', "the preset mtu2 is one of this release"),
-        ("twice", 'PRESETS = {"twice": {"channels": 6}}', "PRESETS = [{}]", "PRESETS is a list, no dict of settings"),
+        ("twice", 'PRESETS = {"twice": {"channels": 6}}', "PRESETS = [{}]", "PRESETS is [{}]; it is a dict"),
         # Settings
         ("twice", '{"channels": 6}', '{"channels": (6,)}', "PRESETS['twice'] gives the settings {'channels': (6"),
         ("twice", '{"channels": 6}', '{"channels": torch.ones(1)}', "which JSON cannot hold"),
         ("twice", '{"channels": 6}', '{"chanels": 6}', "line 37: TypeError: Twice.__init__() got an unexpected"),
+        ("twice", "KEYS = (", "KEYS = 5 or (", "KEYS is 5; it is a tuple of texts"),
+        ("twice", "KEYS = (", 'KEYS = "a.weight" or (', "KEYS is 'a.weight'; it is a tuple of texts"),
+        ("twice", "KEYS = ", 'TRAINING_ONLY = "a"\nKEYS = ', "TRAINING_ONLY is 'a'; it is a compiled pattern"),
+        ("twice", "PRESETS = ", "PRESETS = None and ", "PRESETS is None; it is a dict, names of variants"),
+        ("twice", "PRESETS = ", "PRESETS = [1] or ", "PRESETS is [1]; it is a dict"),
+        ("twice", "PRESETS = {", "PRESETS = {3: {}, ", "PRESETS is {3: {}"),
         # What the functions give
         ("twice", "return Interface(", "return {} and Interface(", "describe gives a dict"),
         ("twice", "return Twice(**settings)", "return None", "network gives a NoneType"),
         ("twice", 'return {"only": network}', 'return {"other": network}', "gives other, the description has only"),
+        ("twice", 'return {"only": network}', 'return {"only": print}', "gives only as a builtin_func"),
+        ("twice", 'return {"only": network}', 'return [network]', "graphs gives a list; see docs/your-own-network.md"),
         # The description against the module
+        ("twice", '"uint8", (1, "2*H"', '"float64", (1, "2*H"', "type 'float64'; types are uint8, int32, float32"),
+        ("twice", 'Tensor("large"', 'Tensor("../large"', "the name '../large'; a name has 1 to 64 of A-Z a-z 0-9"),
+        ("twice", 'Graph("only"', 'Graph("a/b"', "graphs ['a/b']: one or more, none twice; a name has 1 to 64"),
+        ("memories", "return coarse, ", "return [coarse], ", "gives a list: it gives a tensor, or a tuple of tensors"),
         ("twice", "scale=2", "scale=3", "output large: uint8 [1, '2*H', '2*W', 3] is no picture"),
         ("twice", "Frame(\"image\", 0)", "Frame(\"video\", 0)", "input frame is of stream 'video'"),
         ("memories", 'State("coarse")', 'State("rough")', "is state 'rough', which no output gives"),
@@ -242,6 +254,27 @@ def test_a_mistake_in_the_file_is_one_message(tmp_path, capsys, name, old, new, 
     assert ended.code == 2 and ended.err.count("error:") == 1 and "Traceback" not in ended.err, ended.err
     assert words in " ".join(ended.err.split()) and name in ended.err, ended.err
     assert [each.name for each in tmp_path.iterdir()] == ["family"]
+
+
+@pytest.mark.parametrize("new", ["torch.reluu(", "exit(", "from_nowhere("])
+def test_a_relative_path_has_its_line_too(tmp_path, capsys, monkeypatch, new):
+    monkeypatch.chdir(with_changes(tmp_path, "twice", "features = torch.relu(", f"features = {new}").parent)
+    ended = cli.run(capsys, "mtu-export", "onnx", "--family", "twice.py", "--preset", "twice", "-o", "b")
+    assert ended.code == 2 and "--family twice.py, line 22: " in ended.err, ended.err
+
+
+def test_what_a_file_does_to_the_directory_or_to_its_settings_stays_in_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = with_changes(tmp_path, "twice", "PRESETS = ", 'import os\nos.chdir("/")\nPRESETS = ')
+    text = path.read_text().replace("def network(settings):", 'def network(settings):\n    settings["channels"] += 1')
+    path.write_text(text)
+    name = families.load_family_file(Path("family/twice.py"))
+    assert Path.cwd() == tmp_path
+    settings = families.find_family(name).PRESETS["twice"]
+    for _ in range(2):
+        families.find_family(name).network(settings)
+        families.find_family(name).describe(settings)
+    assert settings == {"channels": 6}
 
 
 @pytest.mark.parametrize("name", ["mtu.py", "my-network.py", "network.txt", "missing.py", "."])

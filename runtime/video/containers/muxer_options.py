@@ -61,15 +61,13 @@ def add_options(
 
     Raises InvalidInputError for those that its muxer does not know, or does not take.
     """
-    form = container.format.name
+    form, options = container.format.name, container.container_options
+    row = container_of(form)
     for key, value in wanted.items():
         if not _is_known(form, key, value, add):
-            row = container_of(form)
             own = f"; its own options: {', '.join(row.options.split())}" if row.options else ""
             hint = "; it is one of .mp4 and .mov" if key == "movflags" else did_you_mean(key, row.known_options)
             raise InvalidInputError(f"-m {key}: {form} has no such option{hint}{own}")
-    options = container.container_options
-    for key, value in wanted.items():
         flags = options.get(key, "") if key == "movflags" else ""
         options[key] = f"{flags}+{value}" if flags and value[:1] not in ("+", "-") else f"{flags}{value}"
 

@@ -9,6 +9,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
 import av
@@ -61,14 +62,14 @@ class AnimatedWebPReader(Reader):
         self._parts, self._cut = _parts(Path(source).read_bytes())
         length = sum(part.duration for part in self._parts)
         count = sum(self._segment.holds(part.time * _TICK) for part in self._parts)
-        self._frames = self._compose()
-        first = next(self._frames, None)
+        frames = self._compose()
+        first = next(frames, None)
         if first is None and count:
             raise InvalidInputError(f"{source}: not one picture could be decoded ({self._broken} are damaged)")
         if first is None:
             lasts = f"it lasts {length / 1000:g} s"
             raise InvalidInputError(f"{source} has no pictures in segment {options.segment}: {lasts}")
-        self._first = first
+        self._frames = chain([first], frames)
         # Frames often have an alpha channel where nothing can be seen through.
         colour, notes = colour_of(self._opening)
         notes = picture_notes(self._opening, notes, carried_by(self._opening), alpha=False) + self.remarks
@@ -112,8 +113,6 @@ class AnimatedWebPReader(Reader):
                 area[:] = 0
 
     def __iter__(self) -> Iterator[Frame]:
-        """The pictures."""
-        yield self._first
         yield from self._frames
         lost = [f"{self._broken} pictures were damaged and are left out"] if self._broken else []
         lost += ["the file was cut off"] if self._cut else []

@@ -16,7 +16,7 @@ from tests.video_run import Result, frames_of, run
 
 from mtu.core.errors import InvalidInputError
 from mtu.runtime.video import EncodeOptions, ReadOptions, Segment, open_reader, write_png
-from mtu.runtime.video.fields import FieldMarker, FieldOrder, Fields
+from mtu.runtime.video.fields import Deinterlacer, FieldMarker, FieldOrder, Fields
 
 DEINTERLACE = ReadOptions(deinterlace=True)
 
@@ -210,3 +210,14 @@ def test_marks_change_neither_pixels_nor_times() -> None:
     assert (marked.pts, marked.time_base, marked.duration) == (7, Fraction(1, 90000), 3)
     assert np.array_equal(marked.to_ndarray(), picture.to_ndarray()) and FieldOrder()(marked) == "bff"
     assert FieldOrder()(picture) == "progressive"
+
+
+def test_pictures_that_change_their_size_are_all_deinterlaced() -> None:
+    pictures, mark, deinterlace = [], FieldMarker(), Deinterlacer()
+    for number, width in enumerate([64, 64, 64, 32, 32, 64]):
+        picture = av.VideoFrame.from_ndarray(np.full((48, width, 3), 40 * number, np.uint8), "rgb24")
+        picture.pts, picture.time_base = number, Fraction(1, 25)
+        pictures.append(mark(picture.reformat(format="yuv420p"), "tff"))
+    given = list(deinterlace(pictures))
+    assert [(each.pts, each.width) for each in given] == [(0, 64), (1, 64), (2, 64), (3, 32), (4, 32), (5, 64)]
+    assert deinterlace.count == 6 and not any(each.interlaced_frame for each in given)
