@@ -56,15 +56,16 @@ def bundled_directory() -> Path:
 
 def bundle_json(interface: Interface) -> bytes:
     """The content of a bundle's `bundle.json`. The same description gives the same bytes."""
-    return _json({"format_version": FORMAT_VERSION, "release": VERSION, **interface.to_dict()})
+    return _json(interface.to_dict())
 
 
 def chain_json(stages: Sequence[str]) -> bytes:
     """The content of a chain's `bundle.json`; `stages` are the names of its sub-directories."""
-    return _json({"format_version": FORMAT_VERSION, "release": VERSION, "stages": list(stages)})
+    return _json({"stages": list(stages)})
 
 
-def _json(fields: dict[str, Any]) -> bytes:
+def _json(described: dict[str, Any]) -> bytes:
+    fields = {"format_version": FORMAT_VERSION, "release": VERSION, **described}
     return (json.dumps(fields, indent=1) + "\n").encode()
 
 

@@ -17,7 +17,6 @@ Note [three streams]
     Everything else is ordered by being on one stream. What the library does on streams of its own, while it makes a
     context and when it runs one for the first time, is waited for by waiting for the whole device: after the contexts
     are made, before a capture, and before anything is freed. tests/fake_cuda.py sees each missing wait.
-
 """
 
 from __future__ import annotations
