@@ -31,7 +31,7 @@ from mtu.core.interface import Interface
 from mtu.core.release import VERSION
 from mtu.core.window import Picture, Window
 from mtu.export.engine_cache import cached_engine
-from mtu.runtime.backends import Backend, Model, Stages, open_backend, open_model
+from mtu.runtime.backends import Backend, Model, Stages, installed_backends, open_backend, open_model
 from mtu.runtime.chain import StagedBackend, combined, open_session
 
 WARM_UP = 3
@@ -120,7 +120,7 @@ def _peak_mib() -> float:
 
 def measure(
     model: Path | None,
-    backends: Sequence[str],
+    backends: Sequence[str] | None,
     height: int,
     width: int,
     *,
@@ -131,13 +131,14 @@ def measure(
 ) -> list[Row]:
     """Times every backend at one size, rounded up to what the model takes, in `rounds` turns of `frames` frames each.
 
-    Raises MtuError if the model or a backend cannot be opened.
+    `backends` None are those that are installed; of them, one that refuses the model is left out, and `say` told so.
+    Raises MtuError if the model, a backend that was named, or none at all can be opened.
     """
     height, width = _interface(open_model(model)).size.padded(height, width)
     context = multiprocessing.get_context("spawn")
-    workers = []
+    workers, refused = [], list[MtuError]()
     try:
-        for name in backends:
+        for name in installed_backends() if backends is None else backends:
             slow = ", which compiles first: a minute or more" if name == "torch-compile" else ""
             say(f"{width}x{height}: starting {name}{slow}")
             ours, theirs = context.Pipe()
@@ -145,7 +146,17 @@ def measure(
             process = context.Process(target=_work, args=arguments, daemon=True)
             process.start()
             theirs.close()
-            workers.append((process, ours, _receive(ours, name, say), list[float]()))
+            try:
+                workers.append((process, ours, _receive(ours, name, say), list[float]()))
+            except MtuError as error:
+                refused.append(error)
+                if backends is not None:
+                    raise
+                say(f"left out: {error}")
+        if not workers:
+            raise (
+                refused[0] if refused else InvalidInputError("no backend is installed: mtu-doctor says what is missing")
+            )
         for turn in range(rounds):
             say(f"{width}x{height}: round {turn + 1} of {rounds}")
             for _, pipe, (name, _), seconds in workers:

@@ -9,7 +9,6 @@ from typing import Annotated, NoReturn
 import typer
 
 from mtu.core.errors import InvalidInputError
-from mtu.runtime.backends import installed_backends
 from mtu.runtime.bundle import BUNDLED
 from mtu.runtime.console import new_app, run_app, say
 from mtu.runtime.console.options import DeviceOption, JsonOption, VersionOption
@@ -37,7 +36,8 @@ def bench(
         list[str] | None, typer.Option(metavar="WxH", help="Frame size; may be repeated.", show_default="640x360")
     ] = None,
     backends: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Backends to compare.", show_default="all that are installed")
+        str | None,
+        typer.Option(metavar="A,B", help="Backends to compare.", show_default="all that are installed and run it"),
     ] = None,
     device: DeviceOption = "auto",
     rounds: Annotated[int, typer.Option(min=1, metavar="N", help="Turns each backend takes.")] = 10,
@@ -49,7 +49,7 @@ def bench(
     from mtu.benchmarks.bench import as_json, as_markdown, measure
 
     sizes = [parse_size(text) for text in size or ["640x360"]]
-    names = [name.strip() for name in backends.split(",")] if backends else installed_backends()
+    names = [name.strip() for name in backends.split(",")] if backends else None
     if json_file is not None:
         check_report(json_file)
     rows = []

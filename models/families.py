@@ -244,7 +244,8 @@ def recognise(tensors: Mapping[str, Tensor], source: str) -> tuple[str, Mapping[
         return next(iter(claims.items()))
     if claims:
         raise InvalidInputError(
-            f"{source} could be of {' or of '.join(claims)}: settings_of of all but one has to give None for it"
+            f"{source} could be of {' or of '.join(claims)}: keep the weights of one network in it, or make settings_of"
+            " of your family give None for the other's"
         )
     some = ", ".join(list(tensors)[:3]) or "nothing"
     keys = {name: getattr(find_family(name), "KEYS", ()) for name in (*FAMILIES, *_own)}

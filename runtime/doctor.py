@@ -23,8 +23,9 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from mtu.core.errors import MtuError
+from mtu.core.errors import InvalidInputError, MtuError
 from mtu.core.extras import NEEDS, missing
+from mtu.models.families import find_family
 from mtu.plugins.op import OPS, find_op
 from mtu.runtime.backends import FACTORIES, GPU_ONLY, Model, Stages, packages_missing
 from mtu.runtime.bundle import open_bundle
@@ -306,7 +307,13 @@ def examine_model(model: Model, findings: Sequence[Finding]) -> tuple[str, list[
         words += f": {text}"
         if not works:
             return words, [Verdict(name, (text,)) for name in FACTORIES]
-    return words, [Verdict(name, tuple(_obstacles(name, broken))) for name in FACTORIES]
+    reasons = {name: _obstacles(name, broken) for name in FACTORIES}
+    for name in ("torch", "torch-compile"):  # they run the network itself
+        try:
+            find_family(model.interface.family)
+        except InvalidInputError as error:
+            reasons[name].append(str(error))
+    return words, [Verdict(name, tuple(found)) for name, found in reasons.items()]
 
 
 def _examine_chain(chain: Stages, findings: Sequence[Finding]) -> tuple[str, list[Verdict]]:

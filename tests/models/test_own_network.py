@@ -161,7 +161,7 @@ def test_two_families_that_claim_a_checkpoint_or_none(exported, tmp_path):
     copied = Path(shutil.copy(exported["twice"] / "twice.py", tmp_path / "again.py"))
     for path in (copied, exported["twice"] / "twice.py"):
         families.load_family_file(path)
-    with pytest.raises(InvalidInputError, match=r"w\.pth could be of again or of twice: settings_of of all but one"):
+    with pytest.raises(InvalidInputError, match=r"w\.pth could be of again or of twice: keep the weights of one"):
         load_checkpoint(exported["twice"] / "w.pth")
     with pytest.raises(InvalidInputError) as caught:
         load_checkpoint(exported["my_network"] / "w.pth")

@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 from tests import cli, fake_cuda
+from tests.small_models import opposite
 
 from mtu.export.chain_files import write_chain
 from mtu.runtime import doctor
@@ -190,6 +191,12 @@ def test_a_bundle(capsys, no_gpu, small):
     assert "onnxruntime: can run it" in ended.out
     reasons = ended.out.split("tensorrt: cannot run it\n")[1]
     assert "no NVIDIA GPU answers" in reasons
+
+
+def test_a_network_that_torch_does_not_know(capsys, no_gpu, tmp_path):
+    ended = cli.run(capsys, "mtu-doctor", opposite(tmp_path / "m").directory)
+    assert ended.code == 0 and "onnxruntime: can run it" in ended.out
+    assert "torch: cannot run it\n  the network family 'by hand' is none of this release" in ended.out
 
 
 def test_the_bundled_model_in_words():
