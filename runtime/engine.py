@@ -168,7 +168,7 @@ def _rebuilt(fields: dict[str, Any], source: str) -> dict[str, Any]:
     return {
         "interface": Interface.from_dict(fields["interface"], source),
         "compute_capabilities": tuple(fields["compute_capabilities"]),
-        "fp32_layers": tuple(fields.get("fp32_layers", ())),  # engines built before there were any lack it
+        "fp32_layers": tuple(fields["fp32_layers"]),
         "profile": Profile(**{name: Sizes(**sizes) for name, sizes in fields["profile"].items()}),
     }
 

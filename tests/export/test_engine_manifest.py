@@ -83,10 +83,6 @@ def test_round_trip(made):
     assert EngineManifest.from_json(made.to_json(), "x") == made
 
 
-def test_engines_from_before_there_were_kept_layers_have_none():
-    assert EngineManifest.from_json(change(manifest().to_json(), ["fp32_layers"], None), "x") == manifest()
-
-
 def test_an_engine_is_opened_and_its_files_are_checked(engine):
     assert is_engine(engine.directory) and not is_engine(engine.directory.parent)
     assert engine.manifest == manifest()
@@ -117,6 +113,7 @@ def change(text, path, value):
         (["plugins"], "yes", "damaged"),
         (["fp32_layers"], [7], "fp32_layers is (7,)"),
         (["fp32_layers"], 7, "is damaged"),
+        (["fp32_layers"], None, "is damaged ('fp32_layers')"),
         (["plugins", "CorrelationArgmaxWarp"], 0, "plugins is {'CorrelationArgmaxWarp': 0}"),
         (["plugins", "CorrelationArgmaxWarp"], True, "plugins is {'CorrelationArgmaxWarp': True}"),
         (["plugins", "Sharpen"], 1, "plugins is"),
