@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 
@@ -173,7 +174,7 @@ def test_the_interface_says_what_is_int8():
     assert plain.arithmetic == "fp32"
     interface = replace(plain, int8_layers=("a", "b"))
     assert interface.arithmetic == "fp32 with 2 layers in int8"
-    assert Interface.from_dict(interface.to_dict(), "x") == interface != plain
+    assert Interface.from_dict(json.loads(json.dumps(interface.to_dict())), "x") == interface != plain
     with pytest.raises(InvalidInputError, match="int8_layers"):
         replace(plain, int8_layers=(1,))
 
