@@ -105,10 +105,10 @@ def edit(directory: Path, *keys, value) -> None:
         (("ops", "SomeOp"), {"version": 1}, "uses the custom op SomeOp, which this release has not"),
         (("ops", "CorrelationArgmaxWarp", "version"), 9, "uses version 9 of CorrelationArgmaxWarp"),
         # Ways out of the directory
-        (("graphs", 0, "name"), "../../first", "names"),
-        (("graphs", 0, "name"), "/etc/passwd", "names"),
-        (("graphs", 0, "name"), "first\0", "names"),
-        (("graphs", 0, "name"), "", "names"),
+        (("graphs", 0, "name"), "../../first", "a name has 1 to 64"),
+        (("graphs", 0, "name"), "/etc/passwd", "a name has 1 to 64"),
+        (("graphs", 0, "name"), "first\0", "a name has 1 to 64"),
+        (("graphs", 0, "name"), "", "a name has 1 to 64"),
         (("graphs", 0, "name"), ["first"], "bundle.json"),
         # Huge or of another type
         (("size", "multiple"), 10**12, "size and scale"),
@@ -126,7 +126,7 @@ def edit(directory: Path, *keys, value) -> None:
         (("graphs", 0, "inputs", 0, "dtype"), "complex64", "complex64"),
         (("working_bytes",), 1.5, "working_bytes"),
         (("streams",), [], "streams"),
-        (("streams",), "image", "stream 'image', which there is not"),
+        (("streams",), "image", "'image' is no list"),
         (("int8_layers",), [1], "int8_layers"),
         (("precision",), "int4", "precision"),
         (("settings",), None, "settings"),
