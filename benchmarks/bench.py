@@ -27,12 +27,11 @@ from typing import Any
 import numpy as np
 
 from mtu.core.errors import InvalidInputError, MtuError
-from mtu.core.interface import Interface
 from mtu.core.release import VERSION
 from mtu.core.window import Picture, Window
 from mtu.export.engine_cache import cached_engine
-from mtu.runtime.backends import Backend, Model, Stages, installed_backends, open_backend, open_model
-from mtu.runtime.chain import StagedBackend, combined, open_session
+from mtu.runtime.backends import Backend, installed_backends, open_backend, open_model
+from mtu.runtime.chain import StagedBackend, interface_of, open_session
 
 WARM_UP = 3
 """Frames of each backend before its first timed one, the first of them without states."""
@@ -134,7 +133,7 @@ def measure(
     `backends` None are those that are installed; of them, one that refuses the model is left out, and `say` told so.
     Raises MtuError if the model, a backend that was named, or none at all can be opened.
     """
-    height, width = _interface(open_model(model)).size.padded(height, width)
+    height, width = interface_of(open_model(model)).size.padded(height, width)
     context = multiprocessing.get_context("spawn")
     workers, refused = [], list[MtuError]()
     try:
@@ -176,10 +175,6 @@ def measure(
             pipe.close()
             process.terminate()
             process.join()
-
-
-def _interface(model: Model) -> Interface:
-    return combined([each.interface for each in model.models]) if isinstance(model, Stages) else model.interface
 
 
 def _receive(pipe: Connection, name: str, say: Callable[[str], None] = lambda text: None) -> Any:

@@ -24,7 +24,7 @@ from mtu.plugins.op import find_op
 from mtu.plugins.register import register_plugins
 from mtu.runtime.backends import Stages
 from mtu.runtime.bundle import BUNDLE, Bundle, chain_json
-from mtu.runtime.chain import combined
+from mtu.runtime.chain import interface_of
 from mtu.runtime.engine import MANIFEST, Engine, EngineManifest, Profile, Sizes, file_digest, open_engine
 from mtu.runtime.tensorrt_library import check_plugin_import
 
@@ -81,7 +81,7 @@ def build_chain(
             "--keep-fp32 names the layers of one network, and this is a chain: build an engine of each stage, and put"
             " them in a row with mtu-export chain"
         )
-    options.check_sizes(combined([stage.interface for stage in chain.models]).size)
+    options.check_sizes(interface_of(chain).size)
     stages = [stage for stage in chain.models if isinstance(stage, Bundle)]
     if len(stages) < len(chain.models):
         raise InvalidInputError(f"a stage of {chain.directory} is an engine already: give a chain of bundles")

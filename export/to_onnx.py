@@ -140,10 +140,8 @@ def _symbolic(interface: Interface, graph: Graph) -> Any:
         named: dict[int, Any] = {}
         for index, size in enumerate(each.tensor.shape):
             if isinstance(size, str):
-                times = Tensor("", "", (size,)).at(unit, unit)[0]
-                named[index] = (
-                    times * base["h" if "H" in size else "w"] if times > 1 else base["h" if "H" in size else "w"]
-                )
+                times, axis = Tensor("", "", (size,)).at(unit, unit)[0], base["h" if "H" in size else "w"]
+                named[index] = times * axis if times > 1 else axis
         shapes.append(named)
     return tuple(shapes)
 

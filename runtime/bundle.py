@@ -103,9 +103,11 @@ def read_fields(directory: Path) -> dict[str, Any]:
     return dict(fields)
 
 
-def stages_of(directory: Path) -> list[Path] | None:
-    """The sub-directories of a chain, in order; None for a bundle. Raises as `read_fields`."""
-    fields = read_fields(directory)
+def stages_of(directory: Path, fields: Mapping[str, Any]) -> list[Path] | None:
+    """The sub-directories of a chain, in order; None for a bundle. `fields` are what `read_fields` gave.
+
+    Raises InvalidInputError.
+    """
     if "stages" not in fields:
         return None
     stages = fields["stages"]
@@ -130,11 +132,16 @@ def open_bundle(directory: Path | str | None = None) -> Bundle:
     fields = read_fields(found)
     if "stages" in fields:
         raise InvalidInputError(f"model {found} is a chain, and one bundle is wanted here: give one of its stages")
-    bundle = Bundle(found, Interface.from_dict(fields, str(found / BUNDLE)))
-    check_ops(bundle.interface, str(found / BUNDLE))
+    return described_bundle(found, fields)
+
+
+def described_bundle(directory: Path, fields: Mapping[str, Any]) -> Bundle:
+    """The bundle in `directory` whose `bundle.json` holds `fields`. Raises as `open_bundle`."""
+    bundle = Bundle(directory, Interface.from_dict(fields, str(directory / BUNDLE)))
+    check_ops(bundle.interface, str(directory / BUNDLE))
     missing = [path.name for path in bundle.files if not path.is_file()]
     if missing:
-        raise MissingFileError(f"model {found} lacks {' and '.join(missing)}; {_HOW}")
+        raise MissingFileError(f"model {directory} lacks {' and '.join(missing)}; {_HOW}")
     return bundle
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from mtu.core.errors import InvalidInputError
 from mtu.core.interface import Frame, Graph, Input, Interface, Size, Tensor
 from mtu.core.window import Picture
-from mtu.runtime.backends import Backend, Stages, open_backend
+from mtu.runtime.backends import Backend, Model, Stages, open_backend
 from mtu.runtime.scenes import SCENE_THRESHOLD
 from mtu.runtime.session import Restored, Session, Stream
 
@@ -92,6 +92,11 @@ def combined(interfaces: Sequence[Interface]) -> Interface:
         ops={name: op for interface in interfaces for name, op in interface.ops.items()},
         working_bytes=max(interface.working_bytes for interface in interfaces),
     )
+
+
+def interface_of(model: Model) -> Interface:
+    """What any model is like from outside, before it is loaded."""
+    return combined([stage.interface for stage in model.models]) if isinstance(model, Stages) else model.interface
 
 
 def open_stages(name: str, model: Stages, device: str, size: tuple[int, int] | None, **options: Any) -> Backend:

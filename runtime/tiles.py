@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from mtu.core.errors import InvalidInputError
 from mtu.core.interface import Output, Size
 from mtu.core.window import LARGE, Picture, cut
-from mtu.runtime.backends import Backend, Model, Stages
-from mtu.runtime.chain import Joint, combined, open_session
+from mtu.runtime.backends import Backend, Model
+from mtu.runtime.chain import Joint, interface_of, open_session
 from mtu.runtime.engine import Engine, Sizes
 from mtu.runtime.memory import MOST, available_memory, needed, size_in_words
 from mtu.runtime.scenes import SCENE_THRESHOLD
@@ -205,10 +205,7 @@ def choose_tiling(choice: TileChoice, frame: Sides, model: Model) -> Tiling | No
     frame does not fit. None: whole frames. Raises InvalidInputError for tiles that are too small."""
     if choice == "off":
         return None
-    if isinstance(model, Stages):
-        rule = combined([each.interface for each in model.models]).size
-    else:
-        rule = model.interface.size
+    rule = interface_of(model).size
     whole = rule.padded(*frame)
     profile = model.manifest.profile if isinstance(model, Engine) else None
     if choice != "auto":

@@ -18,7 +18,7 @@ import numpy as np
 
 from mtu.core.errors import InvalidInputError, MissingExtraError, NonFiniteError
 from mtu.core.interface import Interface
-from mtu.runtime.bundle import Bundle, model_directory, open_bundle, stages_of
+from mtu.runtime.bundle import Bundle, described_bundle, model_directory, open_bundle, read_fields, stages_of
 from mtu.runtime.engine import Engine, is_engine, open_engine
 from mtu.runtime.gpu import find_gpu
 from mtu.runtime.tensorrt_library import LIBRARIES, is_importable
@@ -151,9 +151,10 @@ def open_model(directory: Path | str | None = None) -> Model:
     if directory is not None and is_engine(directory):
         return open_engine(directory)
     found = model_directory(directory)
-    stages = stages_of(found)
+    fields = read_fields(found)
+    stages = stages_of(found, fields)
     if stages is None:
-        return open_bundle(directory)
+        return described_bundle(found, fields)
     return Stages(found, tuple(open_engine(each) if is_engine(each) else open_bundle(each) for each in stages))
 
 
