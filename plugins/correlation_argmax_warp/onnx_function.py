@@ -23,6 +23,9 @@ OUTPUTS = ("warped", "displacement")
 BLOCK = 20
 """Positions of a row that share a matrix product: larger wastes arithmetic, smaller wastes calls."""
 
+UNIT = 2**22
+"""Steps into which 1 is divided where vectors are normalised."""
+
 _END = 2**31 - 1
 
 
@@ -137,15 +140,25 @@ def _best_displacement(body: _Body, height: str, width: str, max_displacement: i
         columns.append(body.op("Reshape", column, per_row))
 
     best_row = body.op("ArgMax", _straightened(body, values, d, margin), axis=2, keepdims=1)
-    best_column = body.op("GatherElements", _straightened(body, columns, d, margin), best_row, axis=2)
+    # The column of that row is picked by comparing: OpenVINO breaks a GatherElements that comes after a Slice.
+    rows = body.constant(np.arange(span, dtype=np.int64).reshape(span, 1))
+    columns_there = body.op("Cast", _straightened(body, columns, d, margin), to=TensorProto.INT32)
+    best_column = body.op("Where", body.op("Equal", best_row, rows), columns_there, body.int32(0))
+    best_column = body.op("ReduceSum", best_column, body.ints(2), keepdims=1)
     return _to_map(body, best_row, height, width), _to_map(body, best_column, height, width)
 
 
 def _normalised(body: _Body, x: str) -> str:
-    """x / max(|x|, 1e-12) over the channels, in fp32."""
+    """x / max(|x|, 1e-12) over the channels in units of 1/UNIT, rounded to whole ones, in fp32.
+
+    Rounding keeps equal costs equal where a runtime multiplies by the reciprocal instead of dividing, as OpenVINO does:
+    the quotients of the tied cases are off by less than half a unit. UNIT is a power of two, so that products and sums
+    are those of the unit vectors, and coarser than fp32 by as little as that takes.
+    """
     x = body.op("Cast", x, to=TensorProto.FLOAT)
     length = body.op("ReduceL2", x, body.ints(1), keepdims=1)
-    return body.op("Div", x, body.op("Max", length, body.constant(np.array(1e-12, np.float32))))
+    length = body.op("Max", length, body.constant(np.array(1e-12, np.float32)))
+    return body.op("Round", body.op("Div", x, body.op("Mul", length, body.constant(np.array(1 / UNIT, np.float32)))))
 
 
 def _spare_blocks(length: int) -> int:
