@@ -34,7 +34,7 @@ from mtu.core.interface import Interface, Role
 from mtu.core.window import Picture, cut
 from mtu.export.engine_cache import cached_engine
 from mtu.models.families import in_words
-from mtu.runtime.backends import Backend, open_backend, open_model
+from mtu.runtime.backends import Backend, PrecisionChoice, open_backend, open_model
 from mtu.runtime.chain import StagedBackend
 from mtu.runtime.session import Restored
 
@@ -50,6 +50,7 @@ class Side:
     """mtu2, a bundle, an engine, a chain, or a checkpoint file, which the torch network runs."""
     backend: str = "auto"
     device: str = "auto"
+    precision: PrecisionChoice | None = None
 
 
 def compare_models(
@@ -123,7 +124,17 @@ def _possible(
 
 def _open(side: Side, size: tuple[int, int], say: Callable[[str], None]) -> Backend:
     if not Path(side.model).is_file():
-        return open_backend(side.backend, open_model(side.model), side.device, size=size, build=cached_engine, say=say)
+        return open_backend(
+            side.backend,
+            open_model(side.model),
+            side.device,
+            size=size,
+            precision=side.precision,
+            build=cached_engine,
+            say=say,
+        )
+    if side.precision == "bf16":
+        raise InvalidInputError(f"{side.model} is a checkpoint, which torch computes in fp32: leave out --precision")
     if side.backend not in ("auto", "torch"):
         raise InvalidInputError(
             f"{side.model} is a checkpoint, which backend {side.backend} cannot run: use torch, or make a bundle of it"
@@ -144,7 +155,7 @@ def _described(side: Side, backend: Backend) -> dict[str, str]:
     return {
         "model": side.model,
         "preset": interface.variant,
-        "precision": interface.arithmetic,
+        "precision": backend.arithmetic,
         "checkpoint": interface.weights,
         "backend": backend.name,
         "device": backend.device,

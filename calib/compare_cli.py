@@ -12,8 +12,18 @@ import typer
 
 from mtu.core.errors import InvalidInputError
 from mtu.core.extras import require_for
+from mtu.runtime.backends import PrecisionChoice
 from mtu.runtime.console import new_app, run_app, say
-from mtu.runtime.console.options import BACKENDS, DEVICES, INPUT, MODEL, REPORT, JsonOption, VersionOption
+from mtu.runtime.console.options import (
+    BACKENDS,
+    DEVICES,
+    INPUT,
+    MODEL,
+    PRECISIONS,
+    REPORT,
+    JsonOption,
+    VersionOption,
+)
 from mtu.runtime.console.progress import frame_counter
 from mtu.runtime.report import check_report, write_report
 
@@ -54,6 +64,14 @@ def compare(
     backend_b: Annotated[str, typer.Option(metavar="NAME", help=f"Of B: {BACKENDS}.", rich_help_panel=MODEL)] = "auto",
     device_a: Annotated[str, typer.Option(metavar="NAME", help=f"Of A: {DEVICES}.", rich_help_panel=MODEL)] = "auto",
     device_b: Annotated[str, typer.Option(metavar="NAME", help=f"Of B: {DEVICES}.", rich_help_panel=MODEL)] = "auto",
+    precision_a: Annotated[
+        PrecisionChoice | None,
+        typer.Option(metavar="KIND", help=f"Of A: {PRECISIONS} (OpenVINO).", rich_help_panel=MODEL),
+    ] = None,
+    precision_b: Annotated[
+        PrecisionChoice | None,
+        typer.Option(metavar="KIND", help=f"Of B: {PRECISIONS} (OpenVINO).", rich_help_panel=MODEL),
+    ] = None,
     json_file: JsonOption = None,
     html_file: Annotated[
         Path | None,
@@ -84,7 +102,7 @@ def compare(
     from mtu.calib.compare_report import MODES, Floors
 
     floors = Floors(min_psnr, None if min_agreement is None else min_agreement / 100, max_map_difference)
-    sides = Side(a, backend_a, device_a), Side(b, backend_b, device_b)
+    sides = Side(a, backend_a, device_a, precision_a), Side(b, backend_b, device_b, precision_b)
     modes = [m for m in MODES if mode in (m, "both")]
     with frame_counter(PROGRAM, frames) as advance:
         report = compare_models(

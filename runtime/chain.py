@@ -30,6 +30,7 @@ class StagedBackend:
         self.interface = combined([stage.interface for stage in stages])
         self.name = " + ".join(dict.fromkeys(stage.name for stage in stages))
         self.device = " + ".join(dict.fromkeys(stage.device for stage in stages))
+        self.arithmetic = " + ".join(dict.fromkeys(stage.arithmetic for stage in stages))
         self.in_flight = sum(stage.in_flight for stage in stages)
 
     @property

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mtu.core.errors import InvalidInputError
-from mtu.runtime.backends import Backend, Build, open_backend, open_model
+from mtu.runtime.backends import Backend, Build, PrecisionChoice, open_backend, open_model
 from mtu.runtime.chain import open_session
 from mtu.runtime.compare import Comparison
 from mtu.runtime.outputs import Outputs, Shown
@@ -41,6 +41,7 @@ class Job:
     model: Path | None = None
     backend: str = "auto"
     device: str = "auto"
+    precision: PrecisionChoice | None = None
     cuda_graph: bool = True
     plugin_library: Path | None = None
     build: Build | None = None
@@ -115,6 +116,7 @@ def run_job(
             model,
             job.device,
             size=tiling.tile if tiling else frame,
+            precision=job.precision,
             streams=tiling.count if tiling else 1,
             cuda_graph=job.cuda_graph,
             plugin_library=job.plugin_library,
@@ -169,7 +171,7 @@ def _new_report(job: Job, source: SourceInfo, backend: Backend, writer: Writer) 
         target=job.target,
         model=interface.variant,
         checkpoint=interface.weights,
-        precision=interface.arithmetic,
+        precision=backend.arithmetic,
         backend=backend.name,
         device=backend.device,
         width=source.width,

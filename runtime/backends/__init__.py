@@ -11,8 +11,9 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -61,6 +62,8 @@ class Backend(Protocol):
     device: str
     """What runs the model, in words: "cpu", "cuda:0 (NVIDIA ...)"."""
     interface: Interface
+    arithmetic: str
+    """What it computes in, in words: `Interface.arithmetic`, where the backend takes the model's own types."""
     in_flight: int
     """How many frames may be submitted before the result of the oldest is asked for: 0 where `submit` computes at once,
     1 where the upload of a frame, the computation of the one before and its download overlap."""
@@ -104,7 +107,9 @@ class Request:
     model: Bundle | Engine
     device: str
     size: tuple[int, int] | None
+    precision: PrecisionChoice | None
     streams: int
+    at_once: int
     cuda_graph: bool
     plugin_library: Path | None
     build: Build | None
@@ -121,6 +126,9 @@ class Request:
         return self.model
 
 
+PrecisionChoice = Literal["auto", "fp32", "bf16"]
+"""What a backend that can computes in, whatever the types of the model."""
+
 Build = Callable[..., Engine]
 """`mtu.export.engine_cache.cached_engine`, which a command hands in: the runtime itself builds nothing."""
 
@@ -132,6 +140,7 @@ def _needs(library: str, extra: str) -> Mapping[str, str]:
 
 FACTORIES: Mapping[str, tuple[str, Mapping[str, str]]] = {
     # name: (module with `open_backend(request)`, the packages it needs, each with the extra that brings it)
+    "openvino": ("mtu.runtime.backends.openvino_backend", {"openvino": "openvino", "onnx": "openvino"}),
     "onnxruntime": ("mtu.runtime.backends.ort_backend", {"onnxruntime": "cpu"}),
     "torch": ("mtu.runtime.backends.torch_backend", {"torch": "export"}),
     "torch-compile": ("mtu.runtime.backends.torch_backend", {"torch": "export"}),
@@ -139,6 +148,10 @@ FACTORIES: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "tensorrt-rtx": ("mtu.runtime.backends.tensorrt_backend", _needs("tensorrt_rtx", "rtx")),
 }
 
+DEVICES = r"auto|cpu|cuda(:\d+)?|gpu(:\d+)?|npu"
+"""What `open_backend` takes: gpu and npu are Intel's, and OpenVINO's alone."""
+CHOOSES_PRECISION = ("openvino",)
+"""The backends that can compute in other types than the model's."""
 GPU_ONLY = LIBRARIES
 """The backends that do nothing without an NVIDIA GPU."""
 
@@ -164,7 +177,9 @@ def open_backend(
     device: str = "auto",
     *,
     size: tuple[int, int] | None = None,
+    precision: PrecisionChoice | None = None,
     streams: int = 1,
+    at_once: int = 1,
     cuda_graph: bool = True,
     plugin_library: Path | None = None,
     build: Build | None = None,
@@ -172,8 +187,11 @@ def open_backend(
 ) -> Backend:
     """The backend `name` ("auto" or a key of `FACTORIES`) with `model` loaded on `device`.
 
-    "auto" is the library that an engine was built with, and onnxruntime for a bundle. `device` is "auto", "cpu", "cuda"
-    or "cuda:N". `size` is height and width of the frames to come, where that is known; what cannot be run at that size
+    "auto" is the library that an engine was built with; for a bundle onnxruntime where that has a GPU, else openvino
+    where it is installed, else onnxruntime. `device` is "auto", "cpu", "cuda" or "cuda:N"; "gpu", "gpu:N" and "npu" are
+    Intel's, which openvino runs. `precision` is what openvino computes in: fp32 where it is not said, "auto" for bf16
+    where that is both fast and proven. `at_once` is how many sessions are to be computed at the same time, where the
+    backend can. `size` is height and width of the frames to come, where that is known; what cannot be run at that size
     is then refused at once. The TensorRT backends need it with a bundle, and `build`, which makes an engine of it for
     that size (`mtu.export.engine_cache.cached_engine`) and tells `say` so. `streams` is how many sessions will share
     it, such as the tiles of a frame (`Tiling.count`): the TensorRT backends count the memory of all. `cuda_graph` False
@@ -188,15 +206,16 @@ def open_backend(
         from mtu.runtime.chain import open_stages
 
         options: dict[str, Any] = {"streams": streams, "cuda_graph": cuda_graph, "plugin_library": plugin_library}
-        return open_stages(name, model, device, size, build=build, say=say, **options)
+        options |= {"precision": precision, "at_once": at_once, "build": build, "say": say}
+        return open_stages(name, model, device, size, **options)
     if name == "auto":
-        name = model.manifest.library if isinstance(model, Engine) else "onnxruntime"
+        name = _automatic(model, device, precision)
     if name not in FACTORIES:
         near = get_close_matches(name, FACTORIES, n=1, cutoff=0.5)
         meant = f" (did you mean {near[0]}?)" if near else ""
         raise InvalidInputError(f"unknown backend '{name}'{meant}: choose one of auto, {', '.join(FACTORIES)}")
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise InvalidInputError(f"unknown device '{device}': choose auto, cpu, cuda or cuda:N")
+    _check_device(name, device)
+    _check_precision(name, model, precision)
     if name in GPU_ONLY:
         # Before the packages, some of which are hard to install where there is no GPU.
         _check_gpu(name, device)
@@ -207,7 +226,9 @@ def open_backend(
         model=model,
         device=device,
         size=None if size is None else model.interface.size.padded(*size),
+        precision=precision,
         streams=streams,
+        at_once=at_once,
         cuda_graph=cuda_graph,
         plugin_library=plugin_library,
         build=build,
@@ -215,6 +236,51 @@ def open_backend(
     )
     backend: Backend = importlib.import_module(FACTORIES[name][0]).open_backend(request)
     return backend
+
+
+def _automatic(model: Bundle | Engine, device: str, precision: PrecisionChoice | None) -> str:
+    """See `open_backend`."""
+    if isinstance(model, Engine):
+        return model.manifest.library
+    if device.startswith(("gpu", "npu")) or precision == "bf16":
+        return "openvino"
+    if device.startswith("cuda") or (device == "auto" and find_gpu() is not None and is_installed("onnxruntime-gpu")):
+        return "onnxruntime"
+    return "onnxruntime"
+
+
+def is_installed(distribution: str) -> bool:
+    """Whether pip knows a package of this name."""
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _check_device(name: str, device: str) -> None:
+    kind = device.partition(":")[0]
+    if not re.fullmatch(DEVICES, device):
+        raise InvalidInputError(f"unknown device '{device}': choose auto, cpu, cuda, cuda:N, gpu, gpu:N or npu")
+    if kind in ("gpu", "npu") and name != "openvino":
+        raise InvalidInputError(
+            f"device {device} is Intel's, which backend {name} does not run on: use --backend openvino, or --device"
+            " cuda for a GPU of NVIDIA"
+        )
+    if kind == "cuda" and name == "openvino":
+        raise InvalidInputError(f"backend openvino does not run on {device}: leave out one of --backend and --device")
+
+
+def _check_precision(name: str, model: Bundle | Engine, precision: PrecisionChoice | None) -> None:
+    """Raises InvalidInputError where a backend that cannot choose would have to."""
+    if name in CHOOSES_PRECISION or precision in (None, "auto"):
+        return
+    own = "those of an engine" if isinstance(model, Engine) else model.interface.arithmetic
+    if precision == "bf16" or own != "fp32":
+        raise InvalidInputError(
+            f"--precision {precision}: backend {name} computes in the model's own types ({own}): leave it out, or use"
+            " --backend openvino with a bundle"
+        )
 
 
 def _check_gpu(name: str, device: str) -> None:

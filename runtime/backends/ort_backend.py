@@ -50,6 +50,7 @@ class OrtBackend:
         self.remarks: list[str] = []
         self._gate = Gate(self.name)
         self.interface = bundle.interface
+        self.arithmetic = bundle.interface.arithmetic
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
         for graph in self.interface.graphs:
             session = self._open(str(bundle.graph(graph.name)))

@@ -82,6 +82,7 @@ class TensorrtBackend:
         self.name = library.name
         self.device = f"cuda:{gpu.index} ({gpu.name})"
         self.interface = engine.interface
+        self.arithmetic = engine.interface.arithmetic
         self.remarks: list[str] = []
         self._gate = Gate(self.name)
         self.gpu = gpu

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from mtu.core.release import VERSION
-from mtu.runtime.backends import FACTORIES
+from mtu.runtime.backends import FACTORIES, PrecisionChoice
 from mtu.runtime.bundle import BUNDLED
 
 INPUT, OUTPUT, ENCODER, MODEL, REPORT = "Input", "Output", "Encoder", "Model", "Report"
@@ -41,8 +41,12 @@ ModelOption = Annotated[
 ]
 BACKENDS = f"auto, {', '.join(FACTORIES)}"
 BackendOption = Annotated[str, _model(metavar="NAME", help=f"{BACKENDS}.")]
-DEVICES = "auto, cpu, cuda or cuda:N"
+DEVICES = "auto, cpu, cuda, cuda:N; gpu, gpu:N, npu (Intel's)"
 DeviceOption = Annotated[str, _model(metavar="NAME", help=f"{DEVICES}.")]
+PRECISIONS = "fp32, bf16, or auto: bf16 where that is fast and proven"
+PrecisionOption = Annotated[
+    PrecisionChoice | None, _model(metavar="KIND", help=f"{PRECISIONS} (OpenVINO).", show_default="the model's own")
+]
 PluginLibraryOption = Annotated[
     Path | None,
     _model(metavar="FILE", help="C++ plugin made by mtu-build-plugin (TensorRT).", show_default="the one in Python"),

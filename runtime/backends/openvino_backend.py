@@ -1,0 +1,208 @@
+"""OpenVINO, on a CPU; on an Intel GPU or NPU where it finds one. Imports openvino and onnx (extra [openvino]).
+
+Note [requests]
+    A frame is an infer request that runs beside the caller: `submit` starts it, `result` waits for it. What it writes
+    lies in its own memory, so a request is lent to whoever holds the frame's states or waits for its result, and comes
+    back with the last of them. The states of a frame go into the next request where they are, without a copy.
+
+Tuning notes: graphs are compiled for one size each, which is up to twice as fast as for any. `at_once` streams are
+computed at the same time, each on its share of the cores; memory grows with them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from mtu.core.errors import InvalidInputError, NonFiniteError
+from mtu.core.interface import Graph
+from mtu.runtime.backends import Gate, Request, non_finite, out_of_memory
+from mtu.runtime.backends.openvino_models import Compiler, Target, load_openvino, reason
+from mtu.runtime.bundle import Bundle
+
+SIZES = 4
+"""So many sizes are kept compiled; of more, the one that was used longest ago is dropped."""
+
+
+class _Pool:
+    """The infer requests of a graph at one size. See Note [requests]."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+        self._free: list[Any] = []
+
+    def lend(self) -> _Loan:
+        request = self._free.pop() if self._free else self._compiled.create_infer_request()
+        return _Loan(self, request)
+
+    def take_back(self, request: Any) -> None:
+        self._free.append(request)
+
+
+class _Loan:
+    """A request, until nobody holds what it wrote."""
+
+    def __init__(self, pool: _Pool, request: Any) -> None:
+        self._pool, self.request = pool, request
+        self.reads: tuple[Any, ...] = ()
+        """The states that it reads, and with them the requests that wrote those."""
+
+    def wait(self) -> None:
+        """Until it has run. Raises RuntimeError if it could not."""
+        try:
+            self.request.wait()
+        finally:
+            self.reads = ()
+
+    def __del__(self) -> None:
+        try:
+            self.wait()
+        except RuntimeError:
+            return  # whoever asked for the result was told
+        self._pool.take_back(self.request)
+
+
+@dataclass(frozen=True)
+class _State:
+    """A tensor of OpenVINO, and the request that it lies in; None for one that came from the host."""
+
+    tensor: Any
+    loan: _Loan | None = None
+
+
+@dataclass
+class _Pending:
+    """See `mtu.runtime.backends.Pending`."""
+
+    backend: OpenVinoBackend
+    graph: Graph
+    size: tuple[int, int]
+    loan: _Loan
+    states: Mapping[str, _State]
+    frames: tuple[Any, ...] = field(repr=False)
+
+    def result(self) -> dict[str, Any]:
+        """See `Pending.result`."""
+        return self.backend.fetch(self)
+
+
+class OpenVinoBackend:
+    """See `mtu.runtime.backends.Backend`; states are tensors of OpenVINO."""
+
+    name = "openvino"
+    in_flight = 1
+
+    def __init__(self, bundle: Bundle, compiler: Compiler, device: str, size: tuple[int, int] | None) -> None:
+        """Compiles at once for padded frames of `size` (height, width), where that is known."""
+        self._openvino = load_openvino()
+        self._compiler = compiler
+        self.device = device
+        self.interface = bundle.interface
+        self.arithmetic = compiler.arithmetic
+        self.remarks: list[str] = []
+        self._gate = Gate(self.name)
+        self._pools: dict[tuple[int, int], dict[str, _Pool]] = {}
+        if size is not None:
+            self._pools_for(size)
+
+    def _pools_for(self, size: tuple[int, int]) -> dict[str, _Pool]:
+        """By name of the graph; `size` becomes the one used last."""
+        pools = self._pools.pop(size, None) or {
+            graph.name: _Pool(self._compiler.compile(graph, *size)) for graph in self.interface.graphs
+        }
+        while len(self._pools) >= SIZES:
+            del self._pools[next(iter(self._pools))]
+        self._pools[size] = pools
+        return pools
+
+    def submit(self, graph: str, frames: Mapping[str, np.ndarray], states: Mapping[str, Any]) -> _Pending:
+        """See `Backend.submit`."""
+        with self._gate:
+            described = self.interface.graph(graph)
+            height, width = next(iter(frames.values())).shape[1:3]
+            try:
+                return self._start(described, (height, width), frames, states)
+            except (RuntimeError, MemoryError) as error:
+                raise self._failed(error, graph, (height, width)) from None
+
+    def _start(
+        self, graph: Graph, size: tuple[int, int], frames: Mapping[str, np.ndarray], states: Mapping[str, _State]
+    ) -> _Pending:
+        taken = {name: states[source] for name, source in graph.states.items()}
+        for state in taken.values():
+            if state.loan is not None:
+                state.loan.wait()
+        loan = self._pools_for(size)[graph.name].lend()
+        shared = {name: self._shared(frames[name]) for name in graph.frames}
+        for name, tensor in shared.items():
+            loan.request.set_tensor(name, tensor)
+        for name, state in taken.items():
+            loan.request.set_tensor(name, state.tensor)
+        given = {name: _State(loan.request.get_tensor(name), loan) for name in self.interface.states}
+        loan.reads = tuple(taken.values())
+        loan.request.start_async()
+        return _Pending(self, graph, size, loan, given, tuple(shared.values()))
+
+    def _shared(self, frame: np.ndarray) -> Any:
+        # OpenVINO takes only arrays that it could write to.
+        return self._openvino.Tensor(frame if frame.flags.writeable else frame.copy(), shared_memory=True)
+
+    def fetch(self, pending: _Pending) -> dict[str, Any]:
+        """The outputs of a frame; `Pending.result`."""
+        try:
+            pending.loan.wait()
+        except (RuntimeError, MemoryError) as error:
+            raise self._failed(error, pending.graph.name, pending.size) from None
+        request, kept = pending.loan.request, self.interface.states
+        outputs = {
+            each.tensor.name: np.array(request.get_tensor(each.tensor.name).data)
+            for each in pending.graph.outputs
+            if each.tensor.name not in kept
+        }
+        floats = {name: state.tensor.data for name, state in pending.states.items()}
+        floats |= {each.tensor.name: outputs[each.tensor.name] for each in self.interface.with_role("map")}
+        if found := non_finite(floats):
+            raise NonFiniteError(found)
+        return outputs
+
+    def _failed(self, error: Exception, graph: str, size: tuple[int, int]) -> InvalidInputError:
+        height, width = size
+        if isinstance(error, InvalidInputError):
+            return error
+        if isinstance(error, MemoryError) or re.search(r"alloc|memory", str(error)):
+            return out_of_memory(self.name, height, width)
+        return InvalidInputError(
+            f"OpenVINO could not run {graph}.onnx on frames of {width}x{height}: {reason(error)}; export the model"
+            " again, or use --backend onnxruntime"
+        )
+
+    def read_states(self, states: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """See `Backend.read_states`."""
+        with self._gate:
+            return {name: np.array(state.tensor.data) for name, state in states.items()}
+
+    def write_states(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """See `Backend.write_states`."""
+        with self._gate:
+            return {
+                name: _State(self._openvino.Tensor(np.array(value, order="C"), shared_memory=True))
+                for name, value in arrays.items()
+            }
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        if self._gate.close():
+            self._pools.clear()
+
+
+def open_backend(request: Request) -> OpenVinoBackend:
+    """`device` "auto" is the CPU, `precision` None fp32."""
+    bundle, device = request.bundle, "cpu" if request.device == "auto" else request.device
+    kind, _, number = device.partition(":")
+    precision = "bf16" if request.precision == "bf16" else "f32"
+    target = Target(kind.upper() + (f".{number}" if number else ""), precision, request.at_once)
+    return OpenVinoBackend(bundle, Compiler(bundle, target), device, request.size)

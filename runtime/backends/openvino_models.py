@@ -1,0 +1,196 @@
+"""ONNX graphs as OpenVINO compiles them: read, checked, compiled for one size, kept. Imports openvino and onnx.
+
+Note [what is kept]
+    Compiling takes half a second a graph, reading what was compiled a third of that. It is kept in the cache directory
+    under a name that holds the digest of everything it depends on: the file, the description, size and precision,
+    OpenVINO's version, the processor and what it can do. A file that is damaged, that OpenVINO refuses or that cannot
+    be written costs that half second and is no error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import io
+import json
+import re
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx.inliner import inline_local_functions
+
+from mtu.core.cache import cache_directory, keep, read_kept
+from mtu.core.errors import InvalidInputError
+from mtu.core.interface import Graph, Tensor
+from mtu.runtime.bundle import Bundle, check_metadata
+from mtu.runtime.engine import file_digest
+
+OLDEST = (2025, 0)
+"""The first version that this release can use."""
+REVISION = 1
+"""Of what happens to a graph between its file and the compiler; raised when that changes."""
+
+
+def load_openvino() -> Any:
+    """The package, of a version that can be used. Raises InvalidInputError for an older one.
+
+    Its import sends a report to its makers where openvino_telemetry can be imported, which comes with it: here it
+    cannot.
+    """
+    telemetry = "openvino_telemetry"
+    blocked = sys.modules.setdefault(telemetry, None) is None  # type: ignore[arg-type]
+    try:
+        openvino: Any = importlib.import_module("openvino")
+    finally:
+        if blocked:
+            del sys.modules[telemetry]
+    version = str(openvino.__version__)
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        raise InvalidInputError(
+            f"openvino {version} is installed, and {oldest} or newer is needed: pip install -U openvino"
+        )
+    return openvino
+
+
+@dataclass(frozen=True)
+class Target:
+    """What graphs are compiled for."""
+
+    device: str
+    """As OpenVINO names it: CPU, GPU.1, NPU."""
+    precision: str
+    """f32 or bf16."""
+    at_once: int
+    """Frames that are computed at the same time."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """For the compiler. Without the precision it would be what is fastest on the device."""
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": self.precision}
+        if self.at_once == 1:
+            return {**settings, "PERFORMANCE_HINT": "LATENCY"}
+        return {**settings, "PERFORMANCE_HINT": "THROUGHPUT", "PERFORMANCE_HINT_NUM_REQUESTS": self.at_once}
+
+
+class Compiler:
+    """Compiles the graphs of a bundle."""
+
+    def __init__(self, bundle: Bundle, target: Target) -> None:
+        """Raises InvalidInputError for a device that OpenVINO does not find."""
+        self._openvino = load_openvino()
+        self._core = self._openvino.Core()
+        self._bundle, self._target = bundle, target
+        found: list[str] = self._core.available_devices
+        if target.device not in found:
+            raise InvalidInputError(
+                f"OpenVINO finds no device {target.device} (it finds {', '.join(found) or 'none'}): install its driver,"
+                " or use --device cpu"
+            )
+        self._abilities: list[str] = sorted(self._core.get_property(target.device, "OPTIMIZATION_CAPABILITIES"))
+        self.device_name = str(self._core.get_property(target.device, "FULL_DEVICE_NAME"))
+        if target.precision == "bf16" and "BF16" not in self._abilities:
+            raise InvalidInputError(
+                f"--precision bf16: {self.device_name.strip()} has no units for bf16, and would be slower with it than"
+                " with fp32: leave it out"
+            )
+
+    @property
+    def arithmetic(self) -> str:
+        """What it computes in, in words."""
+        interface, precision = self._bundle.interface, {"f32": "fp32", "bf16": "bf16"}[self._target.precision]
+        whole = replace(interface, precision="fp32").arithmetic.replace("fp32", precision)
+        return whole if interface.precision == "fp32" else f"{interface.precision} computed in {whole}"
+
+    def compile(self, graph: Graph, height: int, width: int) -> Any:
+        """The compiled model (openvino.CompiledModel) for padded frames of this size. See Note [what is kept].
+
+        Raises InvalidInputError for a file that cannot be read or is not the graph that the bundle describes.
+        """
+        file = self._kept(graph, height, width)
+        content = read_kept(file)
+        if content is not None:
+            try:
+                return self._core.import_model(io.BytesIO(content), self._target.device, self._target.settings)
+            except Exception:  # of another build of OpenVINO, perhaps; its exceptions are RuntimeError and more
+                pass
+        model = self._read(graph)
+        try:
+            model.reshape({each.tensor.name: list(each.tensor.at(height, width)) for each in graph.inputs})
+            compiled = self._core.compile_model(model, self._target.device, self._target.settings)
+        except RuntimeError as error:
+            raise InvalidInputError(
+                f"OpenVINO cannot compile {self._bundle.graph(graph.name)} for {width}x{height}: {reason(error)};"
+                " export the model again, or use --backend onnxruntime"
+            ) from None
+        if "EXPORT_IMPORT" in self._abilities:
+            exported = io.BytesIO()
+            compiled.export_model(exported)
+            keep(file, exported.getvalue(), "the compiled model")
+        return compiled
+
+    def _kept(self, graph: Graph, height: int, width: int) -> Path:
+        key = {
+            "graph": file_digest(self._bundle.graph(graph.name)),
+            "interface": self._bundle.interface.digest,
+            "size": [height, width],
+            "target": asdict(self._target),
+            "openvino": self._openvino.get_version(),
+            "processor": [self.device_name, self._abilities],
+            "revision": REVISION,
+        }
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        return cache_directory() / "openvino" / f"{graph.name}-{width}x{height}-{digest[:16]}.blob"
+
+    def _read(self, graph: Graph) -> Any:
+        """The openvino.Model of a graph, checked, with the functions of its custom ops inlined."""
+        path, interface = self._bundle.graph(graph.name), self._bundle.interface
+        try:
+            proto = onnx.load(path)
+        except Exception as error:  # protobuf's, onnx's and the system's share no base but this one
+            raise InvalidInputError(f"{path} cannot be read as ONNX: {reason(error)}") from None
+        check_metadata({prop.key: prop.value for prop in proto.metadata_props}, interface, graph, str(path))
+        try:
+            model = self._core.read_model(inline_local_functions(proto).SerializeToString())
+        except Exception as error:  # the inliner raises what it likes
+            raise InvalidInputError(
+                f"{path} cannot be loaded by OpenVINO: {reason(error)}; export the model again, or use --backend"
+                " onnxruntime"
+            ) from None
+        for kind, described, nodes in (
+            ("input", graph.inputs, model.inputs),
+            ("output", graph.outputs, model.outputs),
+        ):
+            expected = {each.tensor.name: _declared(each.tensor) for each in described}
+            found = {_name(node, expected): _found(node) for node in nodes}
+            if expected != found:
+                raise InvalidInputError(
+                    f"{path}: its {kind}s are {found}, bundle.json says {expected}; export the model again"
+                )
+        return model
+
+
+def _name(node: Any, wanted: dict[str, Any]) -> str:
+    """Inlining may give a tensor a second name."""
+    names: set[str] = node.get_names()
+    return next(iter(sorted(names & wanted.keys()) or sorted(names)), "")
+
+
+def _declared(tensor: Tensor) -> tuple[str, tuple[int | None, ...]]:
+    return tensor.dtype, tuple(size if isinstance(size, int) else None for size in tensor.shape)
+
+
+def _found(node: Any) -> tuple[str, tuple[int | None, ...]]:
+    shape = node.get_partial_shape()
+    sizes = tuple(dim.get_length() if dim.is_static else None for dim in shape)
+    return str(node.get_element_type().to_dtype()), sizes
+
+
+def reason(error: Exception) -> str:
+    """The line of OpenVINO's message that says something: those before it name places in its sources."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    telling = [line for line in lines if line and not re.match(r"(Exception from|Check '.*' failed at)", line)]
+    return (telling or [type(error).__name__])[-1][:300]
