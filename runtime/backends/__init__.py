@@ -245,7 +245,7 @@ def _automatic(model: Bundle | Engine, device: str, precision: PrecisionChoice |
     if device.startswith(("gpu", "npu")) or precision == "bf16":
         return "openvino"
     if device.startswith("cuda") or (device == "auto" and find_gpu() is not None and is_installed("onnxruntime-gpu")):
-        return "onnxruntime" if packages_missing("openvino") else "openvino"
+        return "onnxruntime"
     return "onnxruntime" if packages_missing("openvino") else "openvino"
 
 
