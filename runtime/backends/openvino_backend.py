@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from mtu.core.errors import InvalidInputError, NonFiniteError
 from mtu.core.interface import Graph
 from mtu.runtime.backends import Gate, Request, non_finite, out_of_memory
 from mtu.runtime.backends.openvino_models import Compiler, Target, load_openvino, reason
+from mtu.runtime.backends.openvino_precision import choose_precision
 from mtu.runtime.bundle import Bundle
 
 SIZES = 4
@@ -163,9 +164,9 @@ class OpenVinoBackend:
             for each in pending.graph.outputs
             if each.tensor.name not in kept
         }
-        floats = {name: state.tensor.data for name, state in pending.states.items()}
-        floats |= {each.tensor.name: outputs[each.tensor.name] for each in self.interface.with_role("map")}
-        if found := non_finite(floats):
+        found = [name for name, state in pending.states.items() if not _is_finite(state.tensor)]
+        found += non_finite({each.tensor.name: outputs[each.tensor.name] for each in self.interface.with_role("map")})
+        if found:
             raise NonFiniteError(found)
         return outputs
 
@@ -183,15 +184,28 @@ class OpenVinoBackend:
     def read_states(self, states: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """See `Backend.read_states`."""
         with self._gate:
-            return {name: np.array(state.tensor.data) for name, state in states.items()}
+            return {name: self._to_host(name, state.tensor) for name, state in states.items()}
+
+    def _to_host(self, name: str, tensor: Any) -> np.ndarray:
+        described, value = self.interface.states[name], tensor.data
+        if _is_bf16(tensor):
+            value = (value.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+        return np.array(value.transpose(0, 3, 1, 2) if len(described.shape) == 4 else value, order="C")
 
     def write_states(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """See `Backend.write_states`."""
         with self._gate:
-            return {
-                name: _State(self._openvino.Tensor(np.array(value, order="C"), shared_memory=True))
-                for name, value in arrays.items()
-            }
+            return {name: _State(self._from_host(name, value)) for name, value in arrays.items()}
+
+    def _from_host(self, name: str, value: np.ndarray) -> Any:
+        described = self.interface.states[name]
+        value = np.array(value.transpose(0, 2, 3, 1) if len(described.shape) == 4 else value, order="C")
+        if not self._compiler.keeps_bf16(described):
+            return self._openvino.Tensor(value, shared_memory=True)
+        bits = value.view(np.uint32)
+        # Rounded to the nearest, half to even.
+        rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+        return self._openvino.Tensor(rounded, rounded.shape, self._openvino.Type.bf16)
 
     def close(self) -> None:
         """See `Backend.close`."""
@@ -199,10 +213,29 @@ class OpenVinoBackend:
             self._pools.clear()
 
 
+def _is_bf16(tensor: Any) -> bool:
+    return str(tensor.element_type.get_type_name()) == "bf16"
+
+
+def _is_finite(tensor: Any) -> bool:
+    if not _is_bf16(tensor):
+        return not non_finite({"": tensor.data})
+    # Not finite are the largest of either sign: 0x7f80 and more, 0xff80 and more.
+    bits = tensor.data.view(np.uint16)
+    return bool(bits.view(np.int16).max() < 0x7F80 and bits.max() < 0xFF80)
+
+
 def open_backend(request: Request) -> OpenVinoBackend:
     """`device` "auto" is the CPU, `precision` None fp32."""
     bundle, device = request.bundle, "cpu" if request.device == "auto" else request.device
     kind, _, number = device.partition(":")
-    precision = "bf16" if request.precision == "bf16" else "f32"
-    target = Target(kind.upper() + (f".{number}" if number else ""), precision, request.at_once)
-    return OpenVinoBackend(bundle, Compiler(bundle, target), device, request.size)
+    target = Target(kind.upper() + (f".{number}" if number else ""), "f32", request.at_once)
+
+    def opened(precision: str, size: tuple[int, int] | None) -> OpenVinoBackend:
+        return OpenVinoBackend(bundle, Compiler(bundle, replace(target, precision=precision)), device, size)
+
+    if request.precision != "auto":
+        return opened("bf16" if request.precision == "bf16" else "f32", request.size)
+    precision, why = choose_precision(Compiler(bundle, target), opened)
+    request.say(f"--precision auto: {why}")
+    return opened(precision, request.size)

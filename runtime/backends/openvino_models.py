@@ -15,6 +15,7 @@ import io
 import json
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from onnx.inliner import inline_local_functions
 from mtu.core.cache import cache_directory, keep, read_kept
 from mtu.core.errors import InvalidInputError
 from mtu.core.interface import Graph, Tensor
+from mtu.runtime.backends.openvino_precision import keep_indices_fp32
 from mtu.runtime.bundle import Bundle, check_metadata
 from mtu.runtime.engine import file_digest
 
@@ -83,7 +85,7 @@ class Compiler:
         """Raises InvalidInputError for a device that OpenVINO does not find."""
         self._openvino = load_openvino()
         self._core = self._openvino.Core()
-        self._bundle, self._target = bundle, target
+        self.bundle, self.target = bundle, target
         found: list[str] = self._core.available_devices
         if target.device not in found:
             raise InvalidInputError(
@@ -101,7 +103,7 @@ class Compiler:
     @property
     def arithmetic(self) -> str:
         """What it computes in, in words."""
-        interface, precision = self._bundle.interface, {"f32": "fp32", "bf16": "bf16"}[self._target.precision]
+        interface, precision = self.bundle.interface, {"f32": "fp32", "bf16": "bf16"}[self.target.precision]
         whole = replace(interface, precision="fp32").arithmetic.replace("fp32", precision)
         return whole if interface.precision == "fp32" else f"{interface.precision} computed in {whole}"
 
@@ -110,20 +112,21 @@ class Compiler:
 
         Raises InvalidInputError for a file that cannot be read or is not the graph that the bundle describes.
         """
-        file = self._kept(graph, height, width)
+        file = self.kept(graph.name, [graph.name], height, width)
         content = read_kept(file)
         if content is not None:
             try:
-                return self._core.import_model(io.BytesIO(content), self._target.device, self._target.settings)
+                return self._core.import_model(io.BytesIO(content), self.target.device, self.target.settings)
             except Exception:  # of another build of OpenVINO, perhaps; its exceptions are RuntimeError and more
                 pass
         model = self._read(graph)
         try:
             model.reshape({each.tensor.name: list(each.tensor.at(height, width)) for each in graph.inputs})
-            compiled = self._core.compile_model(model, self._target.device, self._target.settings)
+            model = self._with_states(model, graph)
+            compiled = self._core.compile_model(model, self.target.device, self.target.settings)
         except RuntimeError as error:
             raise InvalidInputError(
-                f"OpenVINO cannot compile {self._bundle.graph(graph.name)} for {width}x{height}: {reason(error)};"
+                f"OpenVINO cannot compile {self.bundle.graph(graph.name)} for {width}x{height}: {reason(error)};"
                 " export the model again, or use --backend onnxruntime"
             ) from None
         if "EXPORT_IMPORT" in self._abilities:
@@ -132,22 +135,42 @@ class Compiler:
             keep(file, exported.getvalue(), "the compiled model")
         return compiled
 
-    def _kept(self, graph: Graph, height: int, width: int) -> Path:
+    def keeps_bf16(self, state: Tensor) -> bool:
+        """Whether a state is carried in bf16."""
+        return self.target.precision == "bf16" and state.dtype == "float32"
+
+    def _with_states(self, model: Any, graph: Graph) -> Any:
+        """States as the plugin has them inside: channels last, and bf16 where it computes in that."""
+        steps = self._openvino.preprocess.PrePostProcessor(model)
+        sources = {source: steps.output(source) for source in self.bundle.interface.states}
+        places = [*sources.values(), *(steps.input(name) for name in graph.states)]
+        tensors = [*sources, *graph.states.values()]
+        for name, place in zip(tensors, places, strict=True):
+            state = self.bundle.interface.states[name]
+            if len(state.shape) == 4:
+                place.model().set_layout(self._openvino.Layout("NCHW"))
+                place.tensor().set_layout(self._openvino.Layout("NHWC"))
+            if self.keeps_bf16(state):
+                place.tensor().set_element_type(self._openvino.Type.bf16)
+        return steps.build()
+
+    def kept(self, name: str, graphs: Sequence[str], height: int, width: int) -> Path:
+        """Where something lies in the cache that depends on these graphs of the model at this size."""
         key = {
-            "graph": file_digest(self._bundle.graph(graph.name)),
-            "interface": self._bundle.interface.digest,
+            "graphs": [file_digest(self.bundle.graph(graph)) for graph in graphs],
+            "interface": self.bundle.interface.digest,
             "size": [height, width],
-            "target": asdict(self._target),
+            "target": asdict(self.target),
             "openvino": self._openvino.get_version(),
             "processor": [self.device_name, self._abilities],
             "revision": REVISION,
         }
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-        return cache_directory() / "openvino" / f"{graph.name}-{width}x{height}-{digest[:16]}.blob"
+        return cache_directory() / "openvino" / f"{name}-{width}x{height}-{digest[:16]}"
 
     def _read(self, graph: Graph) -> Any:
         """The openvino.Model of a graph, checked, with the functions of its custom ops inlined."""
-        path, interface = self._bundle.graph(graph.name), self._bundle.interface
+        path, interface = self.bundle.graph(graph.name), self.bundle.interface
         try:
             proto = onnx.load(path)
         except Exception as error:  # protobuf's, onnx's and the system's share no base but this one
@@ -160,6 +183,8 @@ class Compiler:
                 f"{path} cannot be loaded by OpenVINO: {reason(error)}; export the model again, or use --backend"
                 " onnxruntime"
             ) from None
+        if self.target.precision == "bf16":
+            keep_indices_fp32(self._core, model, proto)
         for kind, described, nodes in (
             ("input", graph.inputs, model.inputs),
             ("output", graph.outputs, model.outputs),
