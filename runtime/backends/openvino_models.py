@@ -32,7 +32,7 @@ from mtu.runtime.engine import file_digest
 
 OLDEST = (2025, 0)
 """The first version that this release can use."""
-REVISION = 1
+REVISION = 2
 """Of what happens to a graph between its file and the compiler; raised when that changes."""
 
 

@@ -63,7 +63,8 @@ def keep_indices_fp32(core: Any, model: Any, proto: onnx.ModelProto) -> None:
     info = carrier.get_rt_info()
     if _KEY not in info:
         return
-    made_by = {name: node for node in model.get_ops() for each in node.outputs() for name in each.get_names()}
+    nodes = [node for node in model.get_ops() if node.get_type_name() != "Result"]  # which has its input's names
+    made_by = {name: node for node in nodes for each in node.outputs() for name in each.get_names()}
     for node, _ in op_nodes(proto):
         ends = {made_by[name].get_friendly_name() for name in node.input}
         todo = [made_by[name] for name in node.output if _is_index(made_by[name], name)]
