@@ -20,7 +20,7 @@ from mtu.plugins.op import DOMAIN
 OPSET = 18
 INPUTS = ("motion", "motion_prev", "detail_prev")
 OUTPUTS = ("warped", "displacement")
-BLOCK = 20
+BLOCK = 16
 """Positions of a row that share a matrix product: larger wastes arithmetic, smaller wastes calls."""
 
 UNIT = 2**22
@@ -40,10 +40,8 @@ def function_proto(max_displacement: int, pool_size: int, scale: int) -> onnx.Fu
     body = _Body()
     shape = body.op("Shape", "motion")
     height, width = (body.op("Gather", shape, body.ints(axis), axis=0) for axis in (2, 3))
-    row, column = _best_displacement(body, height, width, max_displacement, pool_size)
-    span = body.int32(2 * max_displacement + 1)
-    body.op("Add", body.op("Mul", row, span), column, output="displacement")
-    _warp(body, row, column, height, width, max_displacement, scale)
+    _match(body, height, width, max_displacement, pool_size)
+    _warp(body, height, width, max_displacement, scale)
     return helper.make_function(
         DOMAIN,
         OP.name,
@@ -84,68 +82,73 @@ class _Body:
         return self.op("Slice", x, self.ints(start), self.ints(end), self.ints(axis))
 
 
-def _best_displacement(body: _Body, height: str, width: str, max_displacement: int, pool_size: int) -> tuple[str, str]:
-    """(dy + D, dx + D) of the best match at each position, int32 [B, h, w]. `height`, `width`: int64 of one element.
+def _match(body: _Body, height: str, width: str, max_displacement: int, pool_size: int) -> None:
+    """Adds the output `displacement`. `height`, `width`: int64 of one element.
 
-    A row of the map is cut into blocks. A block and the pooling margin around it (`size` positions) is multiplied with
-    the stretch of a row of motion_prev that it can reach (`reach` positions). Entry [i, i + dx + D] of the product is
-    the similarity at displacement dx; reading it as rows that are one longer puts each dx into a column.
+    A row of the map is cut into blocks. A block is multiplied with the stretch of a row of motion_prev that it can
+    reach (`reach` positions); of each product the entries [i + dx + D, i] are the similarities at displacement dx. For
+    one dy after the other they are fetched from there by their places and become maps, one for each dx.
 
-    Rows here are those of motion_prev: it is motion, the smaller operand, that is shifted by -dy. Row p of the result
-    for dy therefore belongs to row p - dy of the map; all of them are put straight at the end, where they are small.
+    Rows of the products are those of motion_prev: it is motion, the smaller operand, that is shifted by -dy. One row
+    of zeros is added to motion_prev, for all that is above and below it.
     """
     d, span, r = max_displacement, 2 * max_displacement + 1, pool_size // 2
-    size, reach = BLOCK + 2 * r, BLOCK + 2 * r + 2 * d
-    margin = min(d, r)  # rows above and below the map whose pooled cost is not zero
+    reach = BLOCK + 2 * d
     count = body.op("Div", body.op("Add", width, body.ints(BLOCK - 1)), body.ints(BLOCK))
     fill = body.op("Sub", body.op("Mul", count, body.ints(BLOCK)), width)
 
-    a = body.op("Transpose", _normalised(body, "motion"), perm=[0, 2, 3, 1])
+    a = _normalised(body, "motion")
     if r:
         # Averages of the products are then sums of the true ones: exact where equal costs must stay equal.
         a = body.op("Mul", a, body.constant(np.array(pool_size**2, np.float32)))
-    spare = _spare_blocks(size)
-    right = body.op("Add", fill, body.ints(spare * BLOCK - r))
-    a = body.op("Pad", a, body.op("Concat", body.ints(0, d, r, 0, 0, d), right, body.ints(0), axis=0))
-    channels = body.op("Gather", body.op("Shape", "motion"), body.ints(1), axis=0)
-    a = body.op("Reshape", a, body.op("Concat", body.ints(0, 0, -1, BLOCK), channels, axis=0))
-    a = body.op("Transpose", a, perm=[0, 2, 1, 3, 4])
-    a = _stretches(body, a, spare, size, axis=3)  # [B, count, h + 2D, size, C]
+    a = body.op("Pad", a, body.op("Concat", body.ints(0, 0, d, 0, 0, 0, d + 1), fill, axis=0))
+    a = body.op("Reshape", a, body.ints(0, 0, 0, -1, BLOCK))
+    a = body.op("Transpose", a, perm=[0, 2, 3, 1, 4])  # [B, 2D + h + 1, count, C, BLOCK]
 
-    spare = _spare_blocks(reach)
-    right = body.op("Add", fill, body.ints(spare * BLOCK - r - d))
-    b = _normalised(body, "motion_prev")
-    b = body.op("Pad", b, body.op("Concat", body.ints(0, 0, 0, r + d, 0, 0, 0), right, axis=0))
-    b = body.op("Reshape", b, body.ints(0, 0, 0, -1, BLOCK))
-    b = body.op("Transpose", b, perm=[0, 3, 2, 1, 4])
-    b = _stretches(body, b, spare, reach, axis=4)  # [B, count, h, C, reach]
+    right = body.op("Add", fill, body.ints(d))
+    b = body.op("Transpose", _normalised(body, "motion_prev"), perm=[0, 2, 3, 1])
+    b = body.op("Pad", b, body.op("Concat", body.ints(0, 0, d, 0, 0, 1), right, body.ints(0), axis=0))
+    starts = body.op("Mul", _positions(body, count), body.int32(BLOCK))
+    stretch = body.op(
+        "Add", body.op("Unsqueeze", starts, body.ints(1)), body.constant(np.arange(reach, dtype=np.int32))
+    )
+    b = body.op("Gather", b, stretch, axis=2)  # [B, h + 1, count, reach, C]
 
-    per_row = body.op("Concat", body.ints(0), count, body.ints(1, -1), axis=0)
-    values, columns = [], []
+    # Where the similarities of a row are among its products, [span, w], and where the rows of each dx are, [span, h].
+    each_dx = np.arange(span, dtype=np.int32).reshape(span, 1)
+    x = _positions(body, width)
+    place = body.op("Mul", body.op("Mod", x, body.int32(BLOCK)), body.int32(BLOCK + 1 - reach))
+    place = body.op("Add", body.op("Add", place, body.op("Mul", x, body.int32(reach))), body.constant(each_dx * BLOCK))
+    h = body.op("Cast", height, to=TensorProto.INT32)
+    zeros = body.op("Expand", h, body.ints(d))
+    rows = body.op("Concat", zeros, _positions(body, height), zeros, axis=0)
+    rows = body.op("Add", body.op("Mul", rows, body.int32(span)), body.constant(each_dx))
+
+    values, indices = [], []
     for dy in range(-d, d + 1):
-        cost = body.op("MatMul", body.cut(a, d - dy, -(d + dy) or _END, axis=2), b)
-        cost = body.op("Reshape", cost, body.ints(0, 0, 0, -1))
-        cost = body.op("Pad", cost, body.ints(0, 0, 0, 0, 0, 0, 0, size))
-        cost = body.op("Reshape", cost, body.ints(0, 0, 0, size, reach + 1))
-        cost = body.cut(cost, 0, span, axis=4)  # [B, count, h, size, span]
+        cost = body.op("MatMul", b, body.cut(a, d - dy, -(d + dy) or _END, axis=1))
+        cost = body.op("Gather", body.op("Reshape", cost, body.ints(0, 0, -1)), place, axis=2)  # [B, h + 1, span, w]
+        row = body.cut(rows, d + dy, dy - d or _END, axis=1)
+        cost = body.op(
+            "Gather", body.op("Reshape", cost, body.op("Concat", body.ints(0, -1), width, axis=0)), row, axis=1
+        )
         if r:
-            cost = body.op("Reshape", cost, body.ints(0, 0, 0, -1))
-            pads = [r + margin, 0, r + margin, 0]
-            cost = body.op("AveragePool", cost, kernel_shape=[pool_size, 1], pads=pads, count_include_pad=1)
-            cost = body.op("Reshape", cost, body.ints(0, -1, size, span))
-            cost = body.op("AveragePool", cost, kernel_shape=[pool_size, 1])  # [B, count * (h + 2 margin), BLOCK, span]
-        value = body.op("ReduceMax", cost, body.ints(-1), keepdims=0)
-        column = body.op("ArgMax", cost, axis=-1, keepdims=0)  # the first of equals
-        values.append(body.op("Reshape", value, per_row))
-        columns.append(body.op("Reshape", column, per_row))
+            square, pads = [pool_size, pool_size], [r, r, r, r]
+            cost = body.op("AveragePool", cost, kernel_shape=square, pads=pads, count_include_pad=1)
+        values.append(body.op("ReduceMax", cost, body.ints(1), keepdims=1))
+        indices.append(body.op("ArgMax", cost, axis=1, keepdims=1))  # the first of equals
+    value = body.op("Concat", *values, axis=1)
+    index = body.op("Cast", body.op("Concat", *indices, axis=1), to=TensorProto.INT32)
+    index = body.op("Add", index, body.constant((each_dx * span).reshape(span, 1, 1)))
+    is_best = body.op("Equal", value, body.op("ReduceMax", value, body.ints(1), keepdims=1))
+    index = body.op("Where", is_best, index, body.int32(span**2))
+    body.op("ReduceMin", index, body.ints(1), keepdims=0, output="displacement")
 
-    best_row = body.op("ArgMax", _straightened(body, values, d, margin), axis=2, keepdims=1)
-    # The column of that row is picked by comparing: OpenVINO breaks a GatherElements that comes after a Slice.
-    rows = body.constant(np.arange(span, dtype=np.int64).reshape(span, 1))
-    columns_there = body.op("Cast", _straightened(body, columns, d, margin), to=TensorProto.INT32)
-    best_column = body.op("Where", body.op("Equal", best_row, rows), columns_there, body.int32(0))
-    best_column = body.op("ReduceSum", best_column, body.ints(2), keepdims=1)
-    return _to_map(body, best_row, height, width), _to_map(body, best_column, height, width)
+
+def _positions(body: _Body, size: str) -> str:
+    """0, 1, ... size - 1 in int32. `size`: int64 of one element."""
+    zero, one = (body.constant(np.array(value, np.int64)) for value in (0, 1))
+    return body.op("Cast", body.op("Range", zero, body.op("Squeeze", size, body.ints(0)), one), to=TensorProto.INT32)
 
 
 def _normalised(body: _Body, x: str) -> str:
@@ -161,74 +164,34 @@ def _normalised(body: _Body, x: str) -> str:
     return body.op("Round", body.op("Div", x, body.op("Mul", length, body.constant(np.array(1 / UNIT, np.float32)))))
 
 
-def _spare_blocks(length: int) -> int:
-    """How many blocks after its own a stretch of `length` positions reaches into."""
-    return -(-length // BLOCK) - 1
-
-
-def _stretches(body: _Body, blocks: str, spare: int, length: int, axis: int) -> str:
-    """Overlapping stretches of `length` positions, one from the start of each block but the last `spare` ones.
-
-    `blocks` has the blocks on axis 1 and the positions within a block on `axis`.
-    """
-    if not spare:
-        return blocks
-    parts = []
-    for i in range(spare + 1):
-        part = body.cut(blocks, i, i - spare or _END, axis=1)
-        rest = length - i * BLOCK
-        parts.append(body.cut(part, 0, rest, axis) if rest < BLOCK else part)
-    return body.op("Concat", *parts, axis=axis)
-
-
-def _straightened(body: _Body, rows_of_dy: list[str], d: int, margin: int) -> str:
-    """Results of all dy, each [B, count, 1, (h + 2 margin) * BLOCK] in rows p = y + dy -> [B, count, 2D+1, h * BLOCK].
-
-    Reading the rows of all dy as rows that are one longer moves row p of the i-th dy to p - i.
-    """
-    span, outer = 2 * d + 1, (d - margin) * BLOCK
-    x = body.op("Concat", *rows_of_dy, axis=2)
-    if outer:
-        x = body.op("Pad", x, body.ints(0, 0, 0, outer, 0, 0, 0, outer))
-    x = body.op("Reshape", x, body.ints(0, 0, -1))
-    x = body.op("Pad", x, body.ints(0, 0, 0, 0, 0, span * BLOCK))
-    x = body.op("Reshape", x, body.ints(0, 0, span, -1))
-    return body.cut(x, 0, -span * BLOCK, axis=3)
-
-
-def _to_map(body: _Body, x: str, height: str, width: str) -> str:
-    """[B, count, 1, h * BLOCK] int64 -> [B, h, w] int32."""
-    x = body.op("Cast", x, to=TensorProto.INT32)
-    x = body.op("Reshape", x, body.op("Concat", body.ints(0, 0), height, body.ints(BLOCK), axis=0))
-    x = body.op("Reshape", body.op("Transpose", x, perm=[0, 2, 1, 3]), body.ints(0, 0, -1))
-    return body.op("Slice", x, body.ints(0), width, body.ints(2))
-
-
-def _warp(body: _Body, row: str, column: str, height: str, width: str, max_displacement: int, scale: int) -> None:
-    """Adds the output `warped`: every element is fetched by its place in its plane, H * W being a zero put there."""
-    zero, one, minus_d = body.int32(0), body.int32(1), body.int32(-max_displacement)
-    h, w = (body.op("Squeeze", body.op("Cast", x, to=TensorProto.INT32), body.ints(0)) for x in (height, width))
-    # Range starts at -D because row and column are dy + D and dx + D.
-    y = body.op("Unsqueeze", body.op("Range", minus_d, body.op("Add", h, minus_d), one), body.ints(1))
-    x = body.op("Range", minus_d, body.op("Add", w, minus_d), one)
-    y, x = body.op("Add", row, y), body.op("Add", column, x)
+def _warp(body: _Body, height: str, width: str, max_displacement: int, scale: int) -> None:
+    """Adds the output `warped`. `scale` pixels of a line, channels last, are fetched as one row of a table."""
+    zero, span = body.int32(0), body.int32(2 * max_displacement + 1)
+    h, w = (body.op("Cast", x, to=TensorProto.INT32) for x in (height, width))
+    dy = body.op("Div", "displacement", span)
+    dx = body.op("Sub", "displacement", body.op("Mul", dy, span))
+    y = body.op("Sub", body.op("Unsqueeze", _positions(body, height), body.ints(1)), body.int32(max_displacement))
+    x = body.op("Sub", _positions(body, width), body.int32(max_displacement))
+    y, x = body.op("Add", dy, y), body.op("Add", dx, x)
     in_height = body.op("And", body.op("GreaterOrEqual", y, zero), body.op("Less", y, h))
     in_width = body.op("And", body.op("GreaterOrEqual", x, zero), body.op("Less", x, w))
-    full_width = body.op("Mul", w, body.int32(scale))
-    corner = body.op("Mul", body.op("Add", body.op("Mul", y, full_width), x), body.int32(scale))
-    steps = np.arange(scale, dtype=np.int32)
-    offset = body.op("Mul", body.constant(steps.reshape(scale, 1, 1)), full_width)
-    offset = body.op("Add", offset, body.constant(steps))  # [scale, 1, scale]
-    outside = body.op("Mul", body.op("Mul", h, full_width), body.int32(scale))
-    axes = body.ints(2, 4)
-    element = body.op("Add", body.op("Unsqueeze", corner, axes), offset)  # [B, h, scale, w, scale]
-    inside = body.op("Unsqueeze", body.op("And", in_height, in_width), axes)
-    element = body.op("Reshape", body.op("Where", inside, element, outside), body.ints(0, 1, -1))
+    inside = body.op("Unsqueeze", body.op("And", in_height, in_width), body.ints(2))
 
     shape = body.op("Shape", "detail_prev")
-    each_plane = body.op("Concat", body.op("Gather", shape, body.ints(0, 1), axis=0), body.ints(1), axis=0)
-    zeros = body.op("CastLike", body.constant(np.zeros((1, 1, 1), np.float32)), "detail_prev")
-    planes = body.op("Reshape", "detail_prev", body.ints(0, 0, -1))
-    planes = body.op("Concat", planes, body.op("Expand", zeros, each_plane), axis=2)
-    warped = body.op("GatherElements", planes, body.op("Expand", element, each_plane), axis=2)
-    body.op("Reshape", warped, shape, output="warped")
+    batch, channels = (body.op("Gather", shape, body.ints(axis), axis=0) for axis in (0, 1))
+    image = body.op("Unsqueeze", body.op("Mul", _positions(body, batch), h), body.ints(1, 2))
+    row = body.op("Mul", body.op("Add", y, image), body.int32(scale))
+    row = body.op("Unsqueeze", body.op("Add", body.op("Mul", row, w), x), body.ints(2))
+    lines = body.op("Mul", body.constant(np.arange(scale, dtype=np.int32).reshape(scale, 1)), w)
+    row = body.op("Add", row, lines)  # [B, h, scale, w]
+    row = body.op("Where", inside, row, zero)
+
+    table = body.op("Transpose", "detail_prev", perm=[0, 2, 3, 1])
+    length = body.op("Mul", channels, body.ints(scale))
+    table = body.op("Reshape", table, body.op("Concat", body.ints(-1), length, axis=0))
+    x = body.op("Gather", table, row, axis=0)  # [B, h, scale, w, scale * c]
+    # A selection, not a product: what is fetched for positions outside may be NaN.
+    none = body.op("CastLike", body.constant(np.zeros(1, np.float32)), "detail_prev")
+    x = body.op("Where", body.op("Unsqueeze", inside, body.ints(4)), x, none)
+    full = body.op("Concat", body.op("Gather", shape, body.ints(0, 2, 3), axis=0), channels, axis=0)
+    body.op("Transpose", body.op("Reshape", x, full), perm=[0, 3, 1, 2], output="warped")
