@@ -27,7 +27,7 @@ from mtu.core.errors import InvalidInputError, MtuError
 from mtu.core.extras import NEEDS, missing
 from mtu.models.families import find_family
 from mtu.plugins.op import OPS, find_op
-from mtu.runtime.backends import FACTORIES, GPU_ONLY, Model, Stages, packages_missing
+from mtu.runtime.backends import FACTORIES, GPU_ONLY, Model, Stages, automatic, packages_missing
 from mtu.runtime.bundle import open_bundle
 from mtu.runtime.engine import Engine, check_files, refusals
 from mtu.runtime.gpu import Gpu, driver_library, find_gpu
@@ -90,6 +90,19 @@ def _onnxruntime() -> str:
     return f"{onnxruntime.__version__} ({providers})"
 
 
+def _openvino() -> str:
+    from mtu.runtime.openvino_library import bf16_units, load_openvino
+
+    openvino = load_openvino()
+    core = openvino.Core()
+    devices = {device: core.get_property(device, "OPTIMIZATION_CAPABILITIES") for device in core.available_devices}
+    fast = {name: f"{name} with bf16" for name, abilities in devices.items() if "BF16" in abilities}
+    if "CPU" in fast and (units := bf16_units()):
+        fast["CPU"] += f" in {units}"
+    found = ", ".join(fast.get(name, name) for name in devices) or "no device"
+    return f"{openvino.__version__.split('-')[0]} ({found})"
+
+
 def _pycuda() -> str:
     import pycuda
 
@@ -150,8 +163,9 @@ TRIALS: dict[str, tuple[Callable[..., str], str, str]] = {
     "pycuda": (_pycuda, "pycuda", "pip install pycuda (built from source: needs the CUDA toolkit)"),
     "cuda-bindings": (partial(_module, "cuda.bindings"), "cuda.bindings", 'pip install "mtu-trt[gpu]"'),
     "NVRTC": (_nvrtc, "cuda.core", 'pip install "mtu-trt[gpu]" nvidia-cuda-nvrtc'),
+    "OpenVINO": (_openvino, "openvino", 'pip install "mtu-trt[openvino]" (the fastest on a CPU)'),
     "onnxruntime": (_onnxruntime, "onnxruntime", 'pip install "mtu-trt[cpu]", or [gpu] for its CUDA provider'),
-    "onnx": (partial(_module, "onnx"), "onnx", 'pip install "mtu-trt[export]" (to export and to build engines)'),
+    "onnx": (partial(_module, "onnx"), "onnx", 'pip install "mtu-trt[export]" (to export and build; for openvino)'),
     "torch": (_torch, "torch", 'pip install "mtu-trt[export]" (to export; backends torch and torch-compile)'),
     "PyAV": (_av, "av", "pip install av"),
 }
@@ -323,8 +337,7 @@ def _examine_chain(chain: Stages, findings: Sequence[Finding]) -> tuple[str, lis
         words, verdicts = examine_model(model, findings)
         lines.append(f"  {words}")
         stages.append({verdict.name: verdict.reasons for verdict in verdicts})
-        default = model.manifest.library if isinstance(model, Engine) else "onnxruntime"
-        stages[-1]["auto"] = stages[-1][default]
+        stages[-1]["auto"] = stages[-1][automatic(model)]
     names = [name for name in ("auto", *FACTORIES) if all(name in stage for stage in stages)]
     if len({*map(type, chain.models)}) == 1:
         names.remove("auto")

@@ -58,9 +58,10 @@ def required_cuda(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Kernels and engines are kept for one run of the tests, not for the user's programs or another run."""
+    """What is compiled is kept for one run of the tests and all its workers, not for the user or another run."""
+    run = tmp_path_factory.getbasetemp()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MTU_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("MTU_CACHE_DIR", str((run.parent if "PYTEST_XDIST_WORKER" in os.environ else run) / "cache"))
         yield
 
 

@@ -209,7 +209,7 @@ def open_backend(
         options |= {"precision": precision, "at_once": at_once, "build": build, "say": say}
         return open_stages(name, model, device, size, **options)
     if name == "auto":
-        name = _automatic(model, device, precision)
+        name = automatic(model, device, precision)
     if name not in FACTORIES:
         near = get_close_matches(name, FACTORIES, n=1, cutoff=0.5)
         meant = f" (did you mean {near[0]}?)" if near else ""
@@ -238,8 +238,8 @@ def open_backend(
     return backend
 
 
-def _automatic(model: Bundle | Engine, device: str, precision: PrecisionChoice | None) -> str:
-    """See `open_backend`."""
+def automatic(model: Bundle | Engine, device: str = "auto", precision: PrecisionChoice | None = None) -> str:
+    """The backend that `open_backend` takes for "auto"."""
     if isinstance(model, Engine):
         return model.manifest.library
     if device.startswith(("gpu", "npu")) or precision == "bf16":

@@ -21,9 +21,10 @@ import numpy as np
 from mtu.core.errors import InvalidInputError, NonFiniteError
 from mtu.core.interface import Graph
 from mtu.runtime.backends import Gate, Request, non_finite, out_of_memory
-from mtu.runtime.backends.openvino_models import Compiler, Target, load_openvino, reason
+from mtu.runtime.backends.openvino_models import Compiler, Target, reason
 from mtu.runtime.backends.openvino_precision import choose_precision
 from mtu.runtime.bundle import Bundle
+from mtu.runtime.openvino_library import load_openvino
 
 SIZES = 4
 """So many sizes are kept compiled; of more, the one that was used longest ago is dropped."""

@@ -10,11 +10,9 @@ Note [what is kept]
 from __future__ import annotations
 
 import hashlib
-import importlib
 import io
 import json
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,33 +27,10 @@ from mtu.core.interface import Graph, Tensor
 from mtu.runtime.backends.openvino_precision import keep_indices_fp32
 from mtu.runtime.bundle import Bundle, check_metadata
 from mtu.runtime.engine import file_digest
+from mtu.runtime.openvino_library import load_openvino
 
-OLDEST = (2025, 0)
-"""The first version that this release can use."""
 REVISION = 2
 """Of what happens to a graph between its file and the compiler; raised when that changes."""
-
-
-def load_openvino() -> Any:
-    """The package, of a version that can be used. Raises InvalidInputError for an older one.
-
-    Its import sends a report to its makers where openvino_telemetry can be imported, which comes with it: here it
-    cannot.
-    """
-    telemetry = "openvino_telemetry"
-    blocked = sys.modules.setdefault(telemetry, None) is None  # type: ignore[arg-type]
-    try:
-        openvino: Any = importlib.import_module("openvino")
-    finally:
-        if blocked:
-            del sys.modules[telemetry]
-    version = str(openvino.__version__)
-    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST:
-        oldest = ".".join(map(str, OLDEST))
-        raise InvalidInputError(
-            f"openvino {version} is installed, and {oldest} or newer is needed: pip install -U openvino"
-        )
-    return openvino
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from types import SimpleNamespace
 
 import pytest
 from tests import cli, fake_cuda
 from tests.small_models import opposite
 
 from mtu.export.chain_files import write_chain
-from mtu.runtime import doctor
+from mtu.runtime import doctor, openvino_library
 from mtu.runtime.bundle import bundled_directory
 from mtu.runtime.engine import Profile
 from mtu.runtime.gpu import find_gpu
@@ -69,7 +71,8 @@ def test_everything_is_really_tried(capsys, tmp_path):
     assert [line.split(": ")[:2] for line in works.splitlines()] == [
         [each["name"], "yes" if each["works"] else "no"] for each in written["works"]
     ]
-    assert works.startswith("run: yes: mtu-run with onnxruntime")
+    assert works.startswith("run: yes: mtu-run with openvino, onnxruntime")
+    assert re.match(r"found: 20\d\d\.\d+\.\d+ \(.*CPU", lines["OpenVINO"])
 
 
 def works(ended):
@@ -94,6 +97,7 @@ def test_where_nothing_is_installed_nothing_works(capsys, answers, no_gpu, monke
     ("broken", "no"),
     [
         ("onnxruntime", {"export"}),
+        ("OpenVINO", set()),
         ("torch", {"export", "train"}),
         ("onnx", {"export", "build"}),
         ("TensorRT-RTX", {"build"}),
@@ -112,7 +116,7 @@ def test_what_a_broken_library_costs(capsys, answers, no_gpu, monkeypatch, broke
     assert {name for name, (answer, _) in found.items() if answer == "no"} == no
     assert ended.code == (2 if "run" in no else 0)
     if broken == "onnxruntime":
-        assert found["run"][1] == "mtu-run with torch, torch-compile"
+        assert found["run"][1] == "mtu-run with openvino, torch, torch-compile"
         assert found["export"][1].startswith("onnxruntime does not work (it is broken): pip install")
 
 
@@ -130,6 +134,41 @@ def test_a_library_that_ends_its_process_is_found_out(tmp_path, monkeypatch):
     assert not works and text.startswith("OSError: libnothing.so")
     (tmp_path / "onnx.py").write_text("print('noise'); __version__ = '7'")
     assert doctor.Trial("onnx").outcome() == (True, "7")
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("__version__ = '2023.3.0-1'", "openvino 2023.3.0-1 is too old: 2025.0 or newer is needed; pip install -U"),
+        ("import ctypes; ctypes.CDLL('libnothing.so')", "openvino is installed but cannot be loaded (libnothing.so"),
+        ("", "openvino is installed but cannot be loaded (module 'openvino' has no attribute '__version__')"),
+        ("import os; os.abort()", "loading it ends the process (signal 6)"),
+    ],
+)
+def test_an_openvino_that_is_of_no_use(tmp_path, monkeypatch, source, words):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "openvino.py").write_text(source)
+    works, text = doctor.Trial("OpenVINO").outcome()
+    assert not works and text.startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("abilities", "flags", "words"),
+    [
+        ({"CPU": ["FP32", "BF16"]}, "amx_bf16 avx512_bf16", "2026.1.0 (CPU with bf16 in AMX)"),
+        ({"CPU": ["BF16"]}, "avx512_bf16", "2026.1.0 (CPU with bf16 in AVX512-BF16)"),
+        ({"CPU": ["BF16"]}, "", "2026.1.0 (CPU with bf16)"),
+        ({"CPU": ["FP32"], "GPU.0": ["FP16"]}, "avx2", "2026.1.0 (CPU, GPU.0)"),
+        ({}, "amx_bf16", "2026.1.0 (no device)"),
+    ],
+)
+def test_what_openvino_finds(monkeypatch, tmp_path, abilities, flags, words):
+    core = SimpleNamespace(available_devices=list(abilities), get_property=lambda device, name: abilities[device])
+    openvino = SimpleNamespace(__version__="2026.1.0-2-releases/2026/1", Core=lambda: core)
+    (tmp_path / "cpuinfo").write_text(f"flags : sse {flags}\n")
+    monkeypatch.setattr("mtu.runtime.openvino_library.load_openvino", lambda: openvino)
+    monkeypatch.setattr(openvino_library.bf16_units, "__defaults__", (tmp_path / "cpuinfo",))
+    assert doctor._openvino() == words
 
 
 def test_a_cpp_plugin_that_is_not_there(tmp_path):
@@ -236,5 +275,5 @@ def test_a_chain(capsys, no_gpu, small, tmp_path, second, works):
     lines = ended.out.splitlines()
     place = lines.index(f"chain {tmp_path / 'chain'}")
     assert lines[place + 1].startswith(f"  bundle {tmp_path / 'chain'}/1-") and lines[place + 2].startswith("  ")
-    assert ("onnxruntime: can run it" if works else "auto: cannot run it") == lines[place + 3]
+    assert ("openvino: can run it" if works else "auto: cannot run it") == lines[place + 3]
     assert works or "no NVIDIA GPU answers here" in ended.out

@@ -16,8 +16,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-HEAVY = ("torch", "onnx", "onnxruntime", "onnxscript", "tensorrt", "tensorrt_rtx", "pycuda", "cuda", "polygraphy")
-OPTIONAL = (*HEAVY, "safetensors", "skimage", "scipy", "PIL", "cv2", "lightning_fabric", "tensorboard")
+HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "onnxscript", "tensorrt", "tensorrt_rtx", "pycuda", "cuda")
+TOOLS = ("polygraphy", "safetensors", "skimage", "scipy", "PIL", "cv2", "lightning_fabric", "tensorboard")
+OPTIONAL = (*HEAVY, *TOOLS, "openvino_telemetry")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SCRIPTS = PROJECT["project"]["scripts"]
 
@@ -93,6 +94,8 @@ def test_importing_the_runtime_imports_nothing_heavy():
     [
         ("mtu-run", ["calib/demo/blurred.mp4", "-o", "{tmp}/out"], "cpu"),
         ("mtu-run", ["calib/demo/blurred.mp4", "-o", "{tmp}/out", "--backend", "torch"], "export"),
+        ("mtu-run", ["calib/demo/blurred.mp4", "-o", "{tmp}/out", "--backend", "openvino"], "openvino"),
+        ("mtu-run", ["calib/demo/blurred.mp4", "-o", "{tmp}/out", "--precision", "bf16"], "openvino"),
         ("mtu-export", ["onnx", "--preset", "mtu1", "-o", "{tmp}/out"], "export"),
         ("mtu-train", ["-o", "{tmp}/out"], "train"),
     ],

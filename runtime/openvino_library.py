@@ -1,0 +1,55 @@
+"""Loads OpenVINO, without what sends reports of it to its makers. Imports it inside `load_openvino` only."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from mtu.core.errors import InvalidInputError, MissingExtraError
+from mtu.runtime.tensorrt_library import is_importable, one_line, version_numbers
+
+OLDEST = (2025, 0)
+"""The first version that this release can use."""
+TELEMETRY = "openvino_telemetry"
+"""The package that sends reports. OpenVINO brings it, uses it if it can be imported, and does without it otherwise."""
+
+
+def load_openvino() -> Any:
+    """The package `openvino`, imported such that it reports to nobody.
+
+    Raises MissingExtraError if it is not installed, InvalidInputError if it cannot be loaded or is too old.
+    """
+    if not is_importable("openvino"):
+        raise MissingExtraError("openvino", "openvino", "backend openvino")
+    other = "or use --backend onnxruntime"
+    # Importing openvino would send one; whoever has the package for a purpose of their own gets it back.
+    before = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == TELEMETRY}
+    sys.modules[TELEMETRY] = None  # type: ignore[assignment]
+    try:
+        openvino: Any = importlib.import_module("openvino")
+        version = str(openvino.__version__)
+    except Exception as error:  # a package that is damaged or only half there raises anything
+        raise InvalidInputError(
+            f"openvino is installed but cannot be loaded ({one_line(str(error)) or type(error).__name__}): install it"
+            f' again with pip install --force-reinstall "mtu-trt[openvino]", {other}'
+        ) from None
+    finally:
+        sys.modules.pop(TELEMETRY, None)
+        sys.modules.update(before)
+    if version_numbers(version)[:2] < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        raise InvalidInputError(
+            f'openvino {version} is too old: {oldest} or newer is needed; pip install -U "mtu-trt[openvino]", {other}'
+        )
+    return openvino
+
+
+def bf16_units(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """What of this processor multiplies bf16: "AMX", "AVX512-BF16", or nothing, also where the system does not say."""
+    try:
+        flags = set(cpuinfo.read_text(encoding="ascii", errors="replace").split())
+    except OSError:
+        return ""
+    return "AMX" if "amx_bf16" in flags else "AVX512-BF16" if "avx512_bf16" in flags else ""
