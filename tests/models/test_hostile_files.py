@@ -100,7 +100,9 @@ def test_external_data_that_lacks_is_refused(tmp_path, small):
 
 def test_a_graph_that_fails_only_when_it_runs_ends_in_a_message(capsys, tmp_path, small, clip):
     bundle = edited(tmp_path, small, weight(value=np.zeros(5, np.float32)))
-    ended = cli.run(capsys, "mtu-run", clip, "-o", tmp_path / "out.mp4", "--model", bundle.directory)
+    ended = cli.run(
+        capsys, "mtu-run", clip, "-o", tmp_path / "out.mp4", "--model", bundle.directory, "--backend", "onnxruntime"
+    )
     refused(ended, tmp_path, "could not run first.onnx on frames of 64x48")
 
 
