@@ -99,7 +99,7 @@ def test_states_in_bf16_go_out_and_in(small, with_bf16):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_states_in_bf16_that_are_not_finite_are_found(value, with_bf16):
     from mtu.runtime.backends.openvino_backend import _is_finite
-    from mtu.runtime.backends.openvino_models import load_openvino
+    from mtu.runtime.openvino_library import load_openvino
 
     openvino = load_openvino()
     bits = (np.array([[0.0, -3e38, 3e38, value]], np.float32).view(np.uint32) >> 16).astype(np.uint16)
