@@ -37,7 +37,7 @@ $(VENV)/bin/python:
 	@$(PIP) -U pip
 
 $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "installing onnxruntime and what measures pictures"
+	@echo "installing OpenVINO, onnxruntime and what measures pictures"
 	@$(PIP) -e ".[cpu,compare]"
 	@touch $@
 
