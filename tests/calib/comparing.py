@@ -81,7 +81,7 @@ def one_graph(role, scale=1):
 class Made:
     """A backend that runs `one_graph`: the frame, enlarged, or every second value of its first channel."""
 
-    name, device, in_flight, remarks = "made", "cpu", 0, ()
+    name, device, arithmetic, in_flight, remarks = "made", "cpu", "fp32", 0, ()
 
     def __init__(self, interface, error=0):
         """`error` is what a map is off by, or bits of a picture that are turned."""

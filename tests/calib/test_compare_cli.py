@@ -42,7 +42,7 @@ DEMO = ROOT / "calib/demo/blurred.mp4"
 def test_the_command_writes_what_it_measured(capsys, tmp_path, small, half, clip):
     ended = cli.run(capsys, "mtu-compare", small.directory, half.directory, "--input", clip, "--frames", 4,
                     "--min-psnr", 50, "--min-agreement", 95, "--json", tmp_path / "r.json",
-                    "--html", tmp_path / "r.html")  # fmt: skip
+                    "--html", tmp_path / "r.html", "--backend-b", "onnxruntime")  # fmt: skip
     assert ended.code == 0, ended.err
     assert ended.err == ""
     assert re.search(r"^step +4 +\d\d\.\d\d dB", ended.out, re.MULTILINE)
@@ -91,7 +91,7 @@ def test_a_checkpoint_and_a_model_of_one_unit(capsys, tmp_path, clip, single):
     torch.save(dict(checkpoint.weights), tmp_path / "weights.pt")
     sides = [tmp_path / "weights.pt", single.directory, "--input", clip]
     ended = cli.run(capsys, "mtu-compare", *sides, "--frames", 3, "--min-psnr", 60, "--json", tmp_path / "r.json",
-                    "--html", tmp_path / "r.html")  # fmt: skip
+                    "--html", tmp_path / "r.html", "--backend-b", "onnxruntime")  # fmt: skip
     assert ended.code == 0, ended.err + ended.out
     report = json.loads((tmp_path / "r.json").read_text())
     assert (report["a"]["backend"], report["b"]["backend"]) == ("torch", "onnxruntime")

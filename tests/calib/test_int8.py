@@ -243,7 +243,7 @@ def test_the_command_says_what_it_did(capsys, tmp_path, folders, single):
     assert set(report["times"]) == {"fp32", "int8"} and " times" in ended.out
     ran = cli.run(capsys, "mtu-run", clip, "--model", tmp_path / "bundle", "-o", tmp_path / "out")
     assert ran.code == 0 and "custom fp32 with 6 layers in int8" in ran.err + ran.out
-    same = ["--input", clip, "--min-psnr", 40]
+    same = ["--input", clip, "--min-psnr", 40, "--backend-b", "onnxruntime"]
     compared = cli.run(capsys, "mtu-compare", single.directory, tmp_path / "bundle", *same)
     assert compared.code == 0 and "fp32 with 6 layers in int8 on onnxruntime" in compared.out
     refused = cli.run(capsys, "mtu-run", clip, "--model", tmp_path / "bundle", "--backend", "torch",
