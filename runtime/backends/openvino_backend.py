@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,8 @@ class _Loan:
     def __init__(self, pool: _Pool, request: Any) -> None:
         self._pool, self.request = pool, request
         self.reads: tuple[Any, ...] = ()
-        """The states that it reads, and with them the requests that wrote those."""
+        """The states that it reads, and with them the requests that wrote those; the frames, which OpenVINO does not
+        keep."""
 
     def wait(self) -> None:
         """Until it has run. Raises RuntimeError if it could not."""
@@ -85,7 +86,6 @@ class _Pending:
     size: tuple[int, int]
     loan: _Loan
     states: Mapping[str, _State]
-    frames: tuple[Any, ...] = field(repr=False)
 
     def result(self) -> dict[str, Any]:
         """See `Pending.result`."""
@@ -110,6 +110,8 @@ class OpenVinoBackend:
         self._pools: dict[tuple[int, int], dict[str, _Pool]] = {}
         if size is not None:
             self._pools_for(size)
+        else:
+            compiler.check()
 
     def _pools_for(self, size: tuple[int, int]) -> dict[str, _Pool]:
         """By name of the graph; `size` becomes the one used last."""
@@ -145,9 +147,9 @@ class OpenVinoBackend:
         for name, state in taken.items():
             loan.request.set_tensor(name, state.tensor)
         given = {name: _State(loan.request.get_tensor(name), loan) for name in self.interface.states}
-        loan.reads = tuple(taken.values())
+        loan.reads = (*taken.values(), *shared.values())
         loan.request.start_async()
-        return _Pending(self, graph, size, loan, given, tuple(shared.values()))
+        return _Pending(self, graph, size, loan, given)
 
     def _shared(self, frame: np.ndarray) -> Any:
         # OpenVINO takes only arrays that it could write to.

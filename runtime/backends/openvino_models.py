@@ -62,7 +62,8 @@ class Compiler:
         self._core = self._openvino.Core()
         self.bundle, self.target = bundle, target
         found: list[str] = self._core.available_devices
-        if target.device not in found:
+        same = {target.device, f"{target.device}.0", target.device.removesuffix(".0")}
+        if not same.intersection(found):
             raise InvalidInputError(
                 f"OpenVINO finds no device {target.device} (it finds {', '.join(found) or 'none'}): install its driver,"
                 " or use --device cpu"
@@ -82,10 +83,15 @@ class Compiler:
         whole = replace(interface, precision="fp32").arithmetic.replace("fp32", precision)
         return whole if interface.precision == "fp32" else f"{interface.precision} computed in {whole}"
 
+    def check(self) -> None:
+        """Raises InvalidInputError for a file that cannot be read or is not the graph that the bundle describes."""
+        for graph in self.bundle.interface.graphs:
+            self._read(graph)
+
     def compile(self, graph: Graph, height: int, width: int) -> Any:
         """The compiled model (openvino.CompiledModel) for padded frames of this size. See Note [what is kept].
 
-        Raises InvalidInputError for a file that cannot be read or is not the graph that the bundle describes.
+        Raises InvalidInputError as `check` does, and for what cannot be compiled.
         """
         file = self.kept(graph.name, [graph.name], height, width)
         content = read_kept(file)

@@ -12,12 +12,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 import typer
 
+from mtu.core.cache import NotKeptWarning
 from mtu.core.errors import MtuError
 from mtu.runtime.console.terminal import drop_stdout, drop_unread_stdout, make_stderr_patient
 from mtu.runtime.console.usage import Command, Group, UsageError, explain
@@ -58,6 +60,22 @@ def say(program: str, text: str) -> None:
             print(f"{program}: {text}", file=sys.stderr, flush=True)
 
 
+@contextlib.contextmanager
+def _plain_notes(program: str) -> Iterator[None]:
+    """What cannot be kept in the cache is said in a line for the user, without a place in the source."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def shown(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if issubclass(category, NotKeptWarning):
+                say(program, f"note: {message}")
+            else:
+                show(message, category, *place, **more)
+
+        warnings.showwarning = shown
+        yield
+
+
 def run_app(app: typer.Typer, program: str) -> NoReturn:
     """Runs a command line and ends the process with the code that the outcome has."""
     ends = [signal.SIGTERM]
@@ -69,7 +87,8 @@ def run_app(app: typer.Typer, program: str) -> NoReturn:
     make_stderr_patient()
     try:
         try:
-            code = app(prog_name=program, standalone_mode=False) or 0
+            with _plain_notes(program):
+                code = app(prog_name=program, standalone_mode=False) or 0
         finally:
             drop_unread_stdout()
             if sys.stdout is not None:

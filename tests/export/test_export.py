@@ -343,8 +343,9 @@ def test_non_finite_values_are_refused_not_shown(small, tmp_path, name, value):
 
 
 def test_unknown_backend_and_device(small):
-    with pytest.raises(InvalidInputError, match="unknown backend 'openvino': choose one of auto, onnxruntime, torch"):
-        open_backend("openvino", small)
-    for device in ("gpu", "cuda:x", "cuda:"):
+    known = r"unknown backend 'opencv' \(did you mean openvino\?\): choose one of auto, openvino, onnxruntime, torch"
+    with pytest.raises(InvalidInputError, match=known):
+        open_backend("opencv", small)
+    for device in ("intel", "cuda:x", "cuda:", "gpu:", "npu:0"):
         with pytest.raises(InvalidInputError, match="unknown device"):
             open_backend("onnxruntime", small, device)

@@ -27,7 +27,7 @@ def test_the_pictures_are_those_of_the_library(capsys, tmp_path, small, clip):
     ended = cli.run(capsys, "mtu-run", clip, "-o", tmp_path / "out", "--model", small.directory)
     assert ended.code == 0, ended.err
     assert ended.out == ""
-    assert "7 frames 64x48 in" in ended.err and "onnxruntime cpu" in ended.err
+    assert "7 frames 64x48 in" in ended.err and "openvino cpu" in ended.err
     expected = list(deblur(read_frames(clip), model=small.directory))
     written = [read_picture(path) for path in sorted((tmp_path / "out").iterdir())]
     assert len(written) == 7
@@ -136,7 +136,7 @@ def test_the_report_says_what_was_done(capsys, tmp_path, small, clip):
     cli.run(capsys, "mtu-run", clip, "-o", tmp_path / "out.mkv", "--model", small.directory, "--json", report)
     found = json.loads(report.read_text())
     assert found["frames"] == 7 and (found["width"], found["height"]) == (64, 48)
-    assert found["backend"] == "onnxruntime" and found["device"] == "cpu" and found["model"] == "custom"
+    assert found["backend"] == "openvino" and found["device"] == "cpu" and found["model"] == "custom"
     assert found["seconds"] >= found["inference_seconds"] > 0 and found["damage"] is None
 
 

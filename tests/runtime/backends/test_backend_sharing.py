@@ -14,7 +14,7 @@ from mtu.core.errors import InvalidInputError
 from mtu.runtime import Session, open_backend
 from mtu.runtime.backends import Gate
 
-BACKENDS = ("onnxruntime", "torch", "torch-compile")
+BACKENDS = ("openvino", "onnxruntime", "torch", "torch-compile")
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -34,17 +34,17 @@ def test_a_closed_backend_says_so(name, small):
             call()
 
 
-@pytest.mark.parametrize("name", ["onnxruntime", "torch"])
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime", "torch"])
 def test_what_was_restored_before_the_end_stays(name, small, one_thread):
     backend = open_backend(name, small, "cpu")
     session = Session(backend, scene_threshold=None)
-    (result,) = [r for frame in moving_frames(3, 8, 12) for r in session.push(frame)]
+    result, *_ = [r for frame in moving_frames(4, 8, 12) for r in session.push(frame)]
     picture = result.rgb.copy()
     backend.close()
     assert np.array_equal(result.rgb, picture)
 
 
-@pytest.mark.parametrize("name", ["onnxruntime", "torch"])
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime", "torch"])
 def test_two_threads_on_one_backend_give_what_one_gives(name, small, one_thread):
     streams = [moving_frames(12, 16, 24, seed=seed) for seed in range(4)]
 
@@ -59,11 +59,12 @@ def test_two_threads_on_one_backend_give_what_one_gives(name, small, one_thread)
     assert np.array_equal(alone, together)
 
 
-@pytest.mark.parametrize("name", ["onnxruntime", "torch"])
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime", "torch"])
 def test_calls_of_two_threads_never_overlap(name, small, monkeypatch):
     backend = open_backend(name, small, "cpu")
     inside, most = [], []
-    run = backend._run
+    method = "_start" if name == "openvino" else "_run"
+    run = getattr(backend, method)
 
     def watched(*arguments):
         inside.append(threading.get_ident())
@@ -73,7 +74,7 @@ def test_calls_of_two_threads_never_overlap(name, small, monkeypatch):
         finally:
             inside.remove(threading.get_ident())
 
-    monkeypatch.setattr(backend, "_run", watched)
+    monkeypatch.setattr(backend, method, watched)
     with ThreadPoolExecutor(2) as threads:
         for future in [threads.submit(_restore, backend, seed) for seed in range(2)]:
             future.result()
