@@ -34,7 +34,7 @@ def function_proto(max_displacement: int, pool_size: int, scale: int) -> onnx.Fu
 
     A model with the node and this function in `model.functions` must import opset 18 of the default domain and
     version OP.version of DOMAIN. Bodies for different attributes cannot share a model, since a function is found by
-    its name. Limits: scale*h * scale*w < 2**31. Raises InvalidInputError for attributes outside the rules.
+    its name. Limits: B * scale*h * w < 2**31. Raises InvalidInputError for attributes outside the rules.
     """
     check_attributes(max_displacement, pool_size, scale)
     body = _Body()
@@ -109,29 +109,28 @@ def _match(body: _Body, height: str, width: str, max_displacement: int, pool_siz
     b = body.op("Transpose", _normalised(body, "motion_prev"), perm=[0, 2, 3, 1])
     b = body.op("Pad", b, body.op("Concat", body.ints(0, 0, d, 0, 0, 1), right, body.ints(0), axis=0))
     starts = body.op("Mul", _positions(body, count), body.int32(BLOCK))
-    stretch = body.op(
-        "Add", body.op("Unsqueeze", starts, body.ints(1)), body.constant(np.arange(reach, dtype=np.int32))
-    )
-    b = body.op("Gather", b, stretch, axis=2)  # [B, h + 1, count, reach, C]
+    offsets = body.constant(np.arange(reach, dtype=np.int32))
+    stretches = body.op("Add", body.op("Unsqueeze", starts, body.ints(1)), offsets)
+    b = body.op("Gather", b, stretches, axis=2)  # [B, h + 1, count, reach, C]
 
-    # Where the similarities of a row are among its products, [span, w], and where the rows of each dx are, [span, h].
+    # Places of the similarities among the products of a row, [span, w]. Fetched, they are rows of maps,
+    # [h + 1, span] of them; then places of those rows for each dx, [span, D + h + D], of which each dy takes a part.
     each_dx = np.arange(span, dtype=np.int32).reshape(span, 1)
     x = _positions(body, width)
     place = body.op("Mul", body.op("Mod", x, body.int32(BLOCK)), body.int32(BLOCK + 1 - reach))
     place = body.op("Add", body.op("Add", place, body.op("Mul", x, body.int32(reach))), body.constant(each_dx * BLOCK))
-    h = body.op("Cast", height, to=TensorProto.INT32)
-    zeros = body.op("Expand", h, body.ints(d))
-    rows = body.op("Concat", zeros, _positions(body, height), zeros, axis=0)
+    outside = body.op("Expand", body.op("Cast", height, to=TensorProto.INT32), body.ints(d))  # the row of zeros
+    rows = body.op("Concat", outside, _positions(body, height), outside, axis=0)
     rows = body.op("Add", body.op("Mul", rows, body.int32(span)), body.constant(each_dx))
+
+    all_rows = body.op("Concat", body.ints(0, -1), width, axis=0)
 
     values, indices = [], []
     for dy in range(-d, d + 1):
         cost = body.op("MatMul", b, body.cut(a, d - dy, -(d + dy) or _END, axis=1))
         cost = body.op("Gather", body.op("Reshape", cost, body.ints(0, 0, -1)), place, axis=2)  # [B, h + 1, span, w]
-        row = body.cut(rows, d + dy, dy - d or _END, axis=1)
-        cost = body.op(
-            "Gather", body.op("Reshape", cost, body.op("Concat", body.ints(0, -1), width, axis=0)), row, axis=1
-        )
+        cost = body.op("Reshape", cost, all_rows)
+        cost = body.op("Gather", cost, body.cut(rows, d + dy, dy - d or _END, axis=1), axis=1)  # [B, span, h, w]
         if r:
             square, pads = [pool_size, pool_size], [r, r, r, r]
             cost = body.op("AveragePool", cost, kernel_shape=square, pads=pads, count_include_pad=1)
@@ -141,7 +140,7 @@ def _match(body: _Body, height: str, width: str, max_displacement: int, pool_siz
     index = body.op("Cast", body.op("Concat", *indices, axis=1), to=TensorProto.INT32)
     index = body.op("Add", index, body.constant((each_dx * span).reshape(span, 1, 1)))
     is_best = body.op("Equal", value, body.op("ReduceMax", value, body.ints(1), keepdims=1))
-    index = body.op("Where", is_best, index, body.int32(span**2))
+    index = body.op("Where", is_best, index, body.int32(span**2 - 1))
     body.op("ReduceMin", index, body.ints(1), keepdims=0, output="displacement")
 
 

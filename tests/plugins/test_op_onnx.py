@@ -101,6 +101,14 @@ def test_never_holds_the_cost_volume():
     assert sum(sizes[node.output[0]] for node in products) / 21 < cost_volume / 7
 
 
+def test_features_that_are_not_numbers_still_give_a_displacement(sessions):
+    (case,) = (case for case in CASES if case.name == "reach_2")
+    motion = case.inputs["motion"].copy()
+    motion[:, :, 3, 5] = np.nan
+    _, displacement = sessions(case).run(None, {**case.inputs, "motion": motion})
+    assert displacement.min() >= 0 and displacement.max() < (2 * case.max_displacement + 1) ** 2
+
+
 def test_refuses_what_the_rules_forbid():
     with pytest.raises(InvalidInputError, match="pool_size is 2"):
         onnx_function.function_proto(10, 2, 4)

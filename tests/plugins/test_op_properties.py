@@ -6,6 +6,7 @@ import pytest
 torch = pytest.importorskip("torch")
 onnxruntime = pytest.importorskip("onnxruntime")
 hypothesis = pytest.importorskip("hypothesis")
+inliner = pytest.importorskip("onnx.inliner")
 
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
@@ -13,6 +14,7 @@ from tests.plugins import one_node  # noqa: E402
 
 from mtu.plugins.correlation_argmax_warp import reference  # noqa: E402
 from mtu.plugins.correlation_argmax_warp.torch_op import correlation_argmax_warp  # noqa: E402
+from mtu.runtime.tensorrt_library import is_importable  # noqa: E402
 
 ATTRIBUTES = [(1, 1, 1), (2, 3, 2), (3, 5, 4), (7, 5, 1)]
 TOLERANCE = 1e-5
@@ -37,6 +39,27 @@ def sessions():
     }
 
 
+@pytest.fixture(scope="module")
+def openvino_models():
+    """By attributes, sizes dynamic; empty where OpenVINO is not installed."""
+    if not is_importable("openvino"):
+        return {}
+    import openvino
+
+    core, shapes = openvino.Core(), (("B", "C", "h", "w"), ("B", "c", "H", "W"))
+    inlined = {
+        (d, pool, scale): inliner.inline_local_functions(
+            one_node.model(*shapes, max_displacement=d, pool_size=pool, scale=scale)
+        )
+        for d, pool, scale in ATTRIBUTES
+    }
+    exactly = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    return {
+        attributes: core.compile_model(core.read_model(model.SerializeToString()), "CPU", exactly)
+        for attributes, model in inlined.items()
+    }
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     attributes=st.sampled_from(ATTRIBUTES),
@@ -47,7 +70,7 @@ def sessions():
     sparsity=st.sampled_from([0.0, 0.5, 0.95]),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_executors_agree(sessions, attributes, batch, channels, height, width, sparsity, seed):
+def test_executors_agree(sessions, openvino_models, attributes, batch, channels, height, width, sparsity, seed):
     d, pool, scale = attributes
     random = np.random.default_rng(seed)
     shape = (batch, channels, height, width)
@@ -64,6 +87,9 @@ def test_executors_agree(sessions, attributes, batch, channels, height, width, s
         ),
         "onnx": sessions[attributes].run(["warped", "displacement"], feeds),
     }
+    if attributes in openvino_models:
+        found = openvino_models[attributes](feeds)
+        results["openvino"] = found["warped"], found["displacement"]
     for name, (warped, displacement) in results.items():
         # The chosen displacement is as good as the best one, and the warp follows it exactly.
         chosen = np.take_along_axis(costs, displacement[None].astype(np.int64), axis=0)[0]
