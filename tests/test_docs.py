@@ -34,7 +34,8 @@ def test_python_examples_run(code, tmp_path, monkeypatch, small, capsys):
     for name in ("blurred.mp4", "left.mp4"):
         make_video(tmp_path / name, moving(5, 16, 24))
     exec(compile(code, "example", "exec"), {"__name__": "example"})
-    assert len(capsys.readouterr().out.splitlines()) == 5
+    lines = len(capsys.readouterr().out.splitlines())
+    assert lines and lines % 5 == 0  # one for each frame of each stream
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -14,6 +14,7 @@ from tests.frames import moving_frames, submit, windows
 
 from mtu.core.errors import InvalidInputError, NonFiniteError
 from mtu.runtime import Session, open_backend
+from mtu.runtime.backends.openvino_models import Target
 from mtu.runtime.session import ROLES
 from mtu.runtime.tiles import TiledSession, Tiling
 
@@ -262,6 +263,12 @@ def test_sessions_at_once_give_what_one_gives(small, at_once, backend):
         for session, found in zip(sessions, in_turns, strict=True):
             found += [each.rgb for each in session.flush()]
     assert np.array_equal(in_turns, alone)
+
+
+@pytest.mark.parametrize(("device", "at_once", "pinned"), [("CPU", 1, False), ("CPU", 2, None), ("GPU.1", 1, None)])
+def test_one_stream_leaves_the_cores_to_the_system(device, at_once, pinned):
+    """Where others compute beside it; several have a core each. None is what OpenVINO does unasked."""
+    assert Target(device, "f32", at_once).settings.get("ENABLE_CPU_PINNING") is pinned
 
 
 def test_tiles(small):
