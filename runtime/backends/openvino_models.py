@@ -29,7 +29,7 @@ from mtu.runtime.bundle import Bundle, check_metadata
 from mtu.runtime.engine import file_digest
 from mtu.runtime.openvino_library import load_openvino
 
-REVISION = 2
+REVISION = 3
 """Of what happens to a graph between its file and the compiler; raised when that changes."""
 
 

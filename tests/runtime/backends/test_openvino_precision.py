@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tests.frames import moving_frames
 
+from mtu.export.bundle_files import load_graphs, save_bundle
 from mtu.runtime import Session, open_backend, open_bundle
 from mtu.runtime.backends import openvino_precision
 from mtu.runtime.backends.openvino_models import Compiler, Target
@@ -44,9 +47,25 @@ def test_the_matching_computes_in_fp32(with_bf16):
     assert "bf16" in found["Convolution"]
 
 
+def test_matching_whose_displacement_nothing_reads_is_kept_fp32_too(with_bf16, tmp_path):
+    bundle = open_bundle()
+    (graph, *_), models = bundle.interface.graphs, load_graphs(bundle)
+    outputs = tuple(each for each in graph.outputs if each.role != "displacement")
+    interface = replace(bundle.interface, graphs=(replace(graph, outputs=outputs),))
+    kept = [each for each in models[graph.name].graph.output if each.name in {out.tensor.name for out in outputs}]
+    del models[graph.name].graph.output[:]
+    models[graph.name].graph.output.extend(kept)
+    (node,) = (each for each in models[graph.name].graph.node if each.domain)
+    node.output[1] = ""  # has no name; one that OpenVINO drops has none either
+    save_bundle(tmp_path, interface, {graph.name: models[graph.name]})
+    compiled = Compiler(open_bundle(tmp_path), Target("CPU", "bf16", 1)).compile(interface.graphs[0], 32, 48)
+    infos = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
+    assert {info["runtimePrecision"].value for info in infos if info["layerType"].value == "MatMul"} == {"f32"}
+
+
 @pytest.mark.parametrize(
     ("amx", "nearness", "expected"),
-    [(True, 58.2, "bf16"), (True, 50.0, "bf16"), (True, 49.9, "fp32"), (False, 99.0, "fp32")],
+    [(True, 58.2, "bf16"), (True, 53.0, "bf16"), (True, 52.9, "fp32"), (False, 99.0, "fp32")],
 )
 def test_auto_takes_bf16_where_it_is_fast_and_near(small, monkeypatch, with_bf16, amx, nearness, expected):
     monkeypatch.setattr(openvino_precision, "has_amx", lambda: amx)
