@@ -183,14 +183,15 @@ def _warp(body: _Body, height: str, width: str, max_displacement: int, scale: in
     row = body.op("Unsqueeze", body.op("Add", body.op("Mul", row, w), x), body.ints(2))
     lines = body.op("Mul", body.constant(np.arange(scale, dtype=np.int32).reshape(scale, 1)), w)
     row = body.op("Add", row, lines)  # [B, h, scale, w]
-    row = body.op("Where", inside, row, zero)
 
     table = body.op("Transpose", "detail_prev", perm=[0, 2, 3, 1])
     length = body.op("Mul", channels, body.ints(scale))
     table = body.op("Reshape", table, body.op("Concat", body.ints(-1), length, axis=0))
-    x = body.op("Gather", table, row, axis=0)  # [B, h, scale, w, scale * c]
-    # A selection, not a product: what is fetched for positions outside may be NaN.
-    none = body.op("CastLike", body.constant(np.zeros(1, np.float32)), "detail_prev")
-    x = body.op("Where", body.op("Unsqueeze", inside, body.ints(4)), x, none)
+    # A row of zeros at its end, for what comes from outside.
+    outside = body.op("Cast", body.op("Gather", body.op("Shape", table), body.ints(0), axis=0), to=TensorProto.INT32)
+    zeros = body.op("CastLike", body.constant(np.zeros((1, 1), np.float32)), "detail_prev")
+    zeros = body.op("Expand", zeros, body.op("Concat", body.ints(1), length, axis=0))
+    table = body.op("Concat", table, zeros, axis=0)
+    x = body.op("Gather", table, body.op("Where", inside, row, outside), axis=0)  # [B, h, scale, w, scale * c]
     full = body.op("Concat", body.op("Gather", shape, body.ints(0, 2, 3), axis=0), channels, axis=0)
     body.op("Transpose", body.op("Reshape", x, full), perm=[0, 3, 1, 2], output="warped")
