@@ -44,7 +44,10 @@ class Cost:
 
 
 COSTS: Mapping[tuple[str, str], Cost] = {
-    # (backend, precision): measured with networks of 8, 26 and 48 channels; int8 with every layer that can be
+    # (backend, computes in): measured with networks of 8, 26 and 48 channels; int8 with every layer that can be
+    ("openvino", "fp32"): Cost(75 * MIB, 2.48, 20),
+    ("openvino", "bf16"): Cost(75 * MIB, 1.02, 190),
+    ("openvino", "int8"): Cost(135 * MIB, 1.97, 0),
     ("onnxruntime", "fp32"): Cost(10 * MIB, 5.08, -350),
     ("onnxruntime", "fp16"): Cost(10 * MIB, 5.4, -350),
     ("onnxruntime", "int8"): Cost(10 * MIB, 8.24, -350),
@@ -63,7 +66,8 @@ def needed(backend: Backend, frame: tuple[int, int], tile: tuple[int, int], tile
     total = VIDEO_FIXED + VIDEO_PIXEL * frame[0] * frame[1] * backend.interface.scale**2
     for stage in backend.stages if isinstance(backend, StagedBackend) else (backend,):
         interface, pixels = stage.interface, tile[0] * tile[1]
-        cost = COSTS.get((stage.name, "int8" if interface.int8_layers else interface.precision))
+        # The last word: "fp16 computed in fp32" is fp32.
+        cost = COSTS.get((stage.name, "int8" if interface.int8_layers else stage.arithmetic.split()[-1]))
         if cost is None or stage.device != "cpu" or not interface.working_bytes:
             return None
         frames = interface.look_back + interface.look_ahead + 2

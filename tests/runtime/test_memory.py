@@ -130,6 +130,7 @@ def test_cost_is_on_a_line_and_never_below_what_the_tensors_take(working_bytes, 
     # mtu2 with 8, 26 and 48 channels
     [
         *zip(["onnxruntime"] * 3, (266, 704, 1254), (1000, 3260, 6000), strict=True),
+        *zip(["openvino"] * 3, (266, 704, 1254), (680, 1800, 3130), strict=True),
         *zip(["torch"] * 3, (266, 704, 1254), (610, 1500, 2420), strict=True),
     ],
 )
@@ -138,9 +139,9 @@ def test_the_lines_go_through_what_was_measured(name, working_bytes, measured):
     assert (cost.of(working_bytes, 10**6) - cost.fixed) / 10**6 == pytest.approx(measured, rel=0.1)
 
 
-def stand_in(name="onnxruntime", device="cpu", **fields):
+def stand_in(name="onnxruntime", device="cpu", arithmetic=None, **fields):
     interface = replace(describe(PRESETS["mtu2"]), working_bytes=704, **fields)
-    return SimpleNamespace(name=name, device=device, interface=interface)
+    return SimpleNamespace(name=name, device=device, interface=interface, arithmetic=arithmetic or interface.arithmetic)
 
 
 def test_what_was_not_measured_is_not_known():
@@ -152,8 +153,17 @@ def test_what_was_not_measured_is_not_known():
         needed(SimpleNamespace(**{**vars(stand_in()), "interface": describe(PRESETS["mtu2"])}), size, size, 1) is None
     )
     for name, precision in COSTS:
-        fields = {"fp16": {"precision": "fp16"}, "int8": {"int8_layers": ("a",)}, "fp32": {}}[precision]
+        fields = {"int8": {"int8_layers": ("a",)}}.get(precision, {"arithmetic": precision})
         assert GIB < needed(stand_in(name, **fields), size, size, 1) < 6 * GIB
+
+
+def test_what_a_backend_computes_in_counts():
+    size = (720, 1280)
+    bf16, fp32, widened = (
+        needed(stand_in("openvino", arithmetic=words), size, size, 1)
+        for words in ("bf16", "fp32", "fp16 computed in fp32")
+    )
+    assert bf16 < fp32 * 3 / 4 and widened == fp32
 
 
 def test_tiles_take_less_and_their_states_count():
@@ -264,7 +274,7 @@ def test_a_run_in_tiles(capsys, tmp_path, small, free):
         "height": 48,
         "overlap": OVERLAP,
     }
-    backend = open_backend("onnxruntime", small, "cpu")
+    backend = open_backend("auto", small, "cpu")
     session = TiledSession(backend, Tiling((46, 399), (48, 264)))
     frames = list(read_frames(clip))
     expected = [r.rgb for frame in frames for r in session.push(frame)] + [r.rgb for r in session.flush()]
