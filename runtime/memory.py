@@ -37,6 +37,8 @@ class Cost:
     """Bytes for each byte of `Interface.working_bytes`, for each pixel of the padded frame."""
     pixel: float
     """Bytes for each pixel, beside those."""
+    held: int = 1
+    """Frames of a stream whose states are there at one time."""
 
     def of(self, working_bytes: int, pixels: int) -> int:
         """Bytes for a frame."""
@@ -45,9 +47,9 @@ class Cost:
 
 COSTS: Mapping[tuple[str, str], Cost] = {
     # (backend, computes in): measured with networks of 8, 26 and 48 channels; int8 with every layer that can be
-    ("openvino", "fp32"): Cost(75 * MIB, 2.48, 20),
-    ("openvino", "bf16"): Cost(75 * MIB, 1.02, 190),
-    ("openvino", "int8"): Cost(135 * MIB, 1.97, 0),
+    ("openvino", "fp32"): Cost(75 * MIB, 2.48, 20, held=2),
+    ("openvino", "bf16"): Cost(75 * MIB, 1.02, 190, held=2),
+    ("openvino", "int8"): Cost(135 * MIB, 1.97, 0, held=2),
     ("onnxruntime", "fp32"): Cost(10 * MIB, 5.08, -350),
     ("onnxruntime", "fp16"): Cost(10 * MIB, 5.4, -350),
     ("onnxruntime", "int8"): Cost(10 * MIB, 8.24, -350),
@@ -71,7 +73,7 @@ def needed(backend: Backend, frame: tuple[int, int], tile: tuple[int, int], tile
         if cost is None or stage.device != "cpu" or not interface.working_bytes:
             return None
         frames = interface.look_back + interface.look_ahead + 2
-        kept = state_bytes(interface, *tile) + 3 * frames * pixels
+        kept = cost.held * state_bytes(interface, *tile) + 3 * frames * pixels
         total += cost.of(interface.working_bytes, pixels) + (tiles - 1) * kept
         tile = tile[0] * interface.scale, tile[1] * interface.scale
     return total

@@ -28,6 +28,8 @@ from mtu.runtime.openvino_library import load_openvino
 
 SIZES = 4
 """So many sizes are kept compiled; of more, the one that was used longest ago is dropped."""
+SPARE = 2
+"""So many requests of a graph are kept that nobody holds: what they wrote to is theirs."""
 
 
 class _Pool:
@@ -42,7 +44,8 @@ class _Pool:
         return _Loan(self, request)
 
     def take_back(self, request: Any) -> None:
-        self._free.append(request)
+        if len(self._free) < SPARE:
+            self._free.append(request)
 
 
 class _Loan:

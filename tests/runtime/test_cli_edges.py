@@ -349,7 +349,8 @@ def test_bench_says_what_a_backend_died_of(small, monkeypatch):
 
     monkeypatch.setattr(bench, "_noise", short)
     pipe = FakePipe()
-    bench._work(pipe, str(small.directory), "onnxruntime", "cpu", 8, 16)  # type: ignore[arg-type]
+    what = bench.Contestant(str(small.directory), "onnxruntime", None, "cpu", 1, (8, 16))
+    bench._work(pipe, what)  # type: ignore[arg-type]
     assert "out of memory at 16x8" in str(pipe.sent)
     with pytest.raises(InvalidInputError, match="the process of backend x died"):
         bench._receive(pipe, "x")  # type: ignore[arg-type]
