@@ -108,7 +108,7 @@ class OpenVinoBackend:
         self.device = device
         self.interface = bundle.interface
         self.arithmetic = compiler.arithmetic
-        self.remarks: list[str] = []
+        self.remarks = [] if device == "cpu" else [f"nobody has tried this on {compiler.device_name} yet: look at it"]
         self._gate = Gate(self.name)
         self._pools: dict[tuple[int, int], dict[str, _Pool]] = {}
         if size is not None:
