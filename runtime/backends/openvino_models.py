@@ -198,7 +198,8 @@ def _found(node: Any) -> tuple[str, tuple[int | None, ...]]:
 
 
 def reason(error: Exception) -> str:
-    """The line of OpenVINO's message that says something: those before it name places in its sources."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    telling = [line for line in lines if line and not re.match(r"(Exception from|Check '.*' failed at)", line)]
+    """The line of OpenVINO's message that says something: others name places in its sources, and its documentation."""
+    idle = re.compile(r"$|Exception from|Check '.*' failed at|To facilitate")
+    lines = [line.strip().removeprefix("-- ") for line in str(error).splitlines()]
+    telling = [line for line in lines if not idle.match(line)]
     return (telling or [type(error).__name__])[-1][:300]
