@@ -11,7 +11,6 @@ computed at the same time, each on its share of the cores; memory grows with the
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +20,7 @@ import numpy as np
 from mtu.core.errors import InvalidInputError, NonFiniteError
 from mtu.core.interface import Graph
 from mtu.runtime.backends import Gate, Request, non_finite, out_of_memory
-from mtu.runtime.backends.openvino_models import Compiler, Target, reason
+from mtu.runtime.backends.openvino_models import Compiler, Target, is_about_memory, reason
 from mtu.runtime.backends.openvino_precision import choose_precision
 from mtu.runtime.bundle import Bundle
 from mtu.runtime.openvino_library import load_openvino
@@ -180,7 +179,7 @@ class OpenVinoBackend:
         height, width = size
         if isinstance(error, InvalidInputError):
             return error
-        if isinstance(error, MemoryError) or re.search(r"alloc|memory", str(error)):
+        if is_about_memory(error):
             return out_of_memory(self.name, height, width)
         return InvalidInputError(
             f"OpenVINO could not run {graph}.onnx on frames of {width}x{height}: {reason(error)}; export the model"

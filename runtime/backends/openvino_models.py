@@ -9,6 +9,7 @@ Note [what is kept]
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -24,6 +25,7 @@ from onnx.inliner import inline_local_functions
 from mtu.core.cache import cache_directory, keep, read_kept
 from mtu.core.errors import InvalidInputError
 from mtu.core.interface import Graph, Tensor
+from mtu.runtime.backends import out_of_memory
 from mtu.runtime.backends.openvino_precision import keep_indices_fp32
 from mtu.runtime.bundle import Bundle, check_metadata
 from mtu.runtime.engine import file_digest
@@ -66,9 +68,11 @@ class Compiler:
         found: list[str] = self._core.available_devices
         same = {target.device, f"{target.device}.0", target.device.removesuffix(".0")}
         if not same.intersection(found):
+            cure = "install its driver, or use --device cpu"
+            if target.device == "CPU":  # what of OpenVINO is for it does not load
+                cure = "install openvino again, end other programs if memory is short, or use --backend onnxruntime"
             raise InvalidInputError(
-                f"OpenVINO finds no device {target.device} (it finds {', '.join(found) or 'none'}): install its driver,"
-                " or use --device cpu"
+                f"OpenVINO finds no device {target.device} (it finds {', '.join(found) or 'none'}): {cure}"
             )
         self._abilities: list[str] = sorted(self._core.get_property(target.device, "OPTIMIZATION_CAPABILITIES"))
         self.device_name = str(self._core.get_property(target.device, "FULL_DEVICE_NAME"))
@@ -107,15 +111,18 @@ class Compiler:
             model.reshape({each.tensor.name: list(each.tensor.at(height, width)) for each in graph.inputs})
             model = self._with_states(model, graph)
             compiled = self._core.compile_model(model, self.target.device, self.target.settings)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
+            if is_about_memory(error):
+                raise out_of_memory("openvino", height, width) from None
             raise InvalidInputError(
                 f"OpenVINO cannot compile {self.bundle.graph(graph.name)} for {width}x{height}: {reason(error)};"
                 " export the model again, or use --backend onnxruntime"
             ) from None
         if "EXPORT_IMPORT" in self._abilities:
-            exported = io.BytesIO()
-            compiled.export_model(exported)
-            keep(file, exported.getvalue(), "the compiled model")
+            with contextlib.suppress(RuntimeError, MemoryError):  # a run does without
+                exported = io.BytesIO()
+                compiled.export_model(exported)
+                keep(file, exported.getvalue(), "the compiled model")
         return compiled
 
     def keeps_bf16(self, state: Tensor) -> bool:
@@ -195,6 +202,11 @@ def _found(node: Any) -> tuple[str, tuple[int | None, ...]]:
     shape = node.get_partial_shape()
     sizes = tuple(dim.get_length() if dim.is_static else None for dim in shape)
     return str(node.get_element_type().to_dtype()), sizes
+
+
+def is_about_memory(error: Exception) -> bool:
+    """Whether OpenVINO ran out of memory, for which it has no exception of its own."""
+    return isinstance(error, MemoryError) or re.search(r"alloc|memory", str(error)) is not None
 
 
 def reason(error: Exception) -> str:

@@ -127,6 +127,33 @@ def test_devices_as_openvino_names_them(small, elsewhere, found, device, fits):
             openvino_models.Compiler(small, target)
 
 
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Exception from a.cpp:1:\ncan't alloc"), MemoryError(), RuntimeError("x")]
+)
+@pytest.mark.parametrize("when", ["compile_model", "export_model"])
+def test_memory_that_runs_out_while_it_compiles(small, monkeypatch, tmp_path, error, when):
+    """Of what is only kept for later runs it is no error."""
+    monkeypatch.setenv("MTU_CACHE_DIR", str(tmp_path))
+
+    def short(*_):
+        raise error
+
+    compiler = openvino_models.Compiler(small, openvino_models.Target("CPU", "f32", 1))
+    compiled = SimpleNamespace(export_model=short)
+    core = SimpleNamespace(
+        read_model=compiler._core.read_model,
+        compile_model=short if when == "compile_model" else lambda *_: compiled,
+    )
+    monkeypatch.setattr(compiler, "_core", core)
+    if when == "export_model":
+        assert compiler.compile(small.interface.graph("first"), *SIZE) is compiled
+        return
+    with pytest.raises(InvalidInputError) as found:
+        compiler.compile(small.interface.graph("first"), *SIZE)
+    short = "the memory is too small for frames of 24x16 with openvino" in str(found.value)
+    assert short == (str(error) != "x")
+
+
 # Models
 
 
