@@ -11,6 +11,7 @@ computed at the same time, each on its share of the cores; memory grows with the
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -37,8 +38,10 @@ class _Pool:
     def __init__(self, compiled: Any) -> None:
         self._compiled = compiled
         self._free: list[Any] = []
+        self.is_used = False
 
     def lend(self) -> _Loan:
+        self.is_used = True
         request = self._free.pop() if self._free else self._compiled.create_infer_request()
         return _Loan(self, request)
 
@@ -110,16 +113,18 @@ class OpenVinoBackend:
         self.remarks = [] if device == "cpu" else [f"nobody has tried this on {compiler.device_name} yet: look at it"]
         self._gate = Gate(self.name)
         self._pools: dict[tuple[int, int], dict[str, _Pool]] = {}
-        if size is not None:
-            self._pools_for(size)
-        else:
+        if size is None:
             compiler.check()
+        else:
+            with contextlib.suppress(MemoryError):  # whoever opened it may cut the frames into tiles
+                self._pools_for(size)
 
     def _pools_for(self, size: tuple[int, int]) -> dict[str, _Pool]:
         """By name of the graph; `size` becomes the one used last."""
         pools = self._pools.pop(size, None) or {
             graph.name: _Pool(self._compiler.compile(graph, *size)) for graph in self.interface.graphs
         }
+        self._pools = {each: kept for each, kept in self._pools.items() if any(pool.is_used for pool in kept.values())}
         while len(self._pools) >= SIZES:
             del self._pools[next(iter(self._pools))]
         self._pools[size] = pools

@@ -25,7 +25,6 @@ from onnx.inliner import inline_local_functions
 from mtu.core.cache import cache_directory, keep, read_kept
 from mtu.core.errors import InvalidInputError
 from mtu.core.interface import Graph, Tensor
-from mtu.runtime.backends import out_of_memory
 from mtu.runtime.backends.openvino_precision import keep_indices_fp32
 from mtu.runtime.bundle import Bundle, check_metadata
 from mtu.runtime.engine import file_digest
@@ -97,7 +96,7 @@ class Compiler:
     def compile(self, graph: Graph, height: int, width: int) -> Any:
         """The compiled model (openvino.CompiledModel) for padded frames of this size. See Note [what is kept].
 
-        Raises InvalidInputError as `check` does, and for what cannot be compiled.
+        Raises InvalidInputError as `check` does, and for what cannot be compiled; MemoryError.
         """
         file = self.kept(graph.name, [graph.name], height, width)
         content = read_kept(file)
@@ -113,7 +112,7 @@ class Compiler:
             compiled = self._core.compile_model(model, self.target.device, self.target.settings)
         except (RuntimeError, MemoryError) as error:
             if is_about_memory(error):
-                raise out_of_memory("openvino", height, width) from None
+                raise MemoryError from None
             raise InvalidInputError(
                 f"OpenVINO cannot compile {self.bundle.graph(graph.name)} for {width}x{height}: {reason(error)};"
                 " export the model again, or use --backend onnxruntime"
