@@ -16,7 +16,7 @@ than by its number:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,12 +58,12 @@ class BuiltGraph:
     """Empty where the library has none."""
 
 
-def prepare(model: onnx.ModelProto, *, plugin: bool) -> onnx.ModelProto:
-    """The graph with bare plugin nodes, or without any."""
-    if not plugin:
-        return inliner.inline_local_functions(model) if model.functions else model
-    del model.functions[:]
-    return model
+def prepare(model: onnx.ModelProto, plugins: Collection[str]) -> onnx.ModelProto:
+    """The graph with bare nodes of the ops that are plugins, and without any of the others."""
+    for function in list(model.functions):
+        if function.name in plugins:
+            model.functions.remove(function)
+    return inliner.inline_local_functions(model) if model.functions else model
 
 
 def plugin_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:

@@ -66,7 +66,9 @@ class GraphView:
         """The inputs whose values a node hands on, changed or not."""
         if self.is_layer(node):
             return [node.input[0]]
-        return [node.input[find_op(node.op_type).carries[0]]] if node.domain == DOMAIN else list(node.input)
+        if node.domain == DOMAIN:
+            return [node.input[index] for index in find_op(node.op_type).carries]
+        return list(node.input)
 
     def given(self, node: onnx.NodeProto) -> list[str]:
         """The outputs that they go to."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from mtu.core.errors import InvalidInputError
@@ -13,8 +13,11 @@ from mtu.core.errors import InvalidInputError
 DOMAIN = "mtu"
 """ONNX domain and plugin namespace of all ops."""
 
-OPS: Mapping[str, str] = {"CorrelationArgmaxWarp": "correlation_argmax_warp"}
-"""The folder of each op, by the op's name. cpp/ops.h lists them for C++."""
+OPS: Mapping[str, str] = {
+    "CorrelationArgmaxWarp": "correlation_argmax_warp",
+    "IterativeFilters": "iterative_filters",
+}
+"""The folder of each op, by the op's name. cpp/ops.h lists those with a kernel for C++."""
 
 
 @dataclass(frozen=True)
@@ -48,24 +51,27 @@ class Limit:
 
 @dataclass(frozen=True)
 class Op:
-    """A custom op: who it is, what its kernel can do, and where its parts are."""
+    """A custom op: who it is, what its kernel can do, and where its parts are.
+
+    One without a kernel is standard operators everywhere, in an engine too.
+    """
 
     name: str
     version: int
     """Of the node. Raised with another meaning of inputs, outputs or attributes."""
-    revision: int
-    """Of the kernel, its workspace and what an engine keeps: an engine of another one cannot run."""
     attributes: Mapping[str, int]
     """What holds where a node does not say it."""
-    carries: Mapping[int, int]
-    """Output -> the input that it hands on: moved, but not changed. The other inputs are matched: fp16 will do."""
-    limits: Mapping[str, Limit]
-    """What the kernel can do, by attribute or size."""
+    carries: tuple[int, ...]
+    """The inputs that the first output is made of. The others are matched, in fp32 by itself: fp16 will do."""
     function: str
     """module:name of `f(**attributes) -> onnx.FunctionProto`, the op in standard operators."""
-    problem: str
+    revision: int = 0
+    """Of the kernel, its workspace and what an engine keeps: an engine of another one cannot run. 0: no kernel."""
+    limits: Mapping[str, Limit] = field(default_factory=dict)
+    """What the kernel can do, by attribute or size."""
+    problem: str = ""
     """module:name of `f(attributes, shapes, types)`, which raises InvalidInputError for what the kernel cannot do."""
-    plugin: str
+    plugin: str = ""
     """module:name of the adapter to TensorRT, a subclass of `trt_python.Plugin`."""
 
     def part(self, place: str) -> Any:
@@ -93,3 +99,8 @@ def find_op(name: str) -> Op:
     op = importlib.import_module(f"{__package__}.{OPS[name]}").OP
     assert isinstance(op, Op)
     return op
+
+
+def with_plugin(ops: Iterable[str]) -> dict[str, int]:
+    """Those of these ops that have a kernel, and its revision."""
+    return {name: op.revision for name in ops if (op := find_op(name)).revision}

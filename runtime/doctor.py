@@ -26,7 +26,7 @@ from typing import Literal
 from mtu.core.errors import InvalidInputError, MtuError
 from mtu.core.extras import NEEDS, missing
 from mtu.models.families import find_family
-from mtu.plugins.op import OPS, find_op
+from mtu.plugins.op import OPS, with_plugin
 from mtu.runtime.backends import FACTORIES, GPU_ONLY, Model, Stages, automatic, packages_missing
 from mtu.runtime.bundle import open_bundle
 from mtu.runtime.engine import Engine, check_files, refusals
@@ -139,8 +139,9 @@ def _av() -> str:
 def _plugin(library: LibraryName, path: str | None = None) -> str:
     from mtu.plugins.register import register_plugins
 
-    register_plugins(load_library(library), [*OPS], None if path is None else Path(path))
-    return f"{_revisions({op: find_op(op).revision for op in OPS})}, registers with {library}"
+    plugins = with_plugin(OPS)
+    register_plugins(load_library(library), [*plugins], None if path is None else Path(path))
+    return f"{_revisions(plugins)}, registers with {library}"
 
 
 def _revisions(plugins: Mapping[str, int]) -> str:

@@ -7,17 +7,14 @@ it too. Working copies: a few tensors of the size of 1/(2D+1) of the cost volume
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
 from mtu.plugins.correlation_argmax_warp import OP
 from mtu.plugins.correlation_argmax_warp.rules import check_attributes
-from mtu.plugins.op import DOMAIN
+from mtu.plugins.onnx_body import Body
 
-OPSET = 18
 INPUTS = ("motion", "motion_prev", "detail_prev")
 OUTPUTS = ("warped", "displacement")
 BLOCK = 16
@@ -30,59 +27,20 @@ _END = 2**31 - 1
 
 
 def function_proto(max_displacement: int, pool_size: int, scale: int) -> onnx.FunctionProto:
-    """The body of the op for these attributes: domain, name and inputs as the custom node's.
+    """The body of the op for these attributes; see `Body.function`. Limits: B * scale*h * w < 2**31.
 
-    A model with the node and this function in `model.functions` must import opset 18 of the default domain and
-    version OP.version of DOMAIN. Bodies for different attributes cannot share a model, since a function is found by
-    its name. Limits: B * scale*h * w < 2**31. Raises InvalidInputError for attributes outside the rules.
+    Raises InvalidInputError for attributes outside the rules.
     """
     check_attributes(max_displacement, pool_size, scale)
-    body = _Body()
+    body = Body()
     shape = body.op("Shape", "motion")
     height, width = (body.op("Gather", shape, body.ints(axis), axis=0) for axis in (2, 3))
     _match(body, height, width, max_displacement, pool_size)
     _warp(body, height, width, max_displacement, scale)
-    return helper.make_function(
-        DOMAIN,
-        OP.name,
-        INPUTS,
-        OUTPUTS,
-        body.nodes,
-        [helper.make_opsetid("", OPSET)],
-        list(OP.node_attributes({})),
-    )
+    return body.function(OP, INPUTS, OUTPUTS)
 
 
-class _Body:
-    """The nodes of the function, in order. Each call of `op` adds one and returns its output's name."""
-
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
-
-    def op(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
-        output = output or f"{kind.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
-        return output
-
-    def constant(self, array: np.ndarray[Any, Any]) -> str:
-        key = (array.dtype.str, array.shape, array.tobytes())
-        if key not in self._constants:
-            self._constants[key] = self.op("Constant", value=numpy_helper.from_array(array))
-        return self._constants[key]
-
-    def ints(self, *values: int) -> str:
-        """A list of int64, as shapes and axes are given."""
-        return self.constant(np.array(values, np.int64))
-
-    def int32(self, value: int) -> str:
-        return self.constant(np.array(value, np.int32))
-
-    def cut(self, x: str, start: int, end: int, axis: int) -> str:
-        return self.op("Slice", x, self.ints(start), self.ints(end), self.ints(axis))
-
-
-def _match(body: _Body, height: str, width: str, max_displacement: int, pool_size: int) -> None:
+def _match(body: Body, height: str, width: str, max_displacement: int, pool_size: int) -> None:
     """Adds the output `displacement`. `height`, `width`: int64 of one element.
 
     A row of the map is cut into blocks. A block is multiplied with the stretch of a row of motion_prev that it can
@@ -144,13 +102,13 @@ def _match(body: _Body, height: str, width: str, max_displacement: int, pool_siz
     body.op("ReduceMin", index, body.ints(1), keepdims=0, output="displacement")
 
 
-def _positions(body: _Body, size: str) -> str:
+def _positions(body: Body, size: str) -> str:
     """0, 1, ... size - 1 in int32. `size`: int64 of one element."""
     zero, one = (body.constant(np.array(value, np.int64)) for value in (0, 1))
     return body.op("Cast", body.op("Range", zero, body.op("Squeeze", size, body.ints(0)), one), to=TensorProto.INT32)
 
 
-def _normalised(body: _Body, x: str) -> str:
+def _normalised(body: Body, x: str) -> str:
     """x / max(|x|, 1e-12) over the channels in units of 1/UNIT, rounded to whole ones, in fp32.
 
     Rounding keeps equal costs equal where a runtime multiplies by the reciprocal instead of dividing, as OpenVINO does:
@@ -163,7 +121,7 @@ def _normalised(body: _Body, x: str) -> str:
     return body.op("Round", body.op("Div", x, body.op("Mul", length, body.constant(np.array(1 / UNIT, np.float32)))))
 
 
-def _warp(body: _Body, height: str, width: str, max_displacement: int, scale: int) -> None:
+def _warp(body: Body, height: str, width: str, max_displacement: int, scale: int) -> None:
     """Adds the output `warped`. `scale` pixels of a line, channels last, are fetched as one row of a table."""
     zero, span = body.int32(0), body.int32(2 * max_displacement + 1)
     h, w = (body.op("Cast", x, to=TensorProto.INT32) for x in (height, width))

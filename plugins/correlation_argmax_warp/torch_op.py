@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mtu.plugins.correlation_argmax_warp import OP
 from mtu.plugins.correlation_argmax_warp.rules import check_attributes, check_shapes
-from mtu.plugins.op import DOMAIN
+from mtu.plugins.torch_node import custom_node
 
 BLOCK = 20
 """Positions of a row that share a matrix product: larger wastes arithmetic, smaller wastes calls."""
@@ -39,7 +39,13 @@ def correlation_argmax_warp(
     check_attributes(max_displacement, pool_size, scale)
     if torch.onnx.is_in_onnx_export():
         # No shape check: sizes are symbols here, and a comparison would become a constraint on the export.
-        return _custom_node(motion, motion_prev, detail_prev, max_displacement, pool_size, scale)
+        warped, index = custom_node(
+            OP,
+            (motion, motion_prev, detail_prev),
+            {"max_displacement": max_displacement, "pool_size": pool_size, "scale": scale},
+            [(detail_prev.dtype, detail_prev.shape), (torch.int32, (motion.shape[0], *motion.shape[2:]))],
+        )
+        return warped, index
     check_shapes(motion.shape, motion_prev.shape, detail_prev.shape, scale)
     # Autocast would match in half precision.
     with torch.no_grad(), torch.autocast(motion.device.type, enabled=False):
@@ -146,18 +152,3 @@ def _source_elements(dy: Tensor, dx: Tensor, scale: int) -> Tensor:
     corner = (y * (scale * w) + x)[:, :, None, :, None] * scale
     element = corner + offsets[:, None, None] * (scale * w) + offsets
     return torch.where(inside, element, scale * h * scale * w).flatten(1)[:, None]
-
-
-def _custom_node(
-    motion: Tensor, motion_prev: Tensor, detail_prev: Tensor, max_displacement: int, pool_size: int, scale: int
-) -> tuple[Tensor, Tensor]:
-    """The op as one node of an exported graph. Its function body is added to the model by the exporter afterwards."""
-    warped, index = torch.onnx.ops.symbolic_multi_out(
-        f"{DOMAIN}::{OP.name}",
-        (motion, motion_prev, detail_prev),
-        OP.node_attributes({"max_displacement": max_displacement, "pool_size": pool_size, "scale": scale}),
-        dtypes=(detail_prev.dtype, torch.int32),
-        shapes=(detail_prev.shape, (motion.shape[0], *motion.shape[2:])),
-        version=OP.version,
-    )
-    return warped, index

@@ -25,6 +25,7 @@ from mtu.export.engine_options import USUAL_CAPABILITIES, BuildOptions
 from mtu.export.graph_view import GraphView
 from mtu.export.precision import in_fp16, to_fp16
 from mtu.plugins.correlation_argmax_warp import OP
+from mtu.plugins.op import OPS
 from mtu.runtime import tensorrt_library
 from mtu.runtime.bundle import bundled_directory, open_bundle
 from mtu.runtime.engine import check_files, file_digest, open_engine
@@ -85,7 +86,7 @@ def test_the_network_has_the_plugin_or_standard_layers(small, tmp_path, precisio
             model = load_graphs(small)[graph]
             if precision == "fp16":
                 to_fp16(model)
-            kinds = layer_kinds(prepare(model, plugin=plugin))
+            kinds = layer_kinds(prepare(model, OPS if plugin else ()))
             assert kinds.count(trt.LayerType.PLUGIN_V3) == plugin
 
 
@@ -123,7 +124,9 @@ def test_kept_layers_are_fp32_in_the_network(small, tmp_path, capsys, keep, plug
         model = load_graphs(small)[graph]
         wanted = {node.name for layer in KEPT for node in GraphView(model).layers[layer]}
         to_fp16(model, KEPT)
-        assert wanted == {name for name, half in convolutions(prepare(model, plugin=plugin)).items() if not half}
+        assert wanted == {
+            name for name, half in convolutions(prepare(model, OPS if plugin else ())).items() if not half
+        }
 
 
 def convolutions(model):

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx
 from onnx import TensorProto, helper
 
 from mtu.plugins.correlation_argmax_warp import OP
-from mtu.plugins.correlation_argmax_warp.onnx_function import INPUTS, OPSET, OUTPUTS, function_proto
-from mtu.plugins.op import DOMAIN
+from mtu.plugins.onnx_body import OPSET
+from mtu.plugins.op import DOMAIN, Op
+
+Shape = Sequence[int | str]
+"""A string is a dynamic size."""
+Tensors = Mapping[str, tuple[int, Shape]]
+"""Of each its type, as in TensorProto, and shape."""
+
+
+def model_of(op: Op, attributes: Mapping[str, int], inputs: Tensors, outputs: Tensors) -> onnx.ModelProto:
+    """A model of one node of an op, with its function.
+
+    Raises InvalidInputError for attributes outside the rules.
+    """
+    node = helper.make_node(op.name, list(inputs), list(outputs), name="compensation", domain=DOMAIN)
+    node.attribute.extend(helper.make_attribute(*item) for item in op.node_attributes(attributes).items())
+    sides = ([helper.make_tensor_value_info(name, *what) for name, what in each.items()] for each in (inputs, outputs))
+    function = op.part(op.function)(**attributes)
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, op.version)]
+    graph = helper.make_graph([node], op.name, *sides)
+    return helper.make_model(graph, opset_imports=opsets, functions=[function], ir_version=10)
 
 
 def model(
-    motion_shape: Sequence[int | str],
-    detail_shape: Sequence[int | str],
+    motion_shape: Shape,
+    detail_shape: Shape,
     *,
     max_displacement: int = 10,
     pool_size: int = 5,
@@ -22,25 +41,9 @@ def model(
     motion_type: int = TensorProto.FLOAT,
     detail_type: int = TensorProto.FLOAT,
 ) -> onnx.ModelProto:
-    """A model of one custom node and its function.
-
-    Shapes are [B, C, h, w] and [B, c, scale*h, scale*w]; a string is a dynamic size. Types are TensorProto.FLOAT or
-    FLOAT16. Raises InvalidInputError for attributes outside the rules.
-    """
+    """That of CorrelationArgmaxWarp. Shapes are [B, C, h, w] and [B, c, scale*h, scale*w]."""
     attributes = {"max_displacement": max_displacement, "pool_size": pool_size, "scale": scale}
-    value = helper.make_tensor_value_info
-    index_shape = (motion_shape[0], *motion_shape[2:])
-    node = helper.make_node(OP.name, INPUTS, OUTPUTS, name="compensation", domain=DOMAIN)
-    node.attribute.extend(helper.make_attribute(*item) for item in OP.node_attributes(attributes).items())
-    graph = helper.make_graph(
-        [node],
-        OP.name,
-        [
-            value("motion", motion_type, motion_shape),
-            value("motion_prev", motion_type, motion_shape),
-            value("detail_prev", detail_type, detail_shape),
-        ],
-        [value("warped", detail_type, detail_shape), value("displacement", TensorProto.INT32, index_shape)],
-    )
-    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, OP.version)]
-    return helper.make_model(graph, opset_imports=opsets, functions=[function_proto(**attributes)], ir_version=10)
+    motion, detail = (motion_type, motion_shape), (detail_type, detail_shape)
+    index = (TensorProto.INT32, (motion_shape[0], *motion_shape[2:]))
+    inputs = {"motion": motion, "motion_prev": motion, "detail_prev": detail}
+    return model_of(OP, attributes, inputs, {"warped": detail, "displacement": index})

@@ -1,4 +1,4 @@
-"""The op as an ONNX function: valid, of standard operators only, equal to the truth on every case in onnxruntime."""
+"""The ops as ONNX functions: valid, of standard operators only, right on every case in onnxruntime."""
 
 from pathlib import Path
 
@@ -11,19 +11,13 @@ onnxruntime = pytest.importorskip("onnxruntime")
 inliner = pytest.importorskip("onnx.inliner")
 
 from tests.plugins import one_node  # noqa: E402
+from tests.plugins.subjects import FILTERS, SUBJECTS, WARP, every_case  # noqa: E402
 
 from mtu.core.errors import InvalidInputError  # noqa: E402
 from mtu.plugins.correlation_argmax_warp import onnx_function  # noqa: E402
-from mtu.plugins.correlation_argmax_warp.cases import CASES, Case  # noqa: E402
+from mtu.plugins.correlation_argmax_warp.cases import CASES  # noqa: E402
 
 BUNDLED = Path(onnx_function.__file__).parents[2] / "models" / "weights" / "mtu2"
-TYPES = {"float32": onnx.TensorProto.FLOAT, "float16": onnx.TensorProto.FLOAT16}
-DYNAMIC_MOTION, DYNAMIC_DETAIL = ("B", "C", "h", "w"), ("B", "c", "H", "W")
-
-
-def make_model(case: Case, motion_shape=DYNAMIC_MOTION, detail_shape=DYNAMIC_DETAIL):
-    kind = TYPES[case.dtype]
-    return one_node.model(motion_shape, detail_shape, **case.attributes, motion_type=kind, detail_type=kind)
 
 
 @pytest.fixture(scope="module")
@@ -31,34 +25,36 @@ def sessions():
     """One session for each set of attributes and types: all sizes are dynamic."""
     kept = {}
 
-    def get(case: Case):
-        key = (*case.attributes.values(), case.dtype)
+    def get(subject, case):
+        key = subject.key(case)
         if key not in kept:
             options = onnxruntime.SessionOptions()
             options.log_severity_level = 3
             options.intra_op_num_threads = 1
             kept[key] = onnxruntime.InferenceSession(
-                make_model(case).SerializeToString(), options, providers=["CPUExecutionProvider"]
+                subject.model(case).SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
         return kept[key]
 
     return get
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_case(case: Case, sessions):
-    warped, displacement = sessions(case).run(["warped", "displacement"], case.inputs)
-    assert warped.dtype == case.dtype and displacement.dtype == np.int32
-    np.testing.assert_array_equal(displacement, case.expected[1])
-    np.testing.assert_array_equal(warped, case.expected[0])
+@every_case
+def test_case(subject, case, sessions):
+    subject.check(case, sessions(subject, case).run(list(subject.outputs), case.inputs))
 
 
-@pytest.mark.parametrize("name", ["published", "published_half", "reach_1", "pool_1", "scale_1", "lower_than_reach"])
+CHECKED = [
+    *((WARP, name) for name in ("published", "published_half", "reach_1", "pool_1", "scale_1", "lower_than_reach")),
+    *((FILTERS, name) for name in ("published", "published_half", "published_separate", "one_by_one")),
+]
+
+
+@pytest.mark.parametrize(("subject", "name"), CHECKED, ids=lambda value: value if isinstance(value, str) else "")
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
-def test_checker_and_shape_inference(name: str, dynamic: bool):
-    (case,) = (case for case in CASES if case.name == name)
-    shapes = () if dynamic else (case.inputs["motion"].shape, case.inputs["detail_prev"].shape)
-    model = make_model(case, *shapes)
+def test_checker_and_shape_inference(subject, name: str, dynamic: bool):
+    (case,) = (case for case in subject.part("cases").CASES if case.name == name)
+    model = subject.model(case, dynamic=dynamic)
     onnx.checker.check_model(model, full_check=True)
     # Shapes of the outputs must follow from the inputs alone where those are static.
     inferred = inliner.inline_local_functions(model)
@@ -69,18 +65,20 @@ def test_checker_and_shape_inference(name: str, dynamic: bool):
     for output, array in zip(inferred.graph.output, case.expected, strict=True):
         kind = output.type.tensor_type
         assert onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type) == array.dtype
-        if not dynamic and output.name == "warped":
+        if not dynamic and output.name != "displacement":
             assert tuple(dim.dim_value for dim in kind.shape.dim) == array.shape
 
 
-def test_uses_nothing_that_runtimes_lack():
-    function = onnx_function.function_proto(10, 5, 4)
+@pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.folder)
+def test_uses_nothing_that_runtimes_lack(subject):
+    op = subject.op
+    function = op.part(op.function)(**op.attributes)
     kinds = {node.op_type for node in function.node}
     assert not kinds & {"Loop", "Scan", "If", "GridSample", "NonZero", "Unique", "ScatterND", "Einsum", "Resize"}
     assert all(node.domain == "" for node in function.node)
     assert [(opset.domain, opset.version) for opset in function.opset_import] == [("", 18)]
-    assert list(function.attribute) == ["max_displacement", "pool_size", "scale", "plugin_version", "plugin_namespace"]
-    assert (function.domain, function.name) == ("mtu", "CorrelationArgmaxWarp")
+    assert list(function.attribute) == [*op.attributes, "plugin_version", "plugin_namespace"]
+    assert (function.domain, function.name) == ("mtu", op.name)
     assert len(function.node) < 500
 
 
@@ -105,7 +103,7 @@ def test_features_that_are_not_numbers_still_give_a_displacement(sessions):
     (case,) = (case for case in CASES if case.name == "reach_2")
     motion = case.inputs["motion"].copy()
     motion[:, :, 3, 5] = np.nan
-    _, displacement = sessions(case).run(None, {**case.inputs, "motion": motion})
+    _, displacement = sessions(WARP, case).run(None, {**case.inputs, "motion": motion})
     assert displacement.min() >= 0 and displacement.max() < (2 * case.max_displacement + 1) ** 2
 
 

@@ -1,9 +1,11 @@
-"""The op in torch: every case, its costs, gradients, torch.compile and the custom node that stands for it exported."""
+"""The ops in torch: every case. Of the matching its costs, gradients, torch.compile and the exported node, too."""
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+
+from tests.plugins.subjects import every_case  # noqa: E402
 
 from mtu.core.errors import InvalidInputError  # noqa: E402
 from mtu.plugins.correlation_argmax_warp import OP  # noqa: E402
@@ -18,13 +20,11 @@ BY_NAME = {case.name: case for case in CASES}
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_case(case: Case):
+@every_case
+def test_case(subject, case):
     inputs = {name: torch.from_numpy(array) for name, array in case.inputs.items()}
-    warped, displacement = correlation_argmax_warp(**inputs, **case.attributes)
-    assert warped.dtype == inputs["detail_prev"].dtype and displacement.dtype == torch.int32
-    np.testing.assert_array_equal(displacement.numpy(), case.expected[1])
-    np.testing.assert_array_equal(warped.numpy(), case.expected[0])
+    results = subject.torch_function(**inputs, **case.attributes)
+    subject.check(case, [each.numpy() for each in (results if isinstance(results, tuple) else [results])])
 
 
 def test_gradient_goes_back_to_where_the_element_came_from():

@@ -26,7 +26,7 @@ from mtu.export.engine_graph import Messages, PreparedGraph, build_graph, prepar
 from mtu.export.engine_options import BuildOptions, Target
 from mtu.plugins import register, trt_python
 from mtu.plugins.correlation_argmax_warp import OP, trt_plugin
-from mtu.plugins.op import DOMAIN
+from mtu.plugins.op import DOMAIN, OPS
 from mtu.runtime.engine import Profile
 from mtu.runtime.tensorrt_library import Library, check_plugin_import, load_library
 
@@ -328,7 +328,7 @@ def test_without_a_cuda_context_a_call_says_so(creator, monkeypatch):
 @pytest.mark.parametrize("callback", ["trt_plugin.workspace_bytes", "rules.check_shapes"])
 def test_an_error_in_a_callback_fails_the_build(library, creator, small, monkeypatch, callback, capfd):
     """TensorRT takes an error in get_workspace_size for 0 bytes and builds on."""
-    model = prepare(load_graphs(small)["step"], plugin=True)
+    model = prepare(load_graphs(small)["step"], OPS)
     for node in model.graph.node:
         for attribute in node.attribute:
             if attribute.name == "plugin_namespace":
