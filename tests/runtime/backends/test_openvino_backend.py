@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
+import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -291,3 +294,24 @@ def test_what_is_under_way_at_the_end_is_still_fetched(small):
     assert all(np.array_equal(pending.result()[name], value) for name, value in expected.items())
     with pytest.raises(InvalidInputError, match="backend openvino is closed"):
         submit(backend, window, pending.states)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_memory_stays_what_it_is(backend):
+    """Over 600 frames: nothing of a frame is left behind, of one that was never fetched either."""
+    frames = moving_frames(3, 48, 64)
+
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def some(count):
+        session = Session(backend, scene_threshold=None)
+        for number in range(count):
+            session.push(frames[number % 3])
+
+    some(100)
+    gc.collect()
+    before = resident()
+    for _ in range(5):
+        some(100)
+    assert resident() - before < 10 * 2**20, resident() - before
