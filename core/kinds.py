@@ -9,7 +9,7 @@ from typing import Literal
 Kind = Literal["empty", "checkpoint", "graph", "engine", "video"]
 
 _SUFFIXES: dict[str, Kind] = {
-    **dict.fromkeys((".pth", ".pt", ".pytorch", ".ckpt", ".safetensors"), "checkpoint"),
+    **dict.fromkeys((".pth", ".pt", ".pytorch", ".ckpt", ".npz", ".safetensors"), "checkpoint"),
     ".onnx": "graph",
     **dict.fromkeys((".engine", ".plan", ".trt"), "engine"),
     **dict.fromkeys((".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg", ".ts", ".gif", ".y4m"), "video"),

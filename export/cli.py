@@ -7,7 +7,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from mtu.core.errors import InvalidInputError
+from mtu.core.errors import InvalidInputError, some
 from mtu.core.extras import require_for
 from mtu.models.families import find_preset, in_words, load_family_file, presets
 from mtu.runtime.bundle import BUNDLED, open_bundle
@@ -39,7 +39,7 @@ def to_onnx(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Released .pytorch or .pth file, plain state dict, safetensors, or mtu2.",
+            help="Released .pytorch, .pth or .npz file, plain state dict, safetensors, or mtu2.",
             rich_help_panel=INPUT,
         ),
     ] = None,
@@ -83,7 +83,8 @@ def to_onnx(
         is_mtu2 = str(checkpoint) == BUNDLED and not checkpoint.exists()
         source = read_checkpoint(open_bundle()) if is_mtu2 else load_checkpoint(checkpoint)
         if source.dropped:
-            say(PROGRAM, f"left out {len(source.dropped)} tensors that only training uses: {', '.join(source.dropped)}")
+            count = f"{len(source.dropped)} tensors that only training uses"
+            say(PROGRAM, f"left out {count}: {some(source.dropped)}")
     else:
         assert chosen is not None
         source = random_checkpoint(*chosen)

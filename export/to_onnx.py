@@ -126,7 +126,10 @@ def may_hold_size(model: onnx.ModelProto) -> bool:
         if node.op_type == "Slice":  # from the first to the last, by whatever steps, it holds none
             starts, ends = (constants.get(name, np.array(1)) for name in node.input[1:3])
             return not ((starts == 0).all() and (ends >= FOR_EVER).all())
-        return node.op_type in ("Reshape", "Expand", "Pad", "ConstantOfShape", "Tile")
+        if node.op_type == "Pad":  # nor by the same in front and behind, as layers do; what fits a size does it behind
+            pads = constants.get(node.input[1], np.arange(2))
+            return not (pads[: len(pads) // 2] == pads[len(pads) // 2 :]).all()
+        return node.op_type in ("Reshape", "Expand", "ConstantOfShape", "Tile")
 
     return any(may_hold(node) for node in model.graph.node)
 

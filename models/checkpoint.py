@@ -1,7 +1,7 @@
-"""Reads a checkpoint into a network: the released format, plain state dicts, safetensors. Imports torch.
+"""Reads a checkpoint into a network: the released formats, plain state dicts, safetensors, npz. Imports torch.
 
 Nothing in the file is executed: pickles load with `weights_only=True`, which refuses everything but tensors and plain
-containers.
+containers; an npz is read without pickle.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from mtu.core.errors import InvalidInputError, MissingFileError
 from mtu.core.interface import Interface
 from mtu.core.kinds import kind_of, meant
 from mtu.models.families import find_family, in_words, recognise, variant
+from mtu.models.npz import is_npz, read_npz
 
 LISTED = 12
 """Problems listed one by one in a message before the rest is only counted."""
@@ -74,8 +75,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Reads `path` and works out which network it is of.
 
     Accepted: `torch.save`d state dicts (alone or under the key `state_dict` or `model`; keys may have the prefix
-    `module.`, `Network.` or both) and safetensors; recognised by content, not by name. What the family says only
-    training uses is dropped and named in the result.
+    `module.`, `Network.` or both), safetensors and .npz; recognised by content, not by name. What the family says only
+    training uses is dropped and named in the result. Where released files hold other arrays than the network
+    (TensorFlow's, for one), the family makes its weights of them.
 
     Raises MissingFileError, or InvalidInputError if the file is no checkpoint, holds anything but tensors, is of
     another network (one message lists every missing, unexpected and mis-shaped tensor) or has non-finite values.
@@ -87,28 +89,39 @@ def load_checkpoint(path: Path) -> Checkpoint:
     dropped = tuple(sorted(key for key in found if unused is not None and unused.fullmatch(key)))
     found = {key: value for key, value in found.items() if key not in dropped}
     with torch.device("meta"):
-        fitting = family.network(settings).state_dict()
-    expected = {key: tuple(value.shape) for key, value in fitting.items()}
-    problems = [f"missing {key} {list(shape)}" for key, shape in expected.items() if key not in found]
-    problems += [f"unexpected {key} {list(value.shape)}" for key, value in found.items() if key not in expected]
+        fitting = {
+            key: (tuple(value.shape), value.dtype) for key, value in family.network(settings).state_dict().items()
+        }
+    released = getattr(family, "released", None)
+    if released is not None:
+        fitting = {key: (shape, torch.float32) for key, shape in released(settings).items()}
+    problems = [f"missing {key} {list(shape)}" for key, (shape, _) in fitting.items() if key not in found]
+    problems += [f"unexpected {key} {list(value.shape)}" for key, value in found.items() if key not in fitting]
     problems += [
-        f"{key} is {list(value.shape)}, should be {list(expected[key])}"
+        f"{key} is {list(value.shape)}, should be {list(fitting[key][0])}"
         for key, value in found.items()
-        if key in expected and tuple(value.shape) != expected[key]
+        if key in fitting and tuple(value.shape) != fitting[key][0]
     ]
     problems += [
         f"{key} has type {value.dtype}, should be floating-point"
         for key, value in found.items()
-        if not value.is_floating_point() and (key not in fitting or fitting[key].is_floating_point())
+        if not value.is_floating_point() and (key not in fitting or fitting[key][1].is_floating_point)
     ]
     _refuse(
         path,
         f"does not fit a network of {in_words(settings)}",
         problems,
     )
-    weights = {key: found[key].detach().float().contiguous() for key in expected}
-    _refuse(path, "has non-finite values", [key for key, value in weights.items() if not torch.isfinite(value).all()])
+    weights = {key: found[key].detach().float().contiguous() for key in fitting}
+    if released is not None:
+        _refuse_non_finite(path, weights)
+        weights = dict(family.from_released(weights))  # type: ignore[attr-defined]
+    _refuse_non_finite(path, weights)
     return Checkpoint(name, settings, weights, dropped)
+
+
+def _refuse_non_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
+    _refuse(path, "has non-finite values", [key for key, value in weights.items() if not torch.isfinite(value).all()])
 
 
 def _refuse(path: Path, what: str, problems: list[str]) -> None:
@@ -125,7 +138,7 @@ def _read(path: Path) -> Mapping[str, object]:
     kind = kind_of(path)
     if kind in ("graph", "engine"):
         raise InvalidInputError(
-            f"checkpoint {path} is made from one: give the .pytorch, .pth or .safetensors file itself"
+            f"checkpoint {path} is made from one: give the .pytorch, .pth, .npz or .safetensors file itself"
         )
     if kind in ("empty", "video"):
         raise InvalidInputError(f"checkpoint {path} {meant(path)}")
@@ -136,6 +149,8 @@ def _read(path: Path) -> Mapping[str, object]:
         raise InvalidInputError(f"checkpoint {path} cannot be read: {error.strerror}") from None
     if len(head) == 9 and head[8:9] == b"{":
         return _read_safetensors(path)
+    if is_npz(path):
+        return {name: torch.from_numpy(array) for name, array in read_npz(path).items()}
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, KeyError, IndexError, UnicodeDecodeError) as error:
@@ -144,7 +159,7 @@ def _read(path: Path) -> Mapping[str, object]:
                 f"checkpoint {path} holds more than tensors; running code from a file is refused."
                 " Save the state dict alone: torch.save(network.state_dict(), path)"
             ) from None
-        raise InvalidInputError(f"checkpoint {path} is neither a torch file nor safetensors") from None
+        raise InvalidInputError(f"checkpoint {path} is neither a torch file nor safetensors nor .npz") from None
     except (
         RuntimeError,
         EOFError,

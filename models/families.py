@@ -25,7 +25,11 @@ from mtu.core.interface import Interface
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-FAMILIES: Mapping[str, str] = {"mtu": "mtu.models.mtu", "mimo_unet": "mtu.models.mimo_unet"}
+FAMILIES: Mapping[str, str] = {
+    "mtu": "mtu.models.mtu",
+    "mimo_unet": "mtu.models.mimo_unet",
+    "dmenet": "mtu.models.dmenet",
+}
 """Name: module."""
 
 
@@ -33,7 +37,8 @@ class Family(Protocol):
     """What a family's module has. `settings` are plain data, as JSON holds them.
 
     Optional: `KEYS`, keys of a checkpoint that messages name; `TRAINING_ONLY`, a compiled pattern of keys that are
-    dropped.
+    dropped. And both of these, where released files hold other arrays than the network: `released(settings)`, name and
+    shape of each array that a file must have; `from_released(arrays)`, the network's weights made of them.
     """
 
     PRESETS: Mapping[str, Mapping[str, Any]]

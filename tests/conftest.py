@@ -100,6 +100,19 @@ def mimo(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return export_bundle(checkpoint, tmp_path_factory.mktemp("mimo") / "bundle")
 
 
+@pytest.fixture(scope="session")
+def dmenet(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle of a tiny network that gives a map, from a file as its authors save it."""
+    needs.library("torch")
+    from mtu.export.to_onnx import export_bundle
+    from mtu.models.checkpoint import load_checkpoint
+    from tests.dmenet import SMALL, arrays, extras, write_npz
+
+    folder = tmp_path_factory.mktemp("dmenet")
+    checkpoint = load_checkpoint(write_npz(folder / "DMENet.npz", {**arrays(SMALL), **extras()}))
+    return export_bundle(checkpoint, folder / "bundle")
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Small tensors gain nothing from threads, which are slow where other processes want the cores."""

@@ -74,8 +74,8 @@ def test_given_for_a_model(here, given, words):
         ("matroska", "deblur it with: mtu-run matroska -o OUTPUT"),
         ("none.pth", "is empty (0 bytes): get it again"),
         ("mine", "is a model; use it with: mtu-run INPUT -o OUTPUT --model mine"),
-        ("a.onnx", "give the .pytorch, .pth or .safetensors file"),
-        ("a.engine", "give the .pytorch, .pth or .safetensors file"),
+        ("a.onnx", "give the .pytorch, .pth, .npz or .safetensors file"),
+        ("a.engine", "give the .pytorch, .pth, .npz or .safetensors file"),
         ("notes.txt", "is neither a torch file nor safetensors"),
     ],
 )
