@@ -29,6 +29,7 @@ from mtu.core.cache import keep, read_kept
 from mtu.core.window import Picture
 from mtu.plugins.nodes import op_nodes
 from mtu.runtime.backends import Backend
+from mtu.runtime.openvino_library import bf16_units
 
 if TYPE_CHECKING:
     from mtu.runtime.backends.openvino_models import Compiler
@@ -92,10 +93,7 @@ def _is_index(node: Any) -> bool:
 
 def has_amx(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether the processor multiplies matrices of bf16; no where that cannot be known."""
-    try:
-        return "amx_bf16" in cpuinfo.read_text(encoding="ascii", errors="replace").split()
-    except OSError:
-        return False
+    return bf16_units(cpuinfo) == "AMX"
 
 
 def made_clip(height: int, width: int) -> Iterator[Picture]:
