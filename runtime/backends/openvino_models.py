@@ -25,12 +25,13 @@ from onnx.inliner import inline_local_functions
 from mtu.core.cache import cache_directory, keep, read_kept
 from mtu.core.errors import InvalidInputError
 from mtu.core.interface import Graph, Tensor
+from mtu.runtime.backends.openvino_int8 import fit_int8, int8_units
 from mtu.runtime.backends.openvino_precision import keep_indices_fp32
 from mtu.runtime.bundle import Bundle, check_metadata
 from mtu.runtime.engine import file_digest
 from mtu.runtime.openvino_library import load_openvino
 
-REVISION = 3
+REVISION = 4
 """Of what happens to a graph between its file and the compiler; raised when that changes."""
 
 
@@ -85,8 +86,10 @@ class Compiler:
     def arithmetic(self) -> str:
         """What it computes in, in words."""
         interface, precision = self.bundle.interface, {"f32": "fp32", "bf16": "bf16"}[self.target.precision]
-        whole = replace(interface, precision="fp32").arithmetic.replace("fp32", precision)
-        return whole if interface.precision == "fp32" else f"{interface.precision} computed in {whole}"
+        is_int8 = self.target.device != "CPU" or int8_units()
+        computed = replace(interface, precision="fp32", int8_layers=interface.int8_layers if is_int8 else ())
+        whole = computed.arithmetic.replace("fp32", precision)
+        return whole if computed == interface else f"{interface.arithmetic} computed in {whole}"
 
     def check(self) -> None:
         """Raises InvalidInputError for a file that cannot be read or is not the graph that the bundle describes."""
@@ -151,7 +154,7 @@ class Compiler:
             "size": [height, width],
             "target": asdict(self.target),
             "openvino": self._openvino.get_version(),
-            "processor": [self.device_name, self._abilities],
+            "processor": [self.device_name, self._abilities, int8_units()],
             "revision": REVISION,
         }
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
@@ -165,6 +168,8 @@ class Compiler:
         except Exception as error:  # protobuf's, onnx's and the system's share no base but this one
             raise InvalidInputError(f"{path} cannot be read as ONNX: {reason(error)}") from None
         check_metadata({prop.key: prop.value for prop in proto.metadata_props}, interface, graph, str(path))
+        if self.target.device == "CPU":
+            fit_int8(proto, int8_units())
         try:
             model = self._core.read_model(inline_local_functions(proto).SerializeToString())
         except Exception as error:  # the inliner raises what it likes

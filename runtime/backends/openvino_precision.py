@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mtu.runtime.session import Restored
 
 NEAR = 53.0
-"""dB, PSNR of bf16 to fp32 in the worst frame of the clip of the proof: real clips fall up to 2.3 dB below it."""
+"""dB, PSNR of bf16 to fp32 in the worst frame of the clip of the proof: typical frames of real clips are as near."""
 FRAMES, HEIGHT, WIDTH = 16, 96, 128
 """Of that clip; the sides are rounded up to what the model takes."""
 _KEY = "DisablePrecisionConversion_0"
