@@ -24,11 +24,7 @@ Role = Literal["picture", "map", "displacement", "state"]
 Precision = Literal["fp32", "fp16"]
 
 DTYPES = ("uint8", "int32", "float32", "float16")
-FARTHEST = 100
-"""Largest offset of a frame: so many of them are held in memory."""
 _DIM = re.compile(r"(?:([1-9]\d{0,3})\*)?([HW])(?:/([1-9]\d{0,3}))?")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-NAMES = "a name has 1 to 64 of A-Z a-z 0-9 _ -"
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,7 @@ class Tensor:
         found = []
         for dim in self.shape:
             if isinstance(dim, str):
-                times, axis, parts = _dim(dim)
+                times, axis, parts = parse_dim(dim)
                 dim = -(-sizes[axis] * times // parts)
             found.append(dim)
         return tuple(found)
@@ -58,13 +54,14 @@ class Tensor:
         shape: list[Dim] = []
         for dim in self.shape:
             if isinstance(dim, str) and times > 1:
-                numerator, axis, parts = _dim(dim)
+                numerator, axis, parts = parse_dim(dim)
                 dim = f"{numerator * times}*{axis}" + (f"/{parts}" if parts > 1 else "")
             shape.append(dim)
         return replace(self, shape=tuple(shape))
 
 
-def _dim(text: str) -> tuple[int, str, int]:
+def parse_dim(text: str) -> tuple[int, str, int]:
+    """Of "3*H/4" 3, "H", 4. Raises InvalidInputError."""
     match = _DIM.fullmatch(text)
     if match is None:
         raise InvalidInputError(f"the size {text!r} of a tensor: write an integer, or H, W/4, 4*H")
@@ -97,6 +94,15 @@ class Input:
 
 
 @dataclass(frozen=True)
+class Unit:
+    """What a value v of a map stands for: max(0, factor * v + offset) of the quantity `name`."""
+
+    name: str
+    factor: float
+    offset: float
+
+
+@dataclass(frozen=True)
 class Output:
     """What a graph gives.
 
@@ -109,6 +115,8 @@ class Output:
     role: Role
     radius: int = 0
     """Of a displacement, in positions of its map, at least 1; 0 of everything else."""
+    unit: Unit | None = None
+    """Of a map, where its values stand for something."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +190,9 @@ class Interface:
     """What a graph's tensors that are alive at one time take, in bytes for each pixel of a frame; 0: not known."""
 
     def __post_init__(self) -> None:
-        _check(self)
+        from mtu.core.interface_rules import check  # which imports this file
+
+        check(self)
 
     @property
     def arithmetic(self) -> str:
@@ -249,10 +259,7 @@ class Interface:
             {
                 "name": graph.name,
                 "inputs": [{**asdict(each.tensor), **_source(each.source)} for each in graph.inputs],
-                "outputs": [
-                    {**asdict(each.tensor), "role": each.role, **({"radius": each.radius} if each.radius else {})}
-                    for each in graph.outputs
-                ],
+                "outputs": [_plain(each) for each in graph.outputs],
             }
             for graph in self.graphs
         ]
@@ -266,7 +273,7 @@ class Interface:
                 Graph(
                     graph["name"],
                     tuple(Input(_tensor(each), _read_source(each)) for each in graph["inputs"]),
-                    tuple(Output(_tensor(each), each["role"], each.get("radius", 0)) for each in graph["outputs"]),
+                    tuple(_read_output(each) for each in graph["outputs"]),
                 )
                 for graph in found["graphs"]
             )
@@ -285,6 +292,16 @@ def _source(source: Frame | State) -> dict[str, Any]:
     return {"state": source.name} if isinstance(source, State) else asdict(source)
 
 
+def _plain(output: Output) -> dict[str, Any]:
+    others = {"radius": output.radius, "unit": output.unit and asdict(output.unit)}
+    return {**asdict(output.tensor), "role": output.role, **{name: value for name, value in others.items() if value}}
+
+
+def _read_output(fields: Mapping[str, Any]) -> Output:
+    unit = Unit(**fields["unit"]) if "unit" in fields else None
+    return Output(_tensor(fields), fields["role"], fields.get("radius", 0), unit)
+
+
 def _texts(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise TypeError(f"{value!r:.80} is no list")
@@ -297,88 +314,3 @@ def _read_source(fields: Mapping[str, Any]) -> Frame | State:
 
 def _tensor(fields: Mapping[str, Any]) -> Tensor:
     return Tensor(fields["name"], fields["dtype"], tuple(fields["shape"]))
-
-
-def _check(interface: Interface) -> None:
-    """Raises InvalidInputError for a description that contradicts itself or that nobody could run."""
-    i = interface
-    _demand(all(type(text) is str for text in (i.family, i.variant, i.weights)), "family, variant, weights: texts")
-    _demand(i.precision in ("fp32", "fp16"), f"precision is {i.precision!r}: fp32 or fp16")
-    _demand(isinstance(i.settings, Mapping), "settings: a mapping")
-    _demand(all(type(layer) is str for layer in i.int8_layers), f"int8_layers {i.int8_layers!r}: must be texts")
-    whole = (i.size.multiple, i.size.minimum, i.scale)
-    _demand(all(type(n) is int and 1 <= n <= 4096 for n in whole), "size and scale: whole numbers from 1")
-    _demand(all(type(op.get("version")) is int for op in i.ops.values()), "ops: each has a version")
-    _demand(i.size.minimum % i.size.multiple == 0, f"size: the minimum {i.size.minimum} is no multiple")
-    _demand(type(i.working_bytes) is int and i.working_bytes >= 0, "working_bytes: a whole number")
-    _demand(bool(i.streams) and all(map(_is_name, i.streams)), f"streams {i.streams!r}: one or more; {NAMES}")
-    names = [graph.name for graph in i.graphs]
-    _demand(
-        bool(names) and all(map(_is_name, names)) and len({*names}) == len(names),
-        f"graphs {names!r}: one or more, none twice; {NAMES}",
-    )
-    states = {each.tensor.name: each.tensor for each in i.outputs if each.role == "state"}
-    frames: dict[str, Frame] = {}
-    for graph in i.graphs:
-        where = f"graph {graph.name}"
-        _demand(graph.outputs == i.outputs, f"{where} gives other outputs than {names[0]}")
-        _demand(len(graph.tensors) == len(graph.inputs) + len(graph.outputs), f"{where} has a name twice")
-        for each in graph.inputs:
-            _check_input(i, states, frames, each, where)
-        _demand(bool(graph.frames), f"{where} takes no frame")
-        for output in graph.outputs:
-            _check_output(i, output, where)
-    _demand(any(not graph.states for graph in i.graphs), "every graph takes states: none is for a first frame")
-    _demand(any(each.role in ("picture", "map") for each in i.outputs), "no output is a picture or a map")
-
-
-def _check_input(
-    i: Interface, states: Mapping[str, Tensor], frames: dict[str, Frame], given: Input, where: str
-) -> None:
-    tensor, source, what = given.tensor, given.source, f"{where}, input {given.tensor.name}"
-    _check_tensor(i, tensor, what)
-    if isinstance(source, Frame):
-        _demand(source.stream in i.streams, f"{what} is of stream {source.stream!r}, which there is not")
-        _demand(type(source.offset) is int and abs(source.offset) <= FARTHEST, f"{what}: offset {source.offset!r}")
-        _demand(frames.setdefault(tensor.name, source) == source, f"{what} is another frame than in another graph")
-        _demand((tensor.dtype, tensor.shape) == ("uint8", (1, "H", "W", 3)), f"{what}: a frame is uint8 [1, H, W, 3]")
-        return
-    _demand(source.name in states, f"{what} is state {source.name!r}, which no output gives")
-    state = states[source.name]
-    _demand((tensor.dtype, tensor.shape) == (state.dtype, state.shape), f"{what} differs from the state {state.name}")
-
-
-def _check_output(i: Interface, given: Output, where: str) -> None:
-    tensor, what = given.tensor, f"{where}, output {given.tensor.name}"
-    _check_tensor(i, tensor, what)
-    is_float = tensor.dtype in ("float32", "float16")
-    sides = tuple("HW" if i.scale == 1 else (f"{i.scale}*H", f"{i.scale}*W"))
-    good = {
-        "picture": (tensor.dtype, tensor.shape) == ("uint8", (1, *sides, 3)),
-        "map": is_float and len(tensor.shape) == 3 and tensor.shape[0] == 1,
-        "displacement": tensor.dtype == "int32" and len(tensor.shape) == 3 and tensor.shape[0] == 1,
-        "state": is_float,
-    }
-    _demand(given.role in good, f"{what}: role {given.role!r}; roles are {', '.join(good)}")
-    _demand(good[given.role], f"{what}: {tensor.dtype} {list(tensor.shape)} is no {given.role}")
-    radius = given.radius
-    _demand(type(radius) is int and (radius > 0) == (given.role == "displacement"), f"{what}: radius {radius!r}")
-
-
-def _check_tensor(i: Interface, tensor: Tensor, what: str) -> None:
-    _demand(_is_name(tensor.name), f"{what}: the name {tensor.name!r}; {NAMES}")
-    _demand(tensor.dtype in DTYPES, f"{what}: type {tensor.dtype!r}; types are {', '.join(DTYPES)}")
-    for dim in tensor.shape:
-        if isinstance(dim, str):
-            _demand(i.size.multiple % _dim(dim)[2] == 0, f"{what}: {dim} needs frames of a multiple of {_dim(dim)[2]}")
-        else:
-            _demand(type(dim) is int and dim > 0, f"{what}: size {dim!r}")
-
-
-def _is_name(text: object) -> bool:
-    return isinstance(text, str) and _NAME.fullmatch(text) is not None
-
-
-def _demand(is_so: bool, what: str) -> None:
-    if not is_so:
-        raise InvalidInputError(what)

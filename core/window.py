@@ -58,6 +58,16 @@ def pad(frame: Picture, size: Size) -> Picture:
     return np.ascontiguousarray(frame)
 
 
+def spread(picture: NDArray[Any], tensor: Tensor, height: int, width: int) -> NDArray[Any]:
+    """`picture` [h, w, ...], made of the values of `tensor` [1, h, w], at the size of the frame that they are of: every
+    pixel of height x width gets the value at its place."""
+    for axis, (size, side) in enumerate(zip(tensor.shape[1:], (height, width), strict=True)):
+        # A fixed number of values is spread over whatever there is, others are blocks of pixels.
+        values, pixels = (tensor.at(LARGE, LARGE)[1 + axis], LARGE) if isinstance(size, str) else (size, side)
+        picture = picture.take(np.arange(side) * values // pixels, axis)
+    return picture
+
+
 def cut(array: NDArray[Any], tensor: Tensor, height: int, width: int) -> NDArray[Any]:
     """What belongs to a frame of height x width before it was padded: `array` is `tensor`, without the batch."""
     result: NDArray[Any] = array[tuple(map(slice, tensor.at(height, width)))][0]

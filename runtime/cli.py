@@ -30,6 +30,7 @@ def run(
     on_size_change: options.SizeChangeOption = "scale",
     picture_format: options.PictureFormatOption = None,
     compare: options.CompareOption = None,
+    heat: options.HeatOption = False,
     save_motion: options.SaveMotionOption = None,
     save_maps: options.SaveMapsOption = None,
     overwrite: options.OverwriteOption = False,
@@ -81,6 +82,7 @@ def run(
         strict=strict,
         tile=parse_tile(tile),
         compare=compare,
+        heat=heat,
         save_motion=save_motion,
         save_maps=save_maps,
         read=ReadOptions(

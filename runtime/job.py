@@ -48,6 +48,7 @@ class Job:
     strict: bool = False
     tile: TileChoice = "auto"
     compare: Comparison | None = None
+    heat: bool = False
     save_motion: Path | None = None
     save_maps: Path | None = None
     read: ReadOptions = field(default_factory=ReadOptions)
@@ -73,6 +74,9 @@ class RunReport:
     scene_cuts: list[int] = field(default_factory=list)
     tiles: dict[str, int] | None = None
     """How each frame is cut: `count`, and of each tile `width`, `height` and the least `overlap`; None: it is not."""
+    map: dict[str, Any] | None = None
+    """Of a model that gives maps: `unit`, what its values stand for (None: only themselves), and for each of `frames`
+    its `time` in seconds, and the `mean` and 95th percentile (`p95`) over the frame, in that unit."""
     redone: list[int] = field(default_factory=list)
     """Frames restored without memory, because the model gave values that are not finite."""
     seconds: float = 0.0
@@ -149,6 +153,8 @@ def run_job(
                 f"{job.source}: no frame could be decoded" + (f": {reader.damage}" if reader.damage else "")
             )
         outputs.commit()
+        if (given := backend.interface.the("map")) is not None:
+            report.map = {"unit": given.unit and given.unit.name, "frames": outputs.map_figures}
         report.remarks = [*reader.remarks, *writer.remarks, *backend.remarks, *_redone_remark(session.redone)]
         report.seconds = time.perf_counter() - began
     return report

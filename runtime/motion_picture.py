@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtu.core.interface import Output
-from mtu.core.window import LARGE
+from mtu.core.window import spread
 from mtu.plugins.correlation_argmax_warp.reference import displacement_vectors
 
 
@@ -18,10 +18,7 @@ def motion_picture(index: NDArray[np.int32], output: Output, height: int, width:
     displacement. Every position becomes a block of pixels, cropped to the frame.
     """
     dy, dx = displacement_vectors(index, output.radius)
-    picture = motion_colours(dy / output.radius, dx / output.radius)
-    for axis, positions in enumerate(output.tensor.at(LARGE, LARGE)[1:]):
-        picture = picture.repeat(LARGE // positions, axis)
-    return np.ascontiguousarray(picture[:height, :width])
+    return spread(motion_colours(dy / output.radius, dx / output.radius), output.tensor, height, width)
 
 
 def motion_colours(dy: NDArray[np.floating], dx: NDArray[np.floating]) -> NDArray[np.uint8]:

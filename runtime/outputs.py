@@ -1,9 +1,10 @@
-"""What a run of `mtu-run` writes: pictures or maps, and motion pictures and maps beside them. Imports numpy."""
+"""What a run of `mtu-run` writes: pictures, maps, or maps in colours beside the frame; motion pictures and maps in
+directories of their own. Imports numpy."""
 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,9 @@ from numpy.typing import NDArray
 
 from mtu.core.errors import InvalidInputError, OutputError
 from mtu.core.interface import Interface, Output
-from mtu.runtime.compare import compared_size, compose
+from mtu.core.window import Picture
+from mtu.runtime.compare import Comparison, compared_size, compose
+from mtu.runtime.maps import figures, heat_picture
 from mtu.runtime.motion_picture import motion_picture
 from mtu.runtime.session import Restored
 from mtu.runtime.video import EncodeOptions, Frame, SourceInfo, Writer, open_writer
@@ -37,26 +40,35 @@ class Outputs:
 
     def __init__(self, job: Job, source: SourceInfo, interface: Interface) -> None:
         """Raises InvalidInputError for what the model does not give, and as `open_writer`."""
-        self._compare, self._turn = job.compare, source.display_matrix
+        self._compare: Comparison | None = job.compare or ("side-by-side" if job.heat else None)
+        self._turn = source.display_matrix
         self._map, self._motion = interface.the("map"), interface.the("displacement")
-        self._shows = "picture" if interface.the("picture") else "map"
+        self._shows = "heat" if job.heat else "picture" if interface.the("picture") else "map"
+        self.map_figures: list[dict[str, float]] = []
+        """Of each frame so far, for a model that gives maps: its time in seconds and what `figures` says."""
         if job.compare is not None and self._shows == "map":
-            raise InvalidInputError(f"--compare: the model {interface.variant} gives a map, no picture; leave it out")
+            raise InvalidInputError(
+                f"--compare: the model {interface.variant} gives a map, no picture; leave it out, or show the map in"
+                " colours with --heat"
+            )
         for option, wanted, given, what in (
+            ("--heat", job.heat, self._map, "gives no map"),
             ("--save-motion", job.save_motion, self._motion, "estimates no motion"),
             ("--save-maps", job.save_maps, self._map, "gives no map"),
         ):
-            if wanted is not None and given is None:
+            if wanted and given is None:
                 raise InvalidInputError(
                     f"{option}: the model {interface.variant} {what}; leave it out, or use a model that does"
                 )
-        height, width = _shape(interface.the("picture") or self._map, source)
-        height, width = compared_size(height, width, job.compare, self._turn)
+        shown = _shape(interface.the("picture") or self._map, source)
+        if self._shows == "heat":
+            shown = (source.height, source.width)
+        height, width = compared_size(*shown, self._compare, self._turn)
         with contextlib.ExitStack() as stack:
             self.writer = stack.enter_context(
                 open_writer(
                     job.target,
-                    source,
+                    _in_colour(source) if self._shows == "heat" else source,
                     width=width,
                     height=height,
                     options=job.encode,
@@ -84,15 +96,25 @@ class Outputs:
             self.writer.copy(item)
             return
         source, result = item.source, item.result
+        if self._map is not None:
+            seconds = round(float(source.pts * source.time_base), 6)
+            self.map_figures.append({"time": seconds, **figures(_map(result), self._map)})
         if self._shows == "map":
             self.writer.write(_map(result), source)
         else:
-            self.writer.write(compose(source.rgb, result.rgb, self._compare, self._turn), source)
+            self.writer.write(compose(source.rgb, self._after(source, result), self._compare, self._turn), source)
         if self._motion_writer is not None and self._motion is not None and result.displacement is not None:
             size = source.rgb.shape[:2]
             self._motion_writer.write(motion_picture(result.displacement, self._motion, *size), source)
         if self._map_writer is not None:
             self._map_writer.write(_map(result), source)
+
+    def _after(self, source: Frame, result: Restored) -> Picture:
+        """The picture that is shown, alone or beside the frame."""
+        if self._shows == "picture":
+            return result.rgb
+        assert self._map is not None
+        return heat_picture(_map(result), self._map, *source.rgb.shape[:2])
 
     def commit(self) -> None:
         """Gives everything its name."""
@@ -111,6 +133,11 @@ def _shape(output: Output | None, source: SourceInfo) -> tuple[int, int]:
     assert output is not None, "every model gives a picture or a map"
     height, width = output.tensor.at(source.height, source.width)[1:3]
     return height, width
+
+
+def _in_colour(source: SourceInfo) -> SourceInfo:
+    """`source` for a writer that would else choose gray because the source is."""
+    return replace(source, pix_fmt="yuv420p") if source.pix_fmt.startswith(("gray", "ya")) else source
 
 
 def _open_beside(

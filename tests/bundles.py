@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from mtu.core.interface import Frame, Graph, Input, Interface, Output, Tensor
+from mtu.core.interface import Frame, Graph, Input, Interface, Output, Tensor, Unit
 from mtu.export.bundle_files import save_bundle
 from mtu.runtime.bundle import Bundle, open_bundle
 
@@ -34,7 +34,7 @@ def write_bundle(directory: Path, output: Output, nodes: list, constants: dict, 
     return open_bundle(directory)
 
 
-def map_bundle(directory: Path) -> Bundle:
+def map_bundle(directory: Path, unit: Unit | None = None) -> Bundle:
     """Gives the mean of the three colours, over 255, as a map."""
     nodes = [
         helper.make_node("Cast", ["frame"], ["x"], to=TensorProto.FLOAT),
@@ -42,7 +42,7 @@ def map_bundle(directory: Path) -> Bundle:
         helper.make_node("Div", ["mean", "peak"], ["map"]),
     ]
     constants = {"axes": np.array([3]), "peak": np.array(255, np.float32)}
-    return write_bundle(directory, Output(Tensor("map", "float32", (1, "H", "W")), "map"), nodes, constants)
+    return write_bundle(directory, Output(Tensor("map", "float32", (1, "H", "W")), "map", unit=unit), nodes, constants)
 
 
 def doubling_bundle(directory: Path) -> Bundle:

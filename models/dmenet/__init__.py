@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mtu.core.errors import InvalidInputError
-from mtu.core.interface import Frame, Graph, Input, Interface, Output, Size, Tensor
+from mtu.core.interface import Frame, Graph, Input, Interface, Output, Size, Tensor, Unit
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +18,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {"dmenet": {"blocks": 7, "channels": 
 """The released network: residual blocks at the whole size, and the channels there."""
 PART = "main_net/defocus_net/"
 """What the names of this network's arrays begin with, in a released file."""
+SIGMA = Unit("sigma", factor=7.5, offset=-0.5)
+"""What the map stands for: of the Gaussian that blurs as much, in pixels of the frame."""
 KEYS = (f"{PART}encoder/conv1_1/kernel:0", f"{PART}decoder/uf/c3/kernel:0")
 """What tells a checkpoint of this family from others."""
 TRAINING_ONLY = re.compile(
@@ -33,7 +35,7 @@ def describe(settings: Mapping[str, Any]) -> Interface:
     if settings.keys() != least.keys() or any(type(n) is not int or n < least[key] for key, n in settings.items()):
         raise InvalidInputError(f"no such network: {dict(settings)}; blocks is a number from 1, channels one from 2")
     frame = Input(Tensor("frame", "uint8", (1, "H", "W", 3)), Frame("image", 0))
-    output = Output(Tensor("map", "float32", (1, "H", "W")), "map")
+    output = Output(Tensor("map", "float32", (1, "H", "W")), "map", unit=SIGMA)
     return Interface(
         family="dmenet",
         variant="custom",

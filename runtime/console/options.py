@@ -98,6 +98,9 @@ PictureFormatOption = Annotated[
 CompareOption = Annotated[
     Literal["side-by-side", "split"] | None, _output(metavar="HOW", help="Show the input beside the result.")
 ]
+HeatOption = Annotated[
+    bool, _output("--heat", help="Show the map of each frame in colours beside it, for models that give one.")
+]
 SaveMotionOption = Annotated[
     Path | None, _output(metavar="DIR", help="Also write the displacement of each frame as a colour picture.")
 ]

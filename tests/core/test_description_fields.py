@@ -6,7 +6,7 @@ import copy
 import json
 
 from mtu.core.errors import InvalidInputError
-from mtu.core.interface import Frame, Graph, Input, Interface, Output, Size, State, Tensor
+from mtu.core.interface import Frame, Graph, Input, Interface, Output, Size, State, Tensor, Unit
 
 DELETED = object()
 WRONG = [DELETED, None, True, 0, -1, 1.5, 10**30, "", "x", "../x", "é", "image", "HW"]
@@ -26,6 +26,7 @@ def test_a_field_that_is_missing_or_of_a_wrong_type_is_refused_or_means_what_it_
         Output(Tensor("large", "uint8", (1, "2*H", "2*W", 3)), "picture"),
         Output(Tensor("moves", "int32", (1, "H/2", "W/2")), "displacement", 3),
         Output(Tensor("trace", "float32", (1, 4, "H/2", 7)), "state"),
+        Output(Tensor("heat", "float32", (1, "H", "W")), "map", unit=Unit("degrees", 40.0, -5)),
     )
     later = Input(Tensor("trace_in", "float32", (1, 4, "H/2", 7)), State("trace"))
     interface = Interface(

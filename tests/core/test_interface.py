@@ -17,6 +17,7 @@ from mtu.core.interface import (
     Size,
     State,
     Tensor,
+    Unit,
 )
 from mtu.models import mimo_unet, mtu
 from mtu.models.mtu import PRESETS
@@ -36,7 +37,7 @@ def state(name: str) -> Input:
 
 A, B = (Output(Tensor(name, "float32", (1, 4, "H/2", "W/2")), "state") for name in "ab")
 LARGE = Output(Tensor("large", "uint8", (1, "2*H", "2*W", 3)), "picture")
-MASK = Output(Tensor("mask", "float16", (1, "3*H/2", "W")), "map")
+MASK = Output(Tensor("mask", "float16", (1, "3*H/2", "W")), "map", unit=Unit("share", 2.5, -0.5))
 OUTPUTS = (LARGE, A, MASK, B)
 OTHER = Interface(
     family="other",
@@ -177,6 +178,9 @@ def picture(*shape, dtype="uint8"):
         (picture(1, True, "W", 3), "size True"),
         (single(replace(LARGE, role="photo")), "role 'photo'; roles are picture, map, displacement, state"),
         (single(replace(LARGE, radius=1)), "radius 1"),
+        (single(replace(MASK, unit=Unit("x", float("nan"), 0))), "unit Unit"),
+        (single(replace(MASK, unit=Unit("x", True, 0))), "unit Unit"),
+        (single(replace(LARGE, unit=Unit("x", 1, 0))), "unit Unit"),
         ({"scale": 3}, "output large: uint8 [1, '2*H', '2*W', 3] is no picture"),
         ({"scale": 0}, "size and scale: whole numbers from 1"),
         ({"size": Size(4, 6)}, "size: the minimum 6 is no multiple"),

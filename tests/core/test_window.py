@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mtu.core.interface import Frame, Graph, Input, Interface, Output, Size, Tensor
-from mtu.core.window import Window, cut, pad
+from mtu.core.window import Window, cut, pad, spread
 
 
 def interface(offsets, size=Size(4, 4)) -> Interface:  # noqa: B008
@@ -59,3 +59,22 @@ def test_padding_repeats_the_last_row_and_column_and_is_cut_back(size, rule):
             assert np.array_equal(padded[y, x], frame[min(y, size[0] - 1), min(x, size[1] - 1)])
     assert padded.shape[:2] == rule.padded(*size) and padded.flags.c_contiguous
     assert np.array_equal(cut(padded[None], Tensor("out", "uint8", (1, "H", "W", 3)), *size), frame)
+
+
+@pytest.mark.parametrize(
+    ("shape", "height", "expected"),
+    [
+        (("H",), 5, [0, 1, 2, 3, 4]),
+        (("H/4",), 9, [0, 0, 0, 0, 1, 1, 1, 1, 2]),
+        (("2*H",), 4, [0, 2, 4, 6]),
+        (("3*H/2",), 4, [0, 1, 3, 4]),
+        ((3,), 7, [0, 0, 0, 1, 1, 2, 2]),
+    ],
+)
+def test_every_pixel_gets_the_value_at_its_place(shape, height, expected):
+    tensor = Tensor("map", "float32", (1, *shape, "W"))
+    rows = tensor.at(height, 2)[1]
+    values = np.stack([np.arange(rows), np.full(rows, 50)], 1)
+    found = spread(values, tensor, height, 2)
+    assert found[:, 0].tolist() == expected and (found[:, 1] == 50).all() and found.shape == (height, 2)
+    assert np.array_equal(spread(np.dstack([values] * 3), tensor, height, 2), np.dstack([found] * 3))

@@ -68,7 +68,10 @@ def test_what_the_model_does_not_give_is_refused_before_the_first_frame(capsys, 
         (large, ("--save-maps", beside), "--save-maps: the model test gives no map"),
         (single, ("--save-maps", beside), "gives no map"),
         (maps, ("--save-motion", beside), "--save-motion: the model test estimates no motion"),
-        (maps, ("--compare", "split"), "--compare: the model test gives a map, no picture"),
+        (maps, ("--compare", "split"), "show the map in colours with --heat"),
+        (large, ("--heat",), "--heat: the model test gives no map; leave it out, or use a model that does"),
+        (single, ("--heat", "--compare", "split"), "gives no map"),
+        (maps, ("--heat", "--picture-format", "npy", "-o", tmp_path / "heat"), "npy files are for maps"),
         (maps, ("--save-maps", tmp_path / "out.mp4" / "in"), "lie in each other"),
     ):
         refused(run(capsys, tmp_path, bundle, *out, *option), tmp_path, words)
