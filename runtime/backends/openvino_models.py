@@ -19,11 +19,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx.inliner import inline_local_functions
 
 from mtu.core.cache import cache_directory, keep, read_kept
-from mtu.core.errors import InvalidInputError
+from mtu.core.errors import InvalidInputError, some
 from mtu.core.interface import Graph, Tensor
 from mtu.runtime.backends.openvino_int8 import fit_int8, int8_units
 from mtu.runtime.backends.openvino_precision import keep_indices_fp32
@@ -168,6 +169,10 @@ class Compiler:
         except Exception as error:  # protobuf's, onnx's and the system's share no base but this one
             raise InvalidInputError(f"{path} cannot be read as ONNX: {reason(error)}") from None
         check_metadata({prop.key: prop.value for prop in proto.metadata_props}, interface, graph, str(path))
+        # OpenVINO makes 0 of NaN in a ReLU, so that nothing of it would be seen in the states.
+        weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+        if broken := [name for name, value in weights.items() if not np.isfinite(value).all()]:
+            raise InvalidInputError(f"{path} has weights that are not finite ({some(broken)}): use another checkpoint")
         if self.target.device == "CPU":
             fit_int8(proto, int8_units())
         try:
