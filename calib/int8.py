@@ -104,7 +104,9 @@ class Calibration:
     held_out: bool
     """Whether the clips are restored with the ranges of other clips; if not, there was one clip alone."""
     times: Mapping[str, Time]
-    """Of a later frame of the first clip, "fp32" and "int8", in onnxruntime on the CPU."""
+    """Of a later frame of the first clip, "fp32" and "int8", on the CPU."""
+    backend: str
+    """What they were taken with: the backend that runs bundles on a CPU if none is named."""
     size: tuple[int, int]
     """Height and width of that frame."""
 
@@ -128,8 +130,8 @@ class Calibration:
                 "each clip with the ranges of the others"
                 if self.held_out
                 else "one clip, restored with its own ranges: other videos may lose more; give two clips or more",
-                f"a frame of {self.size[1]}x{self.size[0]} in onnxruntime on this CPU: fp32 {fp32.median:.1f} ms (p90"
-                f" {fp32.p90:.1f}), int8 {int8.median:.1f} ms (p90 {int8.p90:.1f}), {speedup:.2f} times as fast",
+                f"a frame of {self.size[1]}x{self.size[0]} in {self.backend} on this CPU: fp32 {fp32.median:.1f} ms"
+                f" (p90 {fp32.p90:.1f}), int8 {int8.median:.1f} ms (p90 {int8.p90:.1f}), {speedup:.2f} times as fast",
             ]
         )
 
@@ -176,9 +178,10 @@ def calibrate(
 ) -> Calibration:
     """Writes the bundle with the layers in int8 that leave a loss of at most `allowed` dB on the clips.
 
-    All clips have sharp ones, or none has. Everything runs in onnxruntime on the CPU. Raises InvalidInputError if the
-    bundle is not fp32, if the clips are empty or if no layer keeps the loss; then nothing is written. NonFiniteError if
-    the model overflows, OutputError if `directory` cannot be written.
+    All clips have sharp ones, or none has. Clips are restored in onnxruntime on the CPU; the times are of the backend
+    that "auto" is there. Raises InvalidInputError if the bundle is not fp32, if the clips are empty or if no layer
+    keeps the loss; then nothing is written. NonFiniteError if the model overflows, OutputError if `directory` cannot be
+    written.
     """
     directory = directory.resolve()
     check_bundle_target(directory, overwrite)
@@ -216,7 +219,7 @@ def calibrate(
                 )
             together = search.sensitivity(chosen, f"{len(chosen)} layers")
         progress("timing", 1.0)
-        times = _times(bundle, search.write(chosen, search.limits), clips[0].frames)
+        backend, times = _times(bundle, search.write(chosen, search.limits), clips[0].frames)
         publish(made, directory, overwrite)
     every = dict.fromkeys(name for model in models.values() for name in GraphView(model).layers)
     return Calibration(
@@ -232,6 +235,7 @@ def calibrate(
         has_sharp=clips[0].sharp is not None,
         held_out=len(clips) > 1,
         times=times,
+        backend=backend,
         size=(clips[0].frames[0].shape[0], clips[0].frames[0].shape[1]),
     )
 
@@ -324,11 +328,11 @@ def _picture(result: Restored) -> Any:
     return 255 * result.map.astype(np.float32) if result.picture is None and result.map is not None else result.picture
 
 
-def _times(fp32: Bundle, int8: Bundle, frames: Sequence[Picture]) -> dict[str, Time]:
-    """Both models in turn on one later frame, warm."""
+def _times(fp32: Bundle, int8: Bundle, frames: Sequence[Picture]) -> tuple[str, dict[str, Time]]:
+    """The backend, and both models in turn on one later frame, warm."""
     with contextlib.ExitStack() as stack:
         backends = {
-            name: stack.enter_context(contextlib.closing(open_backend("onnxruntime", bundle, "cpu")))
+            name: stack.enter_context(contextlib.closing(open_backend("auto", bundle, "cpu")))
             for name, bundle in (("fp32", fp32), ("int8", int8))
         }
         *_, (graph, inputs) = feeds(backends["fp32"], frames[:2])
@@ -340,4 +344,5 @@ def _times(fp32: Bundle, int8: Bundle, frames: Sequence[Picture]) -> dict[str, T
                 began = time.perf_counter()
                 backend.submit(graph, inputs, held).result()
                 spent[name].append(1000 * (time.perf_counter() - began))
-    return {name: Time(float(np.median(each[1:])), float(np.quantile(each[1:], 0.9))) for name, each in spent.items()}
+    times = {name: Time(float(np.median(each[1:])), float(np.quantile(each[1:], 0.9))) for name, each in spent.items()}
+    return backends["fp32"].name, times

@@ -36,6 +36,7 @@ from mtu.export.engine_graph import build_graph
 from mtu.export.engine_options import BuildOptions
 from mtu.export.quantise import Limits, candidates, quantise
 from mtu.runtime import open_backend, open_bundle, restore
+from mtu.runtime.backends import automatic
 from mtu.runtime.engine import Profile
 from mtu.runtime.video import write_png
 
@@ -241,6 +242,7 @@ def test_the_command_says_what_it_did(capsys, tmp_path, folders, single):
         assert re.search(rf"^{re.escape(name)} +{alone} ", ended.out, re.MULTILINE)
     assert "6 of 6 layers in int8" in ended.out
     assert set(report["times"]) == {"fp32", "int8"} and " times" in ended.out
+    assert report["backend"] == automatic(single, "cpu") and f" in {report['backend']} on this CPU: " in ended.out
     ran = cli.run(capsys, "mtu-run", clip, "--model", tmp_path / "bundle", "-o", tmp_path / "out")
     assert ran.code == 0 and "custom fp32 with 6 layers in int8" in ran.err + ran.out
     same = ["--input", clip, "--min-psnr", 40, "--backend-b", "onnxruntime"]
