@@ -29,6 +29,7 @@ FAMILIES: Mapping[str, str] = {
     "mtu": "mtu.models.mtu",
     "mimo_unet": "mtu.models.mimo_unet",
     "dmenet": "mtu.models.dmenet",
+    "ifan": "mtu.models.ifan",
 }
 """Name: module."""
 

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
 from tests import cli
+from tests.graphs import before_rounding
 from torch.nn import functional as F
 
 from mtu.core.errors import InvalidInputError
@@ -92,18 +92,6 @@ def test_the_network_computes_what_the_facts_say(settings, size):
     assert (found - wanted).abs().max() < 1e-5
 
 
-def before_rounding(model: onnx.ModelProto, frame: np.ndarray) -> np.ndarray:
-    """What the exported graph has before it becomes 8 bits, [1, 3, H, W] in [0, 1]."""
-    import onnxruntime
-
-    (clip,) = [node for node in model.graph.node if node.op_type == "Clip"]
-    whole = onnx.ModelProto()
-    whole.CopyFrom(model)
-    whole.graph.output.append(helper.make_tensor_value_info(clip.output[0], TensorProto.FLOAT, None))
-    session = onnxruntime.InferenceSession(whole.SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run([clip.output[0]], {"frame": frame})[0]
-
-
 @pytest.mark.parametrize("size", [(1, 1), (4, 4), (5, 7), (33, 50), (64, 48), (90, 131)])
 def test_the_graph_gives_what_torch_gives_at_every_size(mimo, size):
     frame = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
@@ -112,7 +100,7 @@ def test_the_graph_gives_what_torch_gives_at_every_size(mimo, size):
     picture = torch.from_numpy(padded).permute(0, 3, 1, 2).float() / 255
     with torch.inference_mode():
         wanted = random_checkpoint("mimo_unet", TINY).network()(picture).clamp(0, 1).numpy()
-    found = before_rounding(onnx.load(mimo.graph("picture")), padded)
+    found = before_rounding(onnx.load(mimo.graph("picture")), {"frame": padded})
     assert found.shape == wanted.shape
     assert np.abs(found - wanted).max() <= 1e-4
 
