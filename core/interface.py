@@ -152,9 +152,16 @@ class Size:
     """Height and width are multiples of this."""
     minimum: int = 1
     """And at least this, a multiple too."""
+    smallest: int = 1
+    """Frames with a side below this are refused: too little of what the network sees would be theirs."""
 
     def padded(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width that frames of this size get."""
+        """Height and width that frames of this size get. Raises InvalidInputError for frames that are too small."""
+        if min(height, width) < self.smallest:
+            raise InvalidInputError(
+                f"frames of {width}x{height} are too small for this model, which takes {self.smallest}x{self.smallest}"
+                " and larger ones: enlarge them, or use another model"
+            )
         height, width = (max(side + -side % self.multiple, self.minimum) for side in (height, width))
         return height, width
 
@@ -263,7 +270,8 @@ class Interface:
             }
             for graph in self.graphs
         ]
-        return {**plain, "graphs": graphs, "size": asdict(self.size)}
+        size = {name: value for name, value in asdict(self.size).items() if (name, value) != ("smallest", 1)}
+        return {**plain, "graphs": graphs, "size": size}
 
     @classmethod
     def from_dict(cls, found: Any, source: str) -> Interface:

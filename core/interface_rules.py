@@ -21,7 +21,7 @@ def check(interface: Interface) -> None:
     _demand(i.precision in ("fp32", "fp16"), f"precision is {i.precision!r}: fp32 or fp16")
     _demand(isinstance(i.settings, Mapping), "settings: a mapping")
     _demand(all(type(layer) is str for layer in i.int8_layers), f"int8_layers {i.int8_layers!r}: must be texts")
-    whole = (i.size.multiple, i.size.minimum, i.scale)
+    whole = (i.size.multiple, i.size.minimum, i.size.smallest, i.scale)
     _demand(all(type(n) is int and 1 <= n <= 4096 for n in whole), "size and scale: whole numbers from 1")
     _demand(all(type(op.get("version")) is int for op in i.ops.values()), "ops: each has a version")
     _demand(i.size.minimum % i.size.multiple == 0, f"size: the minimum {i.size.minimum} is no multiple")

@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 from mtu.core.errors import InvalidInputError
@@ -72,6 +74,8 @@ def combined(interfaces: Sequence[Interface]) -> Interface:
     before = math.prod(interface.scale for interface in others)
     multiple = math.lcm(*(interface.size.multiple for interface in interfaces))
     least = max(interface.size.minimum for interface in interfaces)
+    enlarged = accumulate((interface.scale for interface in others), operator.mul, initial=1)
+    smallest = max(-(-each.size.smallest // times) for each, times in zip(interfaces, enlarged, strict=True))
     stream = interfaces[0].streams[0]
     window = sorted({-sum(each.look_back for each in interfaces), 0, sum(each.look_ahead for each in interfaces)})
     frames = (
@@ -84,7 +88,7 @@ def combined(interfaces: Sequence[Interface]) -> Interface:
         variant=" + ".join(interface.variant for interface in interfaces),
         settings={},
         graphs=(Graph("chain", tuple(frames), tuple(outputs)),),
-        size=Size(multiple, least + -least % multiple),
+        size=Size(multiple, least + -least % multiple, smallest),
         scale=before * last.scale,
         streams=(stream,),
         weights=hashlib.sha256("".join(interface.weights for interface in interfaces).encode()).hexdigest(),

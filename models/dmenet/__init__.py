@@ -41,7 +41,7 @@ def describe(settings: Mapping[str, Any]) -> Interface:
         variant="custom",
         settings=dict(settings),
         graphs=(Graph("map", (frame,), (output,)),),
-        size=Size(multiple=16, minimum=16),
+        size=Size(multiple=16, minimum=16, smallest=16),
     )
 
 

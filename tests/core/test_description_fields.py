@@ -34,7 +34,7 @@ def test_a_field_that_is_missing_or_of_a_wrong_type_is_refused_or_means_what_it_
         variant="y",
         settings={"a": 1},
         graphs=(Graph("only", (frame,), outputs), Graph("next", (frame, later), outputs)),
-        size=Size(2, 4),
+        size=Size(2, 4, 3),
         scale=2,
         int8_layers=("a",),
         ops={"Op": {"version": 1}},

@@ -48,7 +48,7 @@ OTHER = Interface(
         Graph("none", (frame("now"), frame("before", -4)), OUTPUTS),
         Graph("two_states", (state("b"), frame("now"), state("a")), OUTPUTS),
     ),
-    size=Size(2, 6),
+    size=Size(2, 6, 5),
     scale=2,
     weights="ab" * 32,
     precision="fp16",
@@ -135,6 +135,16 @@ def test_sizes_that_are_padded():
             assert Size(multiple, minimum).padded(side, 5)[0] == Size(multiple, minimum).padded(5, side)[1] == expected
 
 
+def test_frames_that_are_too_small_are_refused():
+    assert Size(4, 4, 7).padded(7, 9) == (8, 12)
+    for height, width in ((6, 9), (9, 6), (1, 1)):
+        with pytest.raises(
+            InvalidInputError, match=f"frames of {width}x{height} are too small .* takes 7x7 and larger"
+        ):
+            Size(4, 4, 7).padded(height, width)
+    assert "smallest" not in MTU2.to_dict()["size"]  # so that bundles of older releases keep their digests
+
+
 def graphs(*inputs: Input, outputs=OUTPUTS, then: tuple[Graph, ...] = OTHER.graphs[1:]):
     return {"graphs": (Graph("one_state", inputs, outputs), *then)}
 
@@ -183,6 +193,7 @@ def picture(*shape, dtype="uint8"):
         (single(replace(LARGE, unit=Unit("x", 1, 0))), "unit Unit"),
         ({"scale": 3}, "output large: uint8 [1, '2*H', '2*W', 3] is no picture"),
         ({"scale": 0}, "size and scale: whole numbers from 1"),
+        ({"size": Size(4, 4, 0)}, "size and scale: whole numbers from 1"),
         ({"size": Size(4, 6)}, "size: the minimum 6 is no multiple"),
         ({"size": Size(10**9, 10**9)}, "size and scale: whole numbers from 1"),
         ({"size": Size(2.0, 2)}, "size and scale: whole numbers from 1"),

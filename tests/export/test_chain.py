@@ -113,6 +113,10 @@ def test_what_a_chain_is_like_from_outside(small, mimo, twice):
     assert not chain.states and len(chain.graphs) == 1
     twice_over = combined([small.interface, small.interface])
     assert (twice_over.scale, twice_over.look_back, twice_over.look_ahead) == (1, 4, 4)
+    picky = replace(small.interface, size=Size(4, 4, 15))
+    assert (
+        combined([twice.interface, picky]).size.smallest == 8 and combined([picky, mimo.interface]).size.smallest == 15
+    )
 
 
 def described(bundle, directory: Path, **changes) -> Path:

@@ -73,7 +73,7 @@ def test_the_network_computes_what_the_facts_say(tmp_path, settings, seed, size)
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "torch"])
-@pytest.mark.parametrize("size", [(1, 1), (16, 16), (17, 40), (33, 31)])
+@pytest.mark.parametrize("size", [(16, 16), (17, 40), (33, 31)])
 def test_every_backend_gives_the_map_of_the_padded_frame_cut_back(dmenet, values, backend, size):
     needs.library(backend)
     picture = frame(*size)
@@ -232,6 +232,21 @@ def test_from_the_file_to_maps(tmp_path, capsys, values):
     exact = np.load(tmp_path / "exact" / "a.npy", allow_pickle=False)
     assert np.abs(exact - wanted).max() <= 1e-4
     assert np.array_equal(gray16(tmp_path / "out" / "a.png"), np.rint(exact.astype(np.float64) * 65535))
+
+
+@pytest.mark.parametrize("size", [(7, 7), (7, 64), (40, 15), (1, 1)])
+def test_a_picture_that_is_too_small(tmp_path, capsys, dmenet, size):
+    (tmp_path / "in").mkdir()
+    write_png(tmp_path / "in" / "a.png", frame(*size))
+    words = f"frames of {size[1]}x{size[0]} are too small for this model, which takes 16x16 and larger ones"
+    for output, options in (("out", ()), ("out.mp4", ("--save-maps", tmp_path / "exact")), ("heat", ("--heat",))):
+        ended = cli.run(
+            capsys, "mtu-run", tmp_path / "in", "-o", tmp_path / output, "--model", dmenet.directory, *options
+        )
+        refused(ended, tmp_path, words)
+    ended = cli.run(capsys, "mtu-compare", dmenet.directory, dmenet.directory, "--input", tmp_path / "in")
+    refused(ended, tmp_path, words)
+    assert [each.name for each in tmp_path.iterdir()] == ["in"]
 
 
 def gray16(path):

@@ -21,6 +21,7 @@ from mtu.runtime.video import read_picture, write_png
 
 MAP = Output(Tensor("map", "float32", (1, "H", "W")), "map")
 PICTURE = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
+LARGER = np.random.default_rng(1).integers(0, 256, (18, 35, 3), np.uint8)
 GRAY = np.tile(np.linspace(0, 255, 9).astype(np.uint8)[None, :, None], (6, 1, 3))
 
 
@@ -101,15 +102,15 @@ def test_the_report_has_mean_and_95th_percentile_of_each_frame(tmp_path, capsys,
 
 def test_sigma_of_dmenet(tmp_path, capsys, dmenet):
     (tmp_path / "in").mkdir()
-    write_png(tmp_path / "in" / "0.png", PICTURE)
+    write_png(tmp_path / "in" / "0.png", LARGER)
     run(capsys, tmp_path / "in", dmenet, "-o", tmp_path / "heat", "--heat", "--json", tmp_path / "r.json")
-    values = reference(pad(PICTURE, dmenet.interface.size) / 255, arrays(SMALL), SMALL["blocks"])[:6, :9]
+    values = reference(pad(LARGER, dmenet.interface.size) / 255, arrays(SMALL), SMALL["blocks"])[:18, :35]
     sigma = np.maximum(0, (15 * values - 1) / 2)
     (told,) = json.loads((tmp_path / "r.json").read_text())["map"]["frames"]
     assert told["mean"] == pytest.approx(sigma.mean(), abs=1e-3) and told["mean"] > 0.3
     assert told["p95"] == pytest.approx(np.percentile(sigma, 95), abs=1e-3)
-    heat = read_picture(tmp_path / "heat" / "0.png")[:, 9:].astype(int)
-    assert np.abs(heat - heat_picture(values, dmenet.interface.the("map"), 6, 9)).max() <= 8  # a colour of 256
+    heat = read_picture(tmp_path / "heat" / "0.png")[:, 35:].astype(int)
+    assert np.abs(heat - heat_picture(values, dmenet.interface.the("map"), 18, 35)).max() <= 8  # a colour of 256
 
 
 def test_a_model_without_a_map_reports_none(tmp_path, capsys, mimo):
