@@ -9,7 +9,7 @@ import importlib
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from mtu.core.errors import InvalidInputError, MissingExtraError, NonFiniteError
+from mtu.core.errors import InvalidInputError, MissingExtraError, MtuError, NonFiniteError
 from mtu.core.interface import Interface
 from mtu.runtime.bundle import Bundle, described_bundle, model_directory, open_bundle, read_fields, stages_of
 from mtu.runtime.engine import Engine, is_engine, open_engine
@@ -188,16 +188,16 @@ def open_backend(
     """The backend `name` ("auto" or a key of `FACTORIES`) with `model` loaded on `device`.
 
     "auto" is the library that an engine was built with; for a bundle onnxruntime where that has a GPU, else openvino
-    where it is installed, else onnxruntime. `device` is "auto", "cpu", "cuda" or "cuda:N"; "gpu", "gpu:N" and "npu" are
-    Intel's, which openvino runs. `precision` is what openvino computes in: fp32 where it is not said, "auto" for bf16
-    where that is both fast and proven. `at_once` is how many sessions are to be computed at the same time, where the
-    backend can. `size` is height and width of the frames to come, where that is known; what cannot be run at that size
-    is then refused at once. The TensorRT backends need it with a bundle, and `build`, which makes an engine of it for
-    that size (`mtu.export.engine_cache.cached_engine`) and tells `say` so. `streams` is how many sessions will share
-    it, such as the tiles of a frame (`Tiling.count`): the TensorRT backends count the memory of all. `cuda_graph` False
-    makes them run every layer of every frame one by one; `plugin_library` is the C++ plugin, which they need on
-    TensorRT 8.6 in place of the one in Python. Of a chain the backends of all stages are opened;
-    `mtu.runtime.chain.open_session` runs them.
+    where it is installed and takes the model (`say` is told if not), else onnxruntime. `device` is "auto", "cpu",
+    "cuda" or "cuda:N"; "gpu", "gpu:N" and "npu" are Intel's, which openvino runs. `precision` is what openvino computes
+    in: fp32 where it is not said, "auto" for bf16 where that is both fast and proven. `at_once` is how many sessions
+    are to be computed at the same time, where the backend can. `size` is height and width of the frames to come, where
+    that is known; what cannot be run at that size is then refused at once. The TensorRT backends need it with a bundle,
+    and `build`, which makes an engine of it for that size (`mtu.export.engine_cache.cached_engine`) and tells `say` so.
+    `streams` is how many sessions will share it, such as the tiles of a frame (`Tiling.count`): the TensorRT backends
+    count the memory of all. `cuda_graph` False makes them run every layer of every frame one by one; `plugin_library`
+    is the C++ plugin, which they need on TensorRT 8.6 in place of the one in Python. Of a chain the backends of all
+    stages are opened; `mtu.runtime.chain.open_session` runs them.
 
     Raises InvalidInputError for an unknown backend or device, a broken model, or an engine that is not for this host;
     MissingExtraError if a package of the backend is not installed.
@@ -208,6 +208,7 @@ def open_backend(
         options: dict[str, Any] = {"streams": streams, "cuda_graph": cuda_graph, "plugin_library": plugin_library}
         options |= {"precision": precision, "at_once": at_once, "build": build, "say": say}
         return open_stages(name, model, device, size, **options)
+    is_free = name == "auto" and device in ("auto", "cpu") and precision in (None, "auto")
     if name == "auto":
         name = automatic(model, device, precision)
     if name not in FACTORIES:
@@ -234,7 +235,22 @@ def open_backend(
         build=build,
         say=say,
     )
-    backend: Backend = importlib.import_module(FACTORIES[name][0]).open_backend(request)
+    try:
+        return _opened(request)
+    except InvalidInputError as error:
+        # A network of one's own may have what OpenVINO cannot do, and an installation may be broken.
+        if not (is_free and name == "openvino") or packages_missing("onnxruntime"):
+            raise
+        try:
+            backend = _opened(replace(request, name="onnxruntime"))
+        except MtuError:
+            raise error from None
+        say(f"note: onnxruntime runs the model, not openvino: {error}")
+        return backend
+
+
+def _opened(request: Request) -> Backend:
+    backend: Backend = importlib.import_module(FACTORIES[request.name][0]).open_backend(request)
     return backend
 
 

@@ -239,3 +239,38 @@ def test_a_damaged_graph(tmp_path, small, damage, words, size):
     with pytest.raises(InvalidInputError) as error:
         open_backend("openvino", open_bundle(tmp_path / "m"), "cpu", size=size)
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+# What auto does then
+
+
+@pytest.fixture
+def incapable(monkeypatch):
+    def refuse(*_):
+        raise InvalidInputError("OpenVINO cannot do this")
+
+    monkeypatch.setattr(openvino_models.Compiler, "__init__", refuse)
+
+
+@pytest.mark.parametrize("precision", [None, "auto"])
+def test_auto_takes_onnxruntime_and_says_so(small, incapable, precision):
+    said = []
+    backend = open_backend("auto", small, "cpu", precision=precision, say=said.append)
+    assert backend.name == "onnxruntime"
+    assert said == ["note: onnxruntime runs the model, not openvino: OpenVINO cannot do this"]
+    backend.close()
+
+
+@pytest.mark.parametrize(("name", "precision"), [("openvino", None), ("auto", "bf16"), ("auto", "fp32")])
+def test_what_was_asked_for_is_not_replaced(small, incapable, name, precision):
+    with pytest.raises(InvalidInputError, match="OpenVINO cannot do this"):
+        open_backend(name, small, "cpu", precision=precision)
+
+
+def test_a_model_that_neither_takes_is_refused_once(small, tmp_path):
+    shutil.copytree(small.directory, tmp_path / "m")
+    (tmp_path / "m" / "first.onnx").write_bytes(b"nothing")
+    said = []
+    with pytest.raises(InvalidInputError, match=r"first\.onnx cannot be read as ONNX"):
+        open_backend("auto", open_bundle(tmp_path / "m"), "cpu", say=said.append)
+    assert not said
