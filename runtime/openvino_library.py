@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mtu.core.errors import InvalidInputError, MissingExtraError
+from mtu.core.processor import CPUINFO, processor_flags
 from mtu.runtime.tensorrt_library import is_importable, one_line, version_numbers
 
 OLDEST = (2025, 0)
@@ -46,10 +47,7 @@ def load_openvino() -> Any:
     return openvino
 
 
-def bf16_units(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+def bf16_units(cpuinfo: Path = CPUINFO) -> str:
     """What of this processor multiplies bf16: "AMX", "AVX512-BF16", or nothing, also where the system does not say."""
-    try:
-        flags = set(cpuinfo.read_text(encoding="ascii", errors="replace").split())
-    except OSError:
-        return ""
+    flags = processor_flags(cpuinfo)
     return "AMX" if "amx_bf16" in flags else "AVX512-BF16" if "avx512_bf16" in flags else ""

@@ -132,21 +132,22 @@ class OpenVinoBackend:
 
     def submit(self, graph: str, frames: Mapping[str, np.ndarray], states: Mapping[str, Any]) -> _Pending:
         """See `Backend.submit`."""
-        with self._gate:
-            described = self.interface.graph(graph)
-            height, width = next(iter(frames.values())).shape[1:3]
-            try:
-                return self._start(described, (height, width), frames, states)
-            except (RuntimeError, MemoryError) as error:
-                raise self._failed(error, graph, (height, width)) from None
+        described = self.interface.graph(graph)
+        height, width = next((frame.shape[1:3] for frame in frames.values()), (0, 0))
+        taken = {name: states[source] for name, source in described.states.items()}
+        try:
+            # Outside the gate, or a stream that waits for its frame before would keep all others from starting theirs.
+            for state in taken.values():
+                if state.loan is not None:
+                    state.loan.wait()
+            with self._gate:
+                return self._start(described, (height, width), frames, taken)
+        except (RuntimeError, MemoryError) as error:
+            raise self._failed(error, graph, (height, width)) from None
 
     def _start(
-        self, graph: Graph, size: tuple[int, int], frames: Mapping[str, np.ndarray], states: Mapping[str, _State]
+        self, graph: Graph, size: tuple[int, int], frames: Mapping[str, np.ndarray], taken: Mapping[str, _State]
     ) -> _Pending:
-        taken = {name: states[source] for name, source in graph.states.items()}
-        for state in taken.values():
-            if state.loan is not None:
-                state.loan.wait()
         loan = self._pools_for(size)[graph.name].lend()
         shared = {name: self._shared(frames[name]) for name in graph.frames}
         for name, tensor in shared.items():

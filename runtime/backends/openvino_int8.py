@@ -17,16 +17,15 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from mtu.core.processor import CPUINFO, processor_flags
+
 ZERO = "uint8_zero"
 """The initializer that says which of 0 to 255 is zero."""
 
 
-def int8_units(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+def int8_units(cpuinfo: Path = CPUINFO) -> str:
     """What of this processor multiplies int8: "AMX", "VNNI" of 512 bits, or nothing, also where nothing is known."""
-    try:
-        flags = set(cpuinfo.read_text(encoding="ascii", errors="replace").split())
-    except OSError:
-        return ""
+    flags = processor_flags(cpuinfo)
     return "AMX" if "amx_int8" in flags else "VNNI" if "avx512_vnni" in flags else ""
 
 

@@ -26,6 +26,7 @@ import numpy as np
 import onnx
 
 from mtu.core.cache import keep, read_kept
+from mtu.core.processor import CPUINFO
 from mtu.core.window import Picture
 from mtu.plugins.nodes import op_nodes
 from mtu.runtime.backends import Backend
@@ -91,7 +92,7 @@ def _is_index(node: Any) -> bool:
     return any(each.get_element_type().is_integral() for each in node.outputs())
 
 
-def has_amx(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+def has_amx(cpuinfo: Path = CPUINFO) -> bool:
     """Whether the processor multiplies matrices of bf16; no where that cannot be known."""
     return bf16_units(cpuinfo) == "AMX"
 

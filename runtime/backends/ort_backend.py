@@ -22,6 +22,7 @@ import onnxruntime
 
 from mtu.core.errors import InvalidInputError, MissingExtraError
 from mtu.core.interface import Dim, Graph
+from mtu.core.processor import CPUINFO, processor_flags
 from mtu.runtime.backends import Finished, Gate, Request, non_finite, out_of_memory
 from mtu.runtime.bundle import Bundle, check_metadata
 from mtu.runtime.gpu import find_gpu
@@ -148,7 +149,7 @@ class OrtBackend:
             self._sessions.clear()
 
 
-def sums_are_exact(machine: str = platform.machine(), cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+def sums_are_exact(machine: str = platform.machine(), cpuinfo: Path = CPUINFO) -> bool:
     """Whether int8 models are right on this processor as they are.
 
     On x86 without VNNI, onnxruntime adds products of int8 in 16 bits, and large ones overflow; told so, it takes a
@@ -157,11 +158,7 @@ def sums_are_exact(machine: str = platform.machine(), cpuinfo: Path = Path("/pro
     """
     if machine.lower() not in ("x86_64", "amd64"):
         return True
-    try:
-        flags = set(cpuinfo.read_text(encoding="ascii", errors="replace").split())
-    except OSError:
-        return False
-    return bool(flags & {"avx512_vnni", "avx_vnni"})
+    return bool(processor_flags(cpuinfo) & {"avx512_vnni", "avx_vnni"})
 
 
 def _fixed(shape: Sequence[Dim | None]) -> tuple[int | None, ...]:
