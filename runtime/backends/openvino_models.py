@@ -171,8 +171,8 @@ class Compiler:
         check_metadata({prop.key: prop.value for prop in proto.metadata_props}, interface, graph, str(path))
         # OpenVINO makes 0 of NaN in a ReLU, so that nothing of it would be seen in the states.
         weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
-        if broken := [name for name, value in weights.items() if not np.isfinite(value).all()]:
-            raise InvalidInputError(f"{path} has weights that are not finite ({some(broken)}): use another checkpoint")
+        if broken := [name for name, value in weights.items() if np.isnan(value).any()]:
+            raise InvalidInputError(f"{path} has weights that are no numbers ({some(broken)}): use another checkpoint")
         if self.target.device == "CPU":
             fit_int8(proto, int8_units())
         try:
