@@ -38,8 +38,9 @@ class Family(Protocol):
     """What a family's module has. `settings` are plain data, as JSON holds them.
 
     Optional: `KEYS`, keys of a checkpoint that messages name; `TRAINING_ONLY`, a compiled pattern of keys that are
-    dropped. And both of these, where released files hold other arrays than the network: `released(settings)`, name and
-    shape of each array that a file must have; `from_released(arrays)`, the network's weights made of them.
+    dropped. And both of these, in a family of this release whose released files hold other arrays than the network:
+    `released(settings)`, name and shape of each array that a file must have; `from_released(arrays)`, the network's
+    weights made of them.
     """
 
     PRESETS: Mapping[str, Mapping[str, Any]]

@@ -17,11 +17,16 @@ from tests.dmenet import NET, SMALL, arrays, extras, reference, write_npz
 
 from mtu.core.errors import InvalidInputError
 from mtu.core.window import cut, pad
+from mtu.export.bundle_files import load_graphs, save_bundle
+from mtu.export.chain_files import write_chain
+from mtu.export.precision import in_fp16, to_fp16
 from mtu.export.to_onnx import may_hold_size
 from mtu.models import dmenet as family
 from mtu.models.checkpoint import load_checkpoint, random_checkpoint
 from mtu.models.families import FAMILIES, find_family, find_preset
-from mtu.runtime import Session, open_backend
+from mtu.runtime import Session, open_backend, open_bundle
+from mtu.runtime.backends import open_model
+from mtu.runtime.chain import restore
 from mtu.runtime.video import write_png
 
 FULL = family.PRESETS["dmenet"]
@@ -247,6 +252,30 @@ def test_a_picture_that_is_too_small(tmp_path, capsys, dmenet, size):
     ended = cli.run(capsys, "mtu-compare", dmenet.directory, dmenet.directory, "--input", tmp_path / "in")
     refused(ended, tmp_path, words)
     assert [each.name for each in tmp_path.iterdir()] == ["in"]
+
+
+def test_in_fp16_and_behind_another_network(tmp_path, dmenet, mimo):
+    """What goes through the description alone works for a map as for a picture."""
+    models, half = load_graphs(dmenet), tmp_path / "half"
+    for model in models.values():
+        to_fp16(model)
+    half.mkdir()
+    save_bundle(half, in_fp16(dmenet.interface), models)
+    write_chain([mimo.directory, dmenet.directory], tmp_path / "chain")
+
+    def restored(model, picture):
+        backend = open_backend("onnxruntime", model, "cpu")
+        (result,) = restore([picture], backend)
+        backend.close()
+        return result
+
+    picture, made = frame(30, 33), open_bundle(half)
+    one, less = restored(dmenet, picture).map, restored(made, picture).map
+    assert made.interface.the("map").unit == family.SIGMA and less.dtype == np.float16
+    assert 0 < np.abs(less - one).max() < 0.01
+    in_a_row = restored(open_model(tmp_path / "chain"), picture).map
+    assert np.array_equal(in_a_row, restored(dmenet, restored(mimo, picture).rgb).map)
+    assert not np.array_equal(in_a_row, one)
 
 
 def gray16(path):
