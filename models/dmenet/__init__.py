@@ -51,7 +51,8 @@ def settings_of(tensors: Mapping[str, torch.Tensor]) -> Mapping[str, Any] | None
     is_own = {"encoder.conv1_1.weight", "decoder.uf.c3.weight"} <= set(tensors)
     if not is_own and not any(name.startswith(PART) for name in tensors):
         return None
-    first = tensors.get("encoder.conv1_1.bias" if is_own else f"{PART}encoder/conv1_1/bias:0")
+    biases = "encoder.conv1_{}.bias" if is_own else f"{PART}encoder/conv1_{{}}/bias:0"
+    first = next((tensors[name] for name in map(biases.format, (1, 2)) if name in tensors), None)
     found = (_BLOCK.fullmatch(name.removeprefix(PART)) for name in tensors)
     counts = Counter(each[1] or each[2] for each in found if each)
     blocks = [block for block, count in counts.items() if count > 1]  # one array alone is a stray
