@@ -14,7 +14,6 @@ from tests.frames import moving_frames
 from mtu.core.errors import InvalidInputError, OutputError
 from mtu.export import engine_cache
 from mtu.export.engine_cache import cached_engine
-from mtu.plugins.op import find_op
 from mtu.runtime import open_engine
 from mtu.runtime.bundle import Bundle, open_bundle
 from mtu.runtime.gpu import Gpu, find_gpu
@@ -70,7 +69,7 @@ def test_whatever_an_engine_depends_on_makes_another(small, built, tmp_path, mon
     newer = types.SimpleNamespace(name="tensorrt", version="10.17.0")
     directories = {ask(small)[0].directory, ask(small, (32, 52))[0].directory, ask(small, library=newer)[0].directory}
     directories.add(ask(small, gpu=replace(GPU, memory=1))[0].directory)  # says nothing
-    monkeypatch.setattr(engine_cache, "find_op", lambda name: replace(find_op(name), revision=99))
+    monkeypatch.setattr(engine_cache, "with_plugin", lambda ops: dict.fromkeys(ops, 99))
     directories.add(ask(small)[0].directory)
     other.graph("first").write_bytes(small.graph("first").read_bytes() + b"\n")
     directories.add(ask(other)[0].directory)
