@@ -32,7 +32,7 @@ from mtu.runtime.bundle import Bundle, check_metadata
 from mtu.runtime.engine import file_digest
 from mtu.runtime.openvino_library import load_openvino
 
-REVISION = 4
+REVISION = 1
 """Of what happens to a graph between its file and the compiler; raised when that changes."""
 
 
