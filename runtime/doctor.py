@@ -109,8 +109,7 @@ def _pycuda() -> str:
     driver_library()  # as the backend does
     import pycuda.driver as driver
 
-    cuda = ".".join(map(str, driver.get_version()[:2]))
-    return f"{pycuda.VERSION_TEXT}, built with CUDA {cuda}"
+    return f"{pycuda.VERSION_TEXT}, built with CUDA {'.'.join(map(str, driver.get_version()[:2]))}"
 
 
 def _nvrtc() -> str:
