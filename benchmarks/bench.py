@@ -30,6 +30,7 @@ import numpy as np
 
 from mtu.benchmarks.arithmetic import frame_gflop, product_gflops
 from mtu.core.errors import InvalidInputError, MtuError
+from mtu.core.processor import processor_flags
 from mtu.core.release import VERSION
 from mtu.core.window import Picture, Window
 from mtu.export.engine_cache import cached_engine
@@ -308,7 +309,7 @@ def environment() -> dict[str, str]:
     found = {"processor": cpu["model name"]}
     if "cpu family" in cpu and "model" in cpu:
         found["processor"] += f" (family {cpu['cpu family']}, model {cpu['model']})"
-    flags = set(cpu.get("flags", cpu.get("Features", "")).split())
+    flags = processor_flags()
     found["that has"] = " ".join(flag for flag in PROCESSOR_FLAGS if flag in flags) or "nothing known"
     found |= {
         "cores": str(os.cpu_count()),

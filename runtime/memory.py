@@ -69,7 +69,7 @@ def needed(backend: Backend, frame: tuple[int, int], tile: tuple[int, int], tile
     for stage in backend.stages if isinstance(backend, StagedBackend) else (backend,):
         interface, pixels = stage.interface, tile[0] * tile[1]
         # The last word: "fp16 computed in fp32" is fp32.
-        cost = COSTS.get((stage.name, "int8" if interface.int8_layers else stage.arithmetic.split()[-1]))
+        cost = COSTS.get((stage.name, stage.arithmetic.split()[-1]))
         if cost is None or stage.device != "cpu" or not interface.working_bytes:
             return None
         frames = interface.look_back + interface.look_ahead + 2

@@ -78,11 +78,12 @@ class Tiling:
     """That of the model's size rule."""
 
     def __post_init__(self) -> None:
+        near = Size(self.multiple).padded(*(max(side, 1) for side in self.tile))
         for name, length, tile in zip(("high", "wide"), self.frame, self.tile, strict=True):
             if tile % self.multiple or tile < 1:
                 raise InvalidInputError(
                     f"tiles of {in_words(self.tile)} (WIDTHxHEIGHT): both are multiples of {self.multiple}, for example"
-                    f" {in_words(Size(self.multiple).padded(*self.tile))}"
+                    f" {in_words(near)}"
                 )
             if tile < length and tile < 2 * self.overlap:
                 raise InvalidInputError(

@@ -66,7 +66,8 @@ class Backend(Protocol):
     """What it computes in, in words: `Interface.arithmetic`, where the backend takes the model's own types."""
     in_flight: int
     """How many frames may be submitted before the result of the oldest is asked for: 0 where `submit` computes at once,
-    1 where the upload of a frame, the computation of the one before and its download overlap."""
+    1 where a frame is under way when `submit` returns: computed beside the caller, or uploaded while the one before
+    is computed."""
 
     @property
     def remarks(self) -> list[str]:
@@ -258,9 +259,11 @@ def automatic(model: Bundle | Engine, device: str = "auto", precision: Precision
     """The backend that `open_backend` takes for "auto"."""
     if isinstance(model, Engine):
         return model.manifest.library
+    if device.startswith("cuda"):
+        return "onnxruntime"
     if device.startswith(("gpu", "npu")) or precision == "bf16":
         return "openvino"
-    if device.startswith("cuda") or (device == "auto" and find_gpu() is not None and is_installed("onnxruntime-gpu")):
+    if device == "auto" and find_gpu() is not None and is_installed("onnxruntime-gpu"):
         return "onnxruntime"
     return "onnxruntime" if packages_missing("openvino") else "openvino"
 

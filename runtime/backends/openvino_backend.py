@@ -183,8 +183,6 @@ class OpenVinoBackend:
 
     def _failed(self, error: Exception, graph: str, size: tuple[int, int]) -> InvalidInputError:
         height, width = size
-        if isinstance(error, InvalidInputError):
-            return error
         if is_about_memory(error):
             return out_of_memory(self.name, height, width)
         return InvalidInputError(

@@ -26,6 +26,7 @@ import numpy as np
 import onnx
 
 from mtu.core.cache import keep, read_kept
+from mtu.core.errors import InvalidInputError
 from mtu.core.processor import CPUINFO
 from mtu.core.window import Picture
 from mtu.plugins.nodes import op_nodes
@@ -58,16 +59,20 @@ _CARRIER = """<?xml version="1.0"?><net name="carrier" version="11"><layers>
 def keep_indices_fp32(core: Any, model: Any, proto: onnx.ModelProto) -> None:
     """Marks what the indices in custom ops are computed by, so that it stays fp32 under a hint for bf16.
 
-    `proto` is the graph before its functions were inlined, `model` the openvino.Model of it after. A version of
-    OpenVINO that does not know the mark computes that in bf16 too.
+    `proto` is the graph before its functions were inlined, `model` the openvino.Model of it after. Raises
+    InvalidInputError where OpenVINO does not know the mark.
     """
+    ops = [node for node, _ in op_nodes(proto)]
     (carrier,) = (node for node in core.read_model(_CARRIER.encode(), b"").get_ops() if node.get_type_name() == "Relu")
     info = carrier.get_rt_info()
-    if _KEY not in info:
-        return
+    if ops and _KEY not in info:
+        raise InvalidInputError(
+            "--precision bf16: this version of openvino cannot keep the matching in fp32: pip install -U"
+            ' "mtu-trt[openvino]", or leave it out'
+        )
     nodes = [node for node in model.get_ops() if node.get_type_name() != "Result"]  # which has its input's names
     made_by = {name: node for node in nodes for each in node.outputs() for name in each.get_names()}
-    for node, _ in op_nodes(proto):
+    for node in ops:
         ends = {made_by[name].get_friendly_name() for name in node.input}
         # OpenVINO has dropped an output that nothing reads; the matching behind it still says what is fetched.
         inside = _behind([made_by[name] for name in node.output if name in made_by], ends)
@@ -118,8 +123,14 @@ def choose_precision(compiler: Compiler, opened: Callable[[str, tuple[int, int]]
     `opened` gives the backend for a precision and a size.
     """
     if compiler.target.device != "CPU" or not has_amx():
-        return "f32", "fp32, for bf16 is taken on a processor with AMX alone, and none is found"
-    nearness = _nearness(compiler, opened)
+        return (
+            "f32",
+            "fp32, for bf16 is taken on a processor with AMX alone, and none is found (Linux alone says)",
+        )
+    try:
+        nearness = _nearness(compiler, opened)
+    except InvalidInputError as error:
+        return "f32", f"fp32 ({error})"
     measured = f"a made clip is {nearness:.1f} dB from fp32 in its worst frame, and {NEAR:.0f} are asked for"
     return ("bf16", f"bf16 ({measured})") if nearness >= NEAR else ("f32", f"fp32 (in bf16 {measured})")
 

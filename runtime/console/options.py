@@ -45,7 +45,7 @@ DEVICES = "auto, cpu, cuda, cuda:N; gpu, gpu:N, npu (Intel's)"
 DeviceOption = Annotated[str, _model(metavar="NAME", help=f"{DEVICES}.")]
 PRECISIONS = "fp32, bf16, or auto: bf16 where that is fast and proven"
 PrecisionOption = Annotated[
-    PrecisionChoice | None, _model(metavar="KIND", help=f"{PRECISIONS} (OpenVINO).", show_default="the model's own")
+    PrecisionChoice | None, _model(metavar="KIND", help=f"{PRECISIONS} (OpenVINO).", show_default="fp32")
 ]
 PluginLibraryOption = Annotated[
     Path | None,

@@ -164,6 +164,11 @@ def test_what_a_backend_computes_in_counts():
         for words in ("bf16", "fp32", "fp16 computed in fp32")
     )
     assert bf16 < fp32 * 3 / 4 and widened == fp32
+    rounded, exact = (
+        needed(stand_in("openvino", int8_layers=("a",), arithmetic=words), size, size, 1)
+        for words in ("fp32 with 1 layers in int8", "fp32 with 1 layers in int8 computed in fp32")
+    )
+    assert rounded < fp32 and exact == fp32
 
 
 def test_tiles_take_less_and_their_states_count():

@@ -19,7 +19,8 @@ from onnx.external_data_helper import set_external_data
 
 from mtu.core.errors import InvalidInputError
 from mtu.runtime import open_backend, open_bundle
-from mtu.runtime.backends import openvino_models
+from mtu.runtime.backends import openvino_models, openvino_precision
+from mtu.runtime.backends.openvino_models import Compiler, Target
 from mtu.runtime.engine import Profile
 
 SIZE = (16, 24)
@@ -63,7 +64,7 @@ def refused(ended, tmp_path, *words):
         (["--device", "GPU", "--backend", "openvino"], "unknown device 'GPU'"),
         (["--precision", "bf16", "--backend", "onnxruntime"], "backend onnxruntime computes in the model's own types"),
         (["--precision", "bf16", "--backend", "torch"], "backend torch computes in the model's own types (fp32)"),
-        (["--precision", "bf16", "--device", "cuda"], "backend openvino does not run on cuda"),
+        (["--precision", "bf16", "--device", "cuda"], "backend onnxruntime computes in the model's own types"),
     ],
 )
 def test_a_device_or_arithmetic_that_is_not_there(run, tmp_path, arguments, words):
@@ -274,3 +275,23 @@ def test_a_model_that_neither_takes_is_refused_once(small, tmp_path):
     with pytest.raises(InvalidInputError, match=r"first\.onnx cannot be read as ONNX"):
         open_backend("auto", open_bundle(tmp_path / "m"), "cpu", say=said.append)
     assert not said
+
+
+@pytest.mark.parametrize(
+    ("text", "about_memory"),
+    [
+        ("std::bad_alloc", True),
+        ("Failed to allocate 12 bytes", True),
+        ("could not create a memory object", True),
+        ("Check 'ok' failed at src/plugins/intel_cpu/src/memory_desc/cpu_memory_desc_utils.cpp:12: wrong shape", False),
+        ("Parameter 'memory_in': the shape is incompatible", False),
+    ],
+)
+def test_what_is_about_memory(text, about_memory):
+    assert openvino_models.is_about_memory(RuntimeError(text)) is about_memory
+
+
+def test_a_version_without_the_mark_is_refused(small, monkeypatch):
+    monkeypatch.setattr(openvino_precision, "_KEY", "unknown")
+    with pytest.raises(InvalidInputError, match="cannot keep the matching in fp32"):
+        Compiler(small, Target("CPU", "bf16", 1)).check()
