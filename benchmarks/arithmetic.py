@@ -39,24 +39,14 @@ def frame_gflop(model: Model, height: int, width: int) -> float | None:
 
 def _convolutions(bundle: Bundle, graph: Graph, height: int, width: int) -> int:
     import onnx
-    from onnx.inliner import inline_local_functions
 
-    proto = inline_local_functions(onnx.load(bundle.graph(graph.name)))
+    from mtu.plugins.nodes import tensors_of, with_sizes
+
     sizes = {each.tensor.name: each.tensor.at(height, width) for each in graph.inputs}
-    for value in proto.graph.input:
-        for dim, size in zip(value.type.tensor_type.shape.dim, sizes[value.name], strict=True):
-            dim.dim_value = size
-    for value in proto.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    del proto.graph.value_info[:]  # of any size
-    found = onnx.shape_inference.infer_shapes(proto).graph
-    shapes = {
-        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        for value in (*found.input, *found.value_info, *found.output)
-    }
-    shapes |= {weight.name: list(weight.dims) for weight in found.initializer}
+    found = with_sizes(onnx.load(bundle.graph(graph.name)), sizes)
+    shapes = {name: shape for name, (shape, _) in tensors_of(found).items()}
     operations = 0
-    for node in found.node:
+    for node in found.graph.node:
         if node.op_type in ("Conv", "ConvTranspose"):
             # Every output is a sum over a kernel; of a transposed one, every input goes into as many.
             positions = shapes[node.output[0] if node.op_type == "Conv" else node.input[0]]

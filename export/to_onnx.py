@@ -32,11 +32,10 @@ from mtu.export.working_memory import working_bytes
 from mtu.models.checkpoint import Checkpoint, random_checkpoint
 from mtu.models.families import errors_of, find_family
 from mtu.plugins.nodes import op_nodes
+from mtu.plugins.onnx_body import OPSET
 from mtu.plugins.op import find_op
 from mtu.runtime.bundle import Bundle, open_bundle
 
-OPSET = 18
-"""The newest opset that TensorRT 8.6 to 11 and TensorRT-RTX all read."""
 TRACED_SIZE = (32, 48)
 """Height and width of the example frames, or the model's smallest; nothing of them stays in the graph."""
 FOR_EVER = 2**31 - 1

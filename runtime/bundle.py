@@ -6,14 +6,14 @@ A chain is a bundle without graphs: its `bundle.json` names sub-directories, in 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from mtu.core.errors import InvalidInputError, MissingFileError
-from mtu.core.interface import FORMAT_VERSION, Graph, Interface
+from mtu.core.interface import FORMAT_VERSION, Graph, Interface, Tensor
 from mtu.core.kinds import meant
 from mtu.core.release import VERSION
 from mtu.plugins.op import OPS, find_op
@@ -174,6 +174,21 @@ def metadata(interface: Interface, graph: Graph) -> dict[str, str]:
         "mtu.interface": interface.digest,
         "mtu.tensors": json.dumps(tensors, sort_keys=True),
     }
+
+
+def check_tensors(
+    kind: str, tensors: Iterable[Tensor], found: Mapping[str, tuple[str, tuple[int | None, ...]]], source: str
+) -> None:
+    """Raises InvalidInputError unless a file's inputs or outputs (`kind`) are these: `found` has numpy's type and the
+    shape, None for a free size, by name."""
+    expected = {
+        tensor.name: (tensor.dtype, tuple(size if isinstance(size, int) else None for size in tensor.shape))
+        for tensor in tensors
+    }
+    if expected != found:
+        raise InvalidInputError(
+            f"{source}: its {kind}s are {dict(found)}, bundle.json says {expected}; export the model again"
+        )
 
 
 def check_metadata(found: Mapping[str, str], interface: Interface, graph: Graph, source: str) -> None:

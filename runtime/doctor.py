@@ -91,7 +91,8 @@ def _onnxruntime() -> str:
 
 
 def _openvino() -> str:
-    from mtu.runtime.openvino_library import bf16_units, load_openvino
+    from mtu.core.processor import bf16_units
+    from mtu.runtime.openvino_library import load_openvino
 
     openvino = load_openvino()
     core = openvino.Core()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,17 @@ def heat_picture(values: NDArray[np.floating], output: Output, height: int, widt
     From black for 0 over violet, red and orange to pale yellow for 1, the same for all frames; what lies outside is
     taken for 0 or 1.
     """
-    steps = np.linspace(0, 1, len(COLOURS))
-    levels = np.stack([np.interp(np.linspace(0, 1, 256), steps, channel) for channel in np.transpose(COLOURS)], 1)
     index = np.rint(np.clip(values, 0, 1).astype(np.float32) * 255).astype(np.uint8)
-    return spread(np.rint(levels).astype(np.uint8)[index], output.tensor, height, width)
+    return spread(_colours()[index], output.tensor, height, width)
+
+
+@functools.cache
+def _colours() -> NDArray[np.uint8]:
+    """Of 0, 1/255, ... 1: uint8 [256, 3]."""
+    steps = np.linspace(0, 1, len(COLOURS))
+    levels = [np.interp(np.linspace(0, 1, 256), steps, channel) for channel in np.transpose(COLOURS)]
+    table: NDArray[np.uint8] = np.rint(np.stack(levels, 1)).astype(np.uint8)
+    return table
 
 
 def figures(values: NDArray[np.floating], output: Output) -> dict[str, float]:

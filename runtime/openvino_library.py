@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import importlib
 import sys
-from pathlib import Path
 from typing import Any
 
 from mtu.core.errors import InvalidInputError, MissingExtraError
-from mtu.core.processor import CPUINFO, processor_flags
 from mtu.runtime.tensorrt_library import is_importable, one_line, version_numbers
 
 OLDEST = (2025, 0)
@@ -45,9 +43,3 @@ def load_openvino() -> Any:
             f'openvino {version} is too old: {oldest} or newer is needed; pip install -U "mtu-trt[openvino]", {other}'
         )
     return openvino
-
-
-def bf16_units(cpuinfo: Path = CPUINFO) -> str:
-    """What of this processor multiplies bf16: "AMX", "AVX512-BF16", or nothing, also where the system does not say."""
-    flags = processor_flags(cpuinfo)
-    return "AMX" if "amx_bf16" in flags else "AVX512-BF16" if "avx512_bf16" in flags else ""

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, leaky_relu, max_pool2d, relu
+from torch.nn.functional import leaky_relu, max_pool2d, relu
+
+from mtu.models.pictures import doubled
 
 SLOPE = 0.2
 """Of the leaky ReLU behind every convolution of the decoder but the last."""
@@ -71,11 +73,11 @@ class Decoder(nn.ModuleDict):
         """See the class."""
         *skips, x = features
         for name, skip in zip(("u3", "u2", "u1"), reversed(skips), strict=False):
-            x, level = torch.cat((_doubled(x), skip), 1), self._level(name)
+            x, level = torch.cat((doubled(x), skip), 1), self._level(name)
             for layer in level.values():
                 x = leaky_relu(layer(x), SLOPE)
         last, tail = self._level("u0"), self._level("uf")
-        x = leaky_relu(last["c_init"](torch.cat((_doubled(x), skips[0]), 1)), SLOPE)
+        x = leaky_relu(last["c_init"](torch.cat((doubled(x), skips[0]), 1)), SLOPE)
         for block in range(self.blocks):
             inside = leaky_relu(last[f"c{block}_1"](x), SLOPE)
             inside = leaky_relu(last[f"c{block}_2"](inside), SLOPE)
@@ -100,11 +102,6 @@ class Network(nn.Module):
         """See the class."""
         found: Tensor = self.decoder(self.encoder(picture))
         return found
-
-
-def _doubled(x: Tensor) -> Tensor:
-    """Every row and column twice."""
-    return interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 class MapGraph(nn.Module):

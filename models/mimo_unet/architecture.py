@@ -10,9 +10,8 @@ from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
-from mtu.models.pictures import to_float, to_frame
+from mtu.models.pictures import doubled, to_float, to_frame
 
 
 def named(name: str, *layers: nn.Module) -> nn.Sequential:
@@ -106,9 +105,9 @@ class Network(nn.Module):
         whole = self.Encoder[0](self.feat_extract[0](picture))
         half = self.Encoder[1](self.FAM2(self.feat_extract[1](whole), self.SCM2(half_picture)))
         z = self.Encoder[2](self.FAM1(self.feat_extract[2](half), self.SCM1(_halved(half_picture))))
-        z_half = _doubled(z)
+        z_half = doubled(z)
         fused_half = self.AFFs[1](torch.cat((_halved(whole), half, z_half), 1))
-        fused = self.AFFs[0](torch.cat((whole, _doubled(half), _doubled(z_half)), 1))
+        fused = self.AFFs[0](torch.cat((whole, doubled(half), doubled(z_half)), 1))
         z = self.feat_extract[3](self.Decoder[0](z))
         z = self.feat_extract[4](self.Decoder[1](self.Convs[0](torch.cat((z, fused_half), 1))))
         z = self.feat_extract[5](self.Decoder[2](self.Convs[1](torch.cat((z, fused), 1))))
@@ -118,11 +117,6 @@ class Network(nn.Module):
 def _halved(x: Tensor) -> Tensor:
     """Every second row and column, from the first."""
     return x[:, :, ::2, ::2]
-
-
-def _doubled(x: Tensor) -> Tensor:
-    """Every row and column twice."""
-    return interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 class PictureGraph(nn.Module):

@@ -40,17 +40,17 @@ class _Pool:
         self._free: list[Any] = []
         self.is_used = False
 
-    def lend(self) -> _Loan:
+    def lease(self) -> _Lease:
         self.is_used = True
         request = self._free.pop() if self._free else self._compiled.create_infer_request()
-        return _Loan(self, request)
+        return _Lease(self, request)
 
     def take_back(self, request: Any) -> None:
         if len(self._free) < SPARE:
             self._free.append(request)
 
 
-class _Loan:
+class _Lease:
     """A request, until nobody holds what it wrote."""
 
     def __init__(self, pool: _Pool, request: Any) -> None:
@@ -79,7 +79,7 @@ class _State:
     """A tensor of OpenVINO, and the request that it lies in; None for one that came from the host."""
 
     tensor: Any
-    loan: _Loan | None = None
+    lease: _Lease | None = None
 
 
 @dataclass
@@ -89,7 +89,7 @@ class _Pending:
     backend: OpenVinoBackend
     graph: Graph
     size: tuple[int, int]
-    loan: _Loan
+    lease: _Lease
     states: Mapping[str, _State]
 
     def result(self) -> dict[str, Any]:
@@ -138,8 +138,8 @@ class OpenVinoBackend:
         try:
             # Outside the gate, or a stream that waits for its frame before would keep all others from starting theirs.
             for state in taken.values():
-                if state.loan is not None:
-                    state.loan.wait()
+                if state.lease is not None:
+                    state.lease.wait()
             with self._gate:
                 return self._start(described, (height, width), frames, taken)
         except (RuntimeError, MemoryError) as error:
@@ -148,16 +148,16 @@ class OpenVinoBackend:
     def _start(
         self, graph: Graph, size: tuple[int, int], frames: Mapping[str, np.ndarray], taken: Mapping[str, _State]
     ) -> _Pending:
-        loan = self._pools_for(size)[graph.name].lend()
+        lease = self._pools_for(size)[graph.name].lease()
         shared = {name: self._shared(frames[name]) for name in graph.frames}
         for name, tensor in shared.items():
-            loan.request.set_tensor(name, tensor)
+            lease.request.set_tensor(name, tensor)
         for name, state in taken.items():
-            loan.request.set_tensor(name, state.tensor)
-        given = {name: _State(loan.request.get_tensor(name), loan) for name in self.interface.states}
-        loan.reads = (*taken.values(), *shared.values())
-        loan.request.start_async()
-        return _Pending(self, graph, size, loan, given)
+            lease.request.set_tensor(name, state.tensor)
+        given = {name: _State(lease.request.get_tensor(name), lease) for name in self.interface.states}
+        lease.reads = (*taken.values(), *shared.values())
+        lease.request.start_async()
+        return _Pending(self, graph, size, lease, given)
 
     def _shared(self, frame: np.ndarray) -> Any:
         # OpenVINO takes only arrays that it could write to.
@@ -166,10 +166,10 @@ class OpenVinoBackend:
     def fetch(self, pending: _Pending) -> dict[str, Any]:
         """The outputs of a frame; `Pending.result`."""
         try:
-            pending.loan.wait()
+            pending.lease.wait()
         except (RuntimeError, MemoryError) as error:
             raise self._failed(error, pending.graph.name, pending.size) from None
-        request, kept = pending.loan.request, self.interface.states
+        request, kept = pending.lease.request, self.interface.states
         outputs = {
             each.tensor.name: np.array(request.get_tensor(each.tensor.name).data)
             for each in pending.graph.outputs

@@ -11,22 +11,12 @@ Note [int8 on a CPU]
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from mtu.core.processor import CPUINFO, processor_flags
-
 ZERO = "uint8_zero"
 """The initializer that says which of 0 to 255 is zero."""
-
-
-def int8_units(cpuinfo: Path = CPUINFO) -> str:
-    """What of this processor multiplies int8: "AMX", "VNNI" of 512 bits, or nothing, also where nothing is known."""
-    flags = processor_flags(cpuinfo)
-    return "AMX" if "amx_int8" in flags else "VNNI" if "avx512_vnni" in flags else ""
 
 
 def fit_int8(model: onnx.ModelProto, units: str) -> None:

@@ -26,9 +26,10 @@ from onnx.inliner import inline_local_functions
 from mtu.core.cache import cache_directory, keep, read_kept
 from mtu.core.errors import InvalidInputError, some
 from mtu.core.interface import Graph, Tensor
-from mtu.runtime.backends.openvino_int8 import fit_int8, int8_units
+from mtu.core.processor import int8_units
+from mtu.runtime.backends.openvino_int8 import fit_int8
 from mtu.runtime.backends.openvino_precision import keep_indices_fp32
-from mtu.runtime.bundle import Bundle, check_metadata
+from mtu.runtime.bundle import Bundle, check_metadata, check_tensors
 from mtu.runtime.engine import file_digest
 from mtu.runtime.openvino_library import load_openvino
 
@@ -188,23 +189,16 @@ class Compiler:
             ("input", graph.inputs, model.inputs),
             ("output", graph.outputs, model.outputs),
         ):
-            expected = {each.tensor.name: _declared(each.tensor) for each in described}
-            found = {_name(node, expected): _found(node) for node in nodes}
-            if expected != found:
-                raise InvalidInputError(
-                    f"{path}: its {kind}s are {found}, bundle.json says {expected}; export the model again"
-                )
+            names = {each.tensor.name for each in described}
+            found = {_name(node, names): _found(node) for node in nodes}
+            check_tensors(kind, (each.tensor for each in described), found, str(path))
         return model
 
 
-def _name(node: Any, wanted: dict[str, Any]) -> str:
+def _name(node: Any, wanted: set[str]) -> str:
     """Inlining may give a tensor a second name."""
     names: set[str] = node.get_names()
-    return next(iter(sorted(names & wanted.keys()) or sorted(names)), "")
-
-
-def _declared(tensor: Tensor) -> tuple[str, tuple[int | None, ...]]:
-    return tensor.dtype, tuple(size if isinstance(size, int) else None for size in tensor.shape)
+    return next(iter(sorted(names & wanted) or sorted(names)), "")
 
 
 def _found(node: Any) -> tuple[str, tuple[int | None, ...]]:

@@ -19,7 +19,6 @@ import contextlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,11 +26,10 @@ import onnx
 
 from mtu.core.cache import keep, read_kept
 from mtu.core.errors import InvalidInputError
-from mtu.core.processor import CPUINFO
+from mtu.core.processor import bf16_units
 from mtu.core.window import Picture
 from mtu.plugins.nodes import op_nodes
 from mtu.runtime.backends import Backend
-from mtu.runtime.openvino_library import bf16_units
 
 if TYPE_CHECKING:
     from mtu.runtime.backends.openvino_models import Compiler
@@ -97,11 +95,6 @@ def _is_index(node: Any) -> bool:
     return any(each.get_element_type().is_integral() for each in node.outputs())
 
 
-def has_amx(cpuinfo: Path = CPUINFO) -> bool:
-    """Whether the processor multiplies matrices of bf16; no where that cannot be known."""
-    return bf16_units(cpuinfo) == "AMX"
-
-
 def made_clip(height: int, width: int) -> Iterator[Picture]:
     """The clip of the proof: texture with the spectrum of photographs that moves, blurred along its motion."""
     random = np.random.default_rng(0)
@@ -122,7 +115,7 @@ def choose_precision(compiler: Compiler, opened: Callable[[str, tuple[int, int]]
 
     `opened` gives the backend for a precision and a size.
     """
-    if compiler.target.device != "CPU" or not has_amx():
+    if compiler.target.device != "CPU" or bf16_units() != "AMX":
         return (
             "f32",
             "fp32, for bf16 is taken on a processor with AMX alone, and none is found (Linux alone says)",

@@ -24,15 +24,16 @@ from mtu.core.errors import InvalidInputError, MissingExtraError
 from mtu.core.interface import Dim, Graph
 from mtu.core.processor import CPUINFO, processor_flags
 from mtu.runtime.backends import Finished, Gate, Request, non_finite, out_of_memory
-from mtu.runtime.bundle import Bundle, check_metadata
+from mtu.runtime.bundle import Bundle, check_metadata, check_tensors
 from mtu.runtime.gpu import find_gpu
 
 ORT_TYPES = {
-    "uint8": "tensor(uint8)",
-    "int32": "tensor(int32)",
-    "float32": "tensor(float)",
-    "float16": "tensor(float16)",
+    "tensor(uint8)": "uint8",
+    "tensor(int32)": "int32",
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
 }
+"""numpy's names of onnxruntime's types."""
 SILENT = 4
 """Fatal errors only: onnxruntime writes the others to stderr, and raises them besides, which is said in our words."""
 
@@ -85,13 +86,8 @@ class OrtBackend:
             ("input", graph.inputs, session.get_inputs()),
             ("output", graph.outputs, session.get_outputs()),
         ):
-            tensors = (each.tensor for each in described)
-            expected = {tensor.name: (ORT_TYPES[tensor.dtype], _fixed(tensor.shape)) for tensor in tensors}
-            found = {node.name: (node.type, _fixed(node.shape)) for node in nodes}
-            if expected != found:
-                raise InvalidInputError(
-                    f"{path}: its {kind}s are {found}, bundle.json says {expected}; export the model again"
-                )
+            found = {node.name: (ORT_TYPES.get(node.type, node.type), _fixed(node.shape)) for node in nodes}
+            check_tensors(kind, (each.tensor for each in described), found, path)
 
     def submit(self, graph: str, frames: Mapping[str, np.ndarray], states: Mapping[str, Any]) -> Finished:
         """See `Backend.submit`."""

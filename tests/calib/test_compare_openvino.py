@@ -14,7 +14,7 @@ pytestmark = [
 from tests import cli  # noqa: E402
 from tests.frames import write_clip  # noqa: E402
 
-from mtu.runtime.openvino_library import bf16_units  # noqa: E402
+from mtu.core.processor import bf16_units  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,9 @@ import pytest
 from tests import cli, fake_cuda
 from tests.small_models import opposite
 
+from mtu.core import processor
 from mtu.export.chain_files import write_chain
-from mtu.runtime import doctor, openvino_library
+from mtu.runtime import doctor
 from mtu.runtime.bundle import bundled_directory
 from mtu.runtime.engine import Profile
 from mtu.runtime.gpu import find_gpu
@@ -167,7 +168,7 @@ def test_what_openvino_finds(monkeypatch, tmp_path, abilities, flags, words):
     openvino = SimpleNamespace(__version__="2026.1.0-2-releases/2026/1", Core=lambda: core)
     (tmp_path / "cpuinfo").write_text(f"flags : sse {flags}\n")
     monkeypatch.setattr("mtu.runtime.openvino_library.load_openvino", lambda: openvino)
-    monkeypatch.setattr(openvino_library.bf16_units, "__defaults__", (tmp_path / "cpuinfo",))
+    monkeypatch.setattr(processor.bf16_units, "__defaults__", (tmp_path / "cpuinfo",))
     assert doctor._openvino() == words
 
 

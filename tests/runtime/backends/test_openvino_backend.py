@@ -190,7 +190,7 @@ def test_what_is_computed_keeps_its_frames(backend):
     del pending, window
     gc.collect()
     assert sum(each() is not None for each in seen) == len(backend.interface.graph_for({}).frames)
-    next(iter(states.values())).loan.wait()
+    next(iter(states.values())).lease.wait()
     gc.collect()
     assert not any(each() is not None for each in seen)
 

@@ -13,8 +13,9 @@ from tests.processes import environment
 
 from mtu.calib.quality import psnr
 from mtu.calib.rollout import restored
+from mtu.core import processor
 from mtu.runtime import open_backend, open_bundle
-from mtu.runtime.backends import openvino_int8, openvino_models
+from mtu.runtime.backends import openvino_models
 from mtu.runtime.backends.openvino_models import Compiler, Target
 
 pytestmark = [
@@ -29,8 +30,8 @@ from pathlib import Path
 import numpy as np
 from mtu.calib.rollout import restored
 from mtu.runtime import open_backend, open_bundle
-from mtu.runtime.backends import openvino_int8
-openvino_int8.int8_units.__defaults__ = (Path(sys.argv[2]),)
+from mtu.core import processor
+processor.int8_units.__defaults__ = (Path(sys.argv[2]),)
 backend = open_backend("openvino", open_bundle(Path(sys.argv[1])), "cpu")
 np.save(sys.argv[4], [each.picture for each in restored(backend, np.load(sys.argv[3]))])
 """
@@ -84,7 +85,7 @@ def test_every_layer_is_computed_in_int8_where_the_processor_can(int8, monkeypat
 @pytest.mark.parametrize(("units", "instructions"), [("AMX", "DEFAULT"), ("VNNI", "AVX512_CORE_VNNI")])
 def test_pictures_are_those_of_onnxruntime(int8, expected, tmp_path, units, instructions):
     # Held to still fewer instructions by this variable, OpenVINO mixes them and goes wrong in fp32 too.
-    if openvino_int8.int8_units() != "AMX":
+    if processor.int8_units() != "AMX":
         pytest.skip("this processor has no AMX, the only one that can be the other as well")
     np.save(tmp_path / "frames.npy", FRAMES)
     arguments = [int8.directory, cpuinfo(tmp_path, units), tmp_path / "frames.npy", tmp_path / "found.npy"]
@@ -119,5 +120,5 @@ def test_what_is_not_computed_in_int8_says_so(int8, monkeypatch):
 
 @pytest.mark.parametrize("units", FLAGS)
 def test_units_are_read_from_the_processor(tmp_path, units):
-    assert openvino_int8.int8_units(cpuinfo(tmp_path, units)) == units
-    assert openvino_int8.int8_units(tmp_path / "none") == ""
+    assert processor.int8_units(cpuinfo(tmp_path, units)) == units
+    assert processor.int8_units(tmp_path / "none") == ""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tests.frames import moving_frames
 
+from mtu.core import processor
 from mtu.export.bundle_files import load_graphs, save_bundle
 from mtu.runtime import Session, open_backend, open_bundle
 from mtu.runtime.backends import openvino_precision
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.needs_library("openvino")
 
 @pytest.fixture
 def with_bf16():
-    if not openvino_precision.has_amx():
+    if not processor.bf16_units():
         pytest.skip("this processor has no units for bf16")
 
 
@@ -64,11 +65,17 @@ def test_matching_whose_displacement_nothing_reads_is_kept_fp32_too(with_bf16, t
 
 
 @pytest.mark.parametrize(
-    ("amx", "nearness", "expected"),
-    [(True, 58.2, "bf16"), (True, 53.0, "bf16"), (True, 52.9, "fp32"), (False, 99.0, "fp32")],
+    ("units", "nearness", "expected"),
+    [
+        ("AMX", 58.2, "bf16"),
+        ("AMX", 53.0, "bf16"),
+        ("AMX", 52.9, "fp32"),
+        ("AVX512-BF16", 99.0, "fp32"),
+        ("", 99.0, "fp32"),
+    ],
 )
-def test_auto_takes_bf16_where_it_is_fast_and_near(small, monkeypatch, with_bf16, amx, nearness, expected):
-    monkeypatch.setattr(openvino_precision, "has_amx", lambda: amx)
+def test_auto_takes_bf16_where_it_is_fast_and_near(small, monkeypatch, with_bf16, units, nearness, expected):
+    monkeypatch.setattr(openvino_precision, "bf16_units", lambda: units)
     monkeypatch.setattr(openvino_precision, "_nearness", lambda *_: nearness)
     said = []
     backend = open_backend("openvino", small, "cpu", precision="auto", say=said.append)
@@ -80,6 +87,7 @@ def test_auto_takes_bf16_where_it_is_fast_and_near(small, monkeypatch, with_bf16
 
 def test_the_proof_is_made_once(small, monkeypatch, tmp_path, with_bf16):
     monkeypatch.setenv("MTU_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(openvino_precision, "bf16_units", lambda: "AMX")  # or it would not be tried
     first, again = [], []
     open_backend("openvino", small, "cpu", precision="auto", say=first.append).close()
     monkeypatch.setattr(openvino_precision, "made_clip", None)
@@ -93,6 +101,7 @@ def test_the_proof_is_made_once(small, monkeypatch, tmp_path, with_bf16):
 
 def test_a_far_model_is_computed_in_fp32(small, monkeypatch, tmp_path, with_bf16):
     monkeypatch.setenv("MTU_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(openvino_precision, "bf16_units", lambda: "AMX")  # or it would not be tried
     monkeypatch.setattr(openvino_precision, "NEAR", 200.0)
     said = []
     backend = open_backend("openvino", small, "cpu", precision="auto", say=said.append)
@@ -139,7 +148,7 @@ def test_pictures_in_bf16_are_near(small, with_bf16):
 def test_amx_is_read_from_the_processor(tmp_path):
     file = tmp_path / "cpuinfo"
     file.write_text("flags\t\t: sse2 avx512_bf16 amx_bf16 amx_int8\n")
-    assert openvino_precision.has_amx(file)
+    assert processor.bf16_units(file) == "AMX"
     file.write_text("flags\t\t: sse2 avx512_bf16\n")
-    assert not openvino_precision.has_amx(file)
-    assert not openvino_precision.has_amx(tmp_path / "none")
+    assert processor.bf16_units(file) == "AVX512-BF16"
+    assert processor.bf16_units(tmp_path / "none") == ""
