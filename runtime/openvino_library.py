@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 from typing import Any
@@ -43,3 +44,14 @@ def load_openvino() -> Any:
             f'openvino {version} is too old: {oldest} or newer is needed; pip install -U "mtu-trt[openvino]", {other}'
         )
     return openvino
+
+
+@functools.cache
+def shared_core() -> Any:
+    """The one openvino.Core of this process. Raises as `load_openvino`.
+
+    A Core gives the thread that makes it a stack for signals. Where two have been and both are gone, that stack is
+    memory of somebody else (OpenVINO 2026.4): the next signal that Python handles, such as Ctrl-C or the end of a child
+    process, writes over it.
+    """
+    return load_openvino().Core()

@@ -31,7 +31,7 @@ from mtu.runtime.backends.openvino_int8 import fit_int8
 from mtu.runtime.backends.openvino_precision import keep_indices_fp32
 from mtu.runtime.bundle import Bundle, check_metadata, check_tensors
 from mtu.runtime.engine import file_digest
-from mtu.runtime.openvino_library import load_openvino
+from mtu.runtime.openvino_library import load_openvino, shared_core
 
 REVISION = 1
 """Of what happens to a graph between its file and the compiler; raised when that changes."""
@@ -65,7 +65,7 @@ class Compiler:
     def __init__(self, bundle: Bundle, target: Target) -> None:
         """Raises InvalidInputError for a device that OpenVINO does not find."""
         self._openvino = load_openvino()
-        self._core = self._openvino.Core()
+        self._core = shared_core()
         self.bundle, self.target = bundle, target
         found: list[str] = self._core.available_devices
         same = {target.device, f"{target.device}.0", target.device.removesuffix(".0")}

@@ -9,13 +9,15 @@ import pytest  # noqa: E402
 from onnx import inliner  # noqa: E402
 from tests.plugins.subjects import every_case  # noqa: E402
 
+from mtu.runtime.openvino_library import shared_core  # noqa: E402
+
 SETTINGS = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
 
 
 @pytest.fixture(scope="module")
 def models():
     """Gives an op as OpenVINO reads it, its sizes dynamic: once for each set of attributes and types."""
-    core, kept = openvino.Core(), {}
+    core, kept = shared_core(), {}
 
     def get(subject, case, *, dynamic: bool) -> openvino.CompiledModel:
         key = subject.key(case)

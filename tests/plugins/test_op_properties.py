@@ -44,9 +44,9 @@ def openvino_models():
     """By attributes, sizes dynamic; empty where OpenVINO is not installed."""
     if not is_importable("openvino"):
         return {}
-    import openvino
+    from mtu.runtime.openvino_library import shared_core
 
-    core, shapes = openvino.Core(), (("B", "C", "h", "w"), ("B", "c", "H", "W"))
+    core, shapes = shared_core(), (("B", "C", "h", "w"), ("B", "c", "H", "W"))
     inlined = {
         (d, pool, scale): inliner.inline_local_functions(
             one_node.model(*shapes, max_displacement=d, pool_size=pool, scale=scale)

@@ -6,8 +6,6 @@ import contextlib
 import dataclasses
 import itertools
 import multiprocessing
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -82,14 +80,6 @@ def test_batches_are_what_their_seed_and_number_say(tiny: None) -> None:
 
 
 def test_the_loader_gives_each_process_its_batches_with_and_without_workers(tiny: None) -> None:
-    if "openvino" in sys.modules:
-        # Where a process had run OpenVINO, batches of a loader's process were damaged now and then; why is not known.
-        # Training has no OpenVINO.
-        name = "test_the_loader_gives_each_process_its_batches_with_and_without_workers"
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", f"{Path(__file__)}::{name}"]
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=50)
-        assert ended.returncode == 0, ended.stdout
-        return
     wanted = Options(**OPTIONS)
     draw = MadeClips(wanted)
     source = Batches(wanted, draw)

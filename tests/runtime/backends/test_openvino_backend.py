@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import subprocess
 import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from tests import small_models
 from tests.frames import moving_frames, submit, windows
+from tests.processes import LIMIT, environment
 
 from mtu.core.errors import InvalidInputError, NonFiniteError
 from mtu.runtime import Session, open_backend
@@ -315,3 +317,26 @@ def test_memory_stays_what_it_is(backend):
     for _ in range(5):
         some(100)
     assert resident() - before < 10 * 2**20, resident() - before
+
+
+STACK = """
+import ctypes, gc
+from pathlib import Path
+from mtu.runtime import open_backend, open_bundle
+backends = [open_backend("openvino", open_bundle(), "cpu") for _ in range(2)]
+while backends:
+    backends.pop(0).close()
+    gc.collect()
+class SignalStack(ctypes.Structure):
+    _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+stack = SignalStack()
+ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack))
+areas = (line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines())
+is_there = any(int(first, 16) <= (stack.start or 0) < int(last, 16) for first, last in areas)
+assert stack.flags & 2 or is_there, "a signal would write over memory of somebody else"
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_signals_have_a_stack_when_backends_are_gone():
+    subprocess.run([sys.executable, "-c", STACK], check=True, timeout=LIMIT, env=environment())

@@ -90,7 +90,7 @@ class Core:
 
 @pytest.fixture
 def elsewhere(monkeypatch):
-    monkeypatch.setattr(openvino_models, "load_openvino", lambda: SimpleNamespace(Core=Core))
+    monkeypatch.setattr(openvino_models, "shared_core", Core)
     return monkeypatch
 
 
