@@ -208,6 +208,8 @@ def compare(
     sizes or below 11x11 (SSIM's window); NonFiniteError, which names tensor, side and frame, if a model overflows. The
     caller closes the backends.
     """
+    with contextlib.suppress(ImportError):
+        import torch  # noqa: F401  # by Polygraphy it would be inside a bare except, which swallows Ctrl-C
     from polygraphy.comparator import Comparator
     from polygraphy.logger import G_LOGGER
 

@@ -37,8 +37,23 @@ class Terminated(BaseException):
         self.code = 128 + signum
 
 
-def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
-    raise Terminated(signum)
+class _Signals:
+    """While a command runs, a signal that asks for its end raises; which one came is kept for who hides that."""
+
+    def __init__(self) -> None:
+        self.last = 0
+        # Under nohup or in the background of a script they are ignored, and stay so.
+        numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+        ours = (signal.SIG_DFL, signal.default_int_handler)
+        self._before = {n: signal.signal(n, self._end) for n in numbers if signal.getsignal(n) in ours}
+
+    def _end(self, number: int, frame: FrameType | None) -> NoReturn:
+        self.last = number
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
+
+    def restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
 
 class _App(typer.Typer):
@@ -78,11 +93,7 @@ def _plain_notes(program: str) -> Iterator[None]:
 
 def run_app(app: typer.Typer, program: str) -> NoReturn:
     """Runs a command line and ends the process with the code that the outcome has."""
-    ends = [signal.SIGTERM]
-    # Under nohup it is ignored, and stays so.
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
-        ends.append(signal.SIGHUP)
-    before = [(number, signal.signal(number, _terminate)) for number in ends]
+    signals = _Signals()
     code = 0
     make_stderr_patient()
     try:
@@ -117,9 +128,12 @@ def run_app(app: typer.Typer, program: str) -> NoReturn:
     except MemoryError:
         say(program, "error: out of memory: use smaller frames, or a machine with more memory")
         code = USER_ERROR
+    except Exception:
+        if not signals.last:
+            raise
+        code = 128 + signals.last  # a library made an error of its own of the signal
     finally:
-        for number, handler in before:
-            signal.signal(number, handler)
+        signals.restore()
     if code == 128 + signal.SIGINT:
         say(program, "interrupted")
     if any(thread.name.startswith("mtu-") for thread in threading.enumerate()):

@@ -223,6 +223,20 @@ def test_memory_that_is_short_is_said(capsys):
     assert ended.value.code == 2 and "error: out of memory" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_that_a_library_makes_an_error_of_is_no_bug(number, code):
+    def exporter(**_):
+        try:
+            signal.raise_signal(number)
+        except BaseException as error:
+            raise RuntimeError("failed to export") from error
+
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as ended:
+        run_app(exporter, "mtu-export")  # type: ignore[arg-type]
+    assert ended.value.code == code and signal.getsignal(number) is before
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no such signal")
 def test_a_closed_terminal_leaves_nothing(tmp_path, small):
     source = make_video(tmp_path / "in.mp4", moving(400, 96, 128))
