@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
 from mtu.calib.datasets import Layout
+from mtu.calib.picture_sets import PictureLayout
 from mtu.core.extras import require_for
 from mtu.runtime.console import new_app, run_app, say
 from mtu.runtime.console.options import INPUT, OUTPUT, BackendOption, DeviceOption, ModelOption, VersionOption
 
 PROGRAM = "mtu-eval"
+AnyLayout = Literal[Layout, PictureLayout]
 app = new_app()
 
 
@@ -22,7 +24,7 @@ def evaluate(
         Path,
         typer.Argument(metavar="DIR", help="The data set: the folder that was unpacked, or the one that holds it."),
     ],
-    layout: Annotated[Layout, typer.Option(metavar="NAME", help="Which data set it is.", rich_help_panel=INPUT)],
+    layout: Annotated[AnyLayout, typer.Option(metavar="NAME", help="Which data set it is.", rich_help_panel=INPUT)],
     model: ModelOption = None,
     align: Annotated[
         bool, typer.Option("--align", help="Align each frame to the truth by a translation before it is measured.")
@@ -41,7 +43,7 @@ def evaluate(
     ] = None,
     version: VersionOption = False,
 ) -> None:
-    """Measures a model on the test videos of a data set as the paper does: PSNR and SSIM, the blurred input beside."""
+    """Measures a model on the test part of a data set as its paper does: PSNR and SSIM, the blurred input beside."""
     require_for(PROGRAM)
     from mtu.calib.evaluate import evaluate as run
 

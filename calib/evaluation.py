@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mtu.calib.datasets import Layout
+from mtu.calib.picture_sets import PICTURE_LAYOUTS, PictureLayout
 from mtu.calib.quality import Quality, for_json, mean
 from mtu.core.errors import OutputError
 from mtu.core.files import write_whole
@@ -22,11 +23,12 @@ from mtu.core.files import write_whole
 FORMAT_VERSION = "1"
 """Version of the layout of results.json."""
 UNCOUNTED = 1
-"""So many frames at the start of each video are in the figures of frames, but in no mean, as in the released script."""
+"""So many frames at the start of each video are in the figures of frames, but in no mean, as in the released script.
+Pictures without neighbours all count."""
 RESULTS = "results.json"
 KINDS = ("blurred", "restored")
 
-PUBLISHED: dict[Layout, dict[str, Quality]] = {
+PUBLISHED: dict[Layout | PictureLayout, dict[str, Quality]] = {
     "dvd": {
         "mtu1": Quality(30.21, 0.921),
         "mtu2": Quality(31.00, 0.933),
@@ -48,17 +50,33 @@ PUBLISHED: dict[Layout, dict[str, Quality]] = {
         "mtu10": Quality(32.86, 0.940),
         "mtu10-large": Quality(33.55, 0.948),
     },
+    "dpdd": {
+        "ifan-8": Quality(25.19, 0.777),
+        "ifan": Quality(25.37, 0.789),
+        "ifan-26": Quality(25.39, 0.788),
+        "ifan-35": Quality(25.42, 0.789),
+        "ifan-44": Quality(25.45, 0.792),
+        "ifan-dual": Quality(25.99, 0.804),
+    },
+    "realdof": {"ifan": Quality(24.71, 0.748)},
 }
-"""What the paper has for its own weights of each preset: Tables 3, 4 and 7."""
-PUBLISHED_SETS: dict[Layout, tuple[int, int]] = {"dvd": (10, 1000), "gopro": (11, 1111), "reds": (30, 3000)}
-"""Videos and frames that these figures are of."""
+"""What a paper has for its own weights of each preset: of MTU Tables 3, 4 and 7; of IFAN, for which it is the
+dissertation that it became chapter IV of, Tables 4.2, 4.3, 4.5 and 4.6."""
+PUBLISHED_SETS: dict[Layout | PictureLayout, tuple[int, int]] = {
+    "dvd": (10, 1000),
+    "gopro": (11, 1111),
+    "reds": (30, 3000),
+    "dpdd": (76, 76),
+    "realdof": (50, 50),
+}
+"""Videos and frames that these figures are of; pictures are counted as both."""
 
 
 @dataclass(frozen=True)
 class Settings:
     """All that decides the figures; an evaluation goes on only under the same."""
 
-    layout: Layout
+    layout: Layout | PictureLayout
     align: bool
     backend: str
     """As asked for: "auto" or a name."""
@@ -66,7 +84,17 @@ class Settings:
     model: str
     """sha256 of the model's files, hexadecimal."""
     videos: dict[str, int]
-    """Frames of each test video."""
+    """Frames of each test video; of a picture without neighbours, which is a sequence of its own, one."""
+
+    @property
+    def is_of_pictures(self) -> bool:
+        """Whether the set has pictures, not videos."""
+        return self.layout in PICTURE_LAYOUTS
+
+    @property
+    def uncounted(self) -> int:
+        """Frames at the start of each video that are in no mean."""
+        return 0 if self.is_of_pictures else UNCOUNTED
 
 
 @dataclass(frozen=True)
@@ -94,26 +122,35 @@ class Evaluation:
 
     def video_means(self) -> dict[str, tuple[Quality, Quality]]:
         """Blurred and restored, the mean over the counted frames of each video."""
-        return {name: means(counted(scores)) for name, scores in self.videos.items()}
+        return {name: means(self.counted(scores)) for name, scores in self.videos.items()}
 
     def overall(self) -> tuple[Quality, Quality]:
         """Blurred and restored, the mean over the counted frames of all videos: the figure of the paper's tables."""
-        return means([score for scores in self.videos.values() for score in counted(scores)])
+        return means([score for scores in self.videos.values() for score in self.counted(scores)])
+
+    def counted(self, scores: Sequence[FrameScore]) -> Sequence[FrameScore]:
+        """Those of a video's frames that count in means."""
+        return scores[self.settings.uncounted :]
 
     def markdown(self) -> str:
         """A table of the videos and one like those of the paper."""
         layout, asked, overall, means = self.settings.layout, self.settings.videos, self.overall(), self.video_means()
         aligned = "each aligned to the truth by a translation" if self.settings.align else "not aligned"
-        rows = [(name, len(counted(self.videos[name])), *pair) for name, pair in means.items()]
+        rows = [(name, len(self.counted(self.videos[name])), *pair) for name, pair in means.items()]
         frames = sum(count for _, count, *_ in rows)
-        rows.append(("**mean over frames**", frames, *overall))
-        blurred, restored = map(mean, zip(*means.values(), strict=True))
-        rows.append(("mean over videos", frames, blurred, restored))
+        what, parts = ("picture", "pictures") if self.settings.is_of_pictures else ("video", "frames")
+        rows.append((f"**mean over {parts}**", frames, *overall))
+        if self.settings.is_of_pictures:
+            how = "Each by itself, measured before it is rounded to 8 bits"
+        else:
+            blurred, restored = map(mean, zip(*means.values(), strict=True))
+            rows.append(("mean over videos", frames, blurred, restored))
+            how = "The first frame of each video is measured, but in no mean"
+        figures = "blurred PSNR dB | blurred SSIM | restored PSNR dB | restored SSIM | gain dB"
         lines = [
-            f"{self.model_name} on {layout}, {len(self.videos)} of {len(asked)} videos, {aligned}."
-            " The first frame of each video is measured, but in no mean:",
+            f"{self.model_name} on {layout}, {len(self.videos)} of {len(asked)} {what}s, {aligned}. {how}:",
             "",
-            "| video | frames counted | blurred PSNR dB | blurred SSIM | restored PSNR dB | restored SSIM | gain dB |",
+            f"| {what} | {parts} counted | {figures} |",
             "|---|---|---|---|---|---|---|",
         ]
         for name, count, before, after in rows:
@@ -132,9 +169,12 @@ class Evaluation:
         ]
         wanted, here = PUBLISHED_SETS[layout], (len(asked), sum(asked.values()))
         if published and here != wanted:
+            if self.settings.is_of_pictures:
+                measured, found = f"{wanted[0]} pictures", str(here[0])
+            else:
+                measured, found = f"{wanted[0]} videos with {wanted[1]:,} frames", f"{here[0]} with {here[1]:,}"
             lines += [
-                f"Caution: the paper's figures are of other pictures. It measured {wanted[0]} videos with"
-                f" {wanted[1]:,} frames, and here are {here[0]} with {here[1]:,}.",
+                f"Caution: the paper's figures are of other pictures. It measured {measured}, and here are {found}.",
                 "",
             ]
         return "\n".join(lines)
@@ -149,7 +189,8 @@ class Evaluation:
             for index, score in enumerate(scores):
                 blurred = *astuple(score.blurred), *score.blurred_shift
                 figures = *blurred, *astuple(score.restored), *score.restored_shift
-                writer.writerow([video, index + 1, score.name, int(index >= UNCOUNTED), *(f"{f:.6g}" for f in figures)])
+                is_counted = int(index >= self.settings.uncounted)
+                writer.writerow([video, index + 1, score.name, is_counted, *(f"{f:.6g}" for f in figures)])
         return text.getvalue()
 
     def json(self) -> str:
@@ -181,11 +222,6 @@ class Evaluation:
                 write_whole(directory / "results.md", self.markdown().encode())
         except OSError as error:
             raise OutputError(f"cannot write the results to {directory}: {error.strerror}") from None
-
-
-def counted(scores: Sequence[FrameScore]) -> Sequence[FrameScore]:
-    """Those of a video's frames that count in means."""
-    return scores[UNCOUNTED:]
 
 
 def begun(directory: Path | None, settings: Settings) -> Evaluation | None:

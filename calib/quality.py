@@ -22,19 +22,32 @@ class Quality:
     """Measures of one frame against the truth; both grow with likeness."""
 
     psnr: float
-    """dB over all pixels and channels, peak 255."""
+    """dB over all pixels and channels, to the peak."""
     ssim: float
-    """Structural similarity, Gaussian window of sigma 1.5 (Wang et al. 2004), mean over channels."""
+    """Structural similarity (Wang et al. 2004), mean over channels."""
 
 
 def measure(picture: Picture, truth: Picture) -> Quality:
-    """Compares two uint8 pictures [H, W, 3] of the same size; PSNR of equal pictures is infinite."""
+    """Compares two uint8 pictures [H, W, 3] of the same size; PSNR of equal pictures is infinite.
+
+    The window of SSIM is Gaussian with sigma 1.5.
+    """
     from skimage.metrics import structural_similarity
 
     ssim = structural_similarity(
         truth, picture, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
     )
     return Quality(psnr(picture, truth), float(ssim))
+
+
+def measure_floats(picture: NDArray[np.float32], truth: NDArray[np.float32]) -> Quality:
+    """Compares two pictures in [0, 1], float32 [H, W, 3], not rounded: PSNR with peak 1, SSIM over even windows of 7x7
+    with sample covariances, as the script released with IFAN does."""
+    from skimage.metrics import structural_similarity
+
+    error = float(np.mean(np.square(picture.astype(np.float64) - truth)))
+    ssim = structural_similarity(truth, picture, channel_axis=2, data_range=1.0)
+    return Quality(10 * math.log10(1 / error) if error else math.inf, float(ssim))
 
 
 def psnr(picture: Picture, truth: Picture) -> float:

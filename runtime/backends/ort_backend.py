@@ -46,8 +46,7 @@ class OrtBackend:
 
     def __init__(self, bundle: Bundle, device: str) -> None:
         """`device` is "cpu", "cuda" or "cuda:N"."""
-        self._kind, _, number = device.partition(":")
-        self._index = int(number or 0)
+        self._kind, self._index = _parts(device)
         self.device = device
         self.remarks: list[str] = []
         self._gate = Gate(self.name)
@@ -55,29 +54,10 @@ class OrtBackend:
         self.arithmetic = bundle.interface.arithmetic
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
         for graph in self.interface.graphs:
-            session = self._open(str(bundle.graph(graph.name)))
-            self._check(session, graph, str(bundle.graph(graph.name)))
+            path = str(bundle.graph(graph.name))
+            session = load_graph(path, device, path)
+            self._check(session, graph, path)
             self._sessions[graph.name] = session
-
-    def _open(self, path: str) -> onnxruntime.InferenceSession:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = SILENT
-        if not sums_are_exact():
-            options.add_session_config_entry("session.x64quantprecision", "1")
-        providers: list[Any] = ["CPUExecutionProvider"]
-        if self._kind == "cuda":
-            # Without TF32: fp32 is to be fp32 here too.
-            providers.insert(0, ("CUDAExecutionProvider", {"device_id": self._index, "use_tf32": 0}))
-        try:
-            session = onnxruntime.InferenceSession(path, options, providers=providers)
-        except Exception as error:  # onnxruntime's exceptions share no base but this one
-            raise InvalidInputError(f"{path} cannot be loaded by onnxruntime: {_reason(error)}") from None
-        if self._kind == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
-            raise InvalidInputError(
-                f"onnxruntime could not start CUDA on {self.device}:"
-                " check the driver and the CUDA libraries, or use --device cpu"
-            )
-        return session
 
     def _check(self, session: onnxruntime.InferenceSession, graph: Graph, path: str) -> None:
         """Raises InvalidInputError unless the file is the graph that the bundle describes."""
@@ -111,12 +91,7 @@ class OrtBackend:
             session.run_with_iobinding(binding, quiet)
         except Exception as error:
             height, width = next(iter(frames.values())).shape[1:3]
-            if _is_about_memory(error):
-                raise out_of_memory(self.name, height, width) from None
-            raise InvalidInputError(
-                f"onnxruntime could not run {graph.name}.onnx on frames of {width}x{height}: {_reason(error)};"
-                " export the model again"
-            ) from None
+            raise run_failed(error, f"{graph.name}.onnx", height, width) from None
         names = [output.tensor.name for output in graph.outputs]
         values = dict(zip(names, binding.get_outputs(), strict=True))
         floats = [output.tensor.name for output in self.interface.with_role("state", "map")]
@@ -143,6 +118,41 @@ class OrtBackend:
         """See `Backend.close`."""
         if self._gate.close():
             self._sessions.clear()
+
+
+def load_graph(graph: str | bytes, device: str, name: str) -> onnxruntime.InferenceSession:
+    """A session for an ONNX file, given by its path or content, on "cpu", "cuda" or "cuda:N"; `name` is for messages.
+
+    Raises InvalidInputError.
+    """
+    kind, index = _parts(device)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = SILENT
+    if not sums_are_exact():
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if kind == "cuda":
+        # Without TF32: fp32 is to be fp32 here too.
+        providers.insert(0, ("CUDAExecutionProvider", {"device_id": index, "use_tf32": 0}))
+    try:
+        session = onnxruntime.InferenceSession(graph, options, providers=providers)
+    except Exception as error:  # onnxruntime's exceptions share no base but this one
+        raise InvalidInputError(f"{name} cannot be loaded by onnxruntime: {_reason(error)}") from None
+    if kind == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
+        raise InvalidInputError(
+            f"onnxruntime could not start CUDA on {device}:"
+            " check the driver and the CUDA libraries, or use --device cpu"
+        )
+    return session
+
+
+def run_failed(error: Exception, name: str, height: int, width: int) -> InvalidInputError:
+    """What to raise for an error of onnxruntime in the graph `name` on frames of this size."""
+    if _is_about_memory(error):
+        return out_of_memory(OrtBackend.name, height, width)
+    return InvalidInputError(
+        f"onnxruntime could not run {name} on frames of {width}x{height}: {_reason(error)}; export the model again"
+    )
 
 
 def sums_are_exact(machine: str = platform.machine(), cpuinfo: Path = CPUINFO) -> bool:
@@ -173,11 +183,20 @@ def _reason(error: Exception) -> str:
 
 
 def open_backend(request: Request) -> OrtBackend:
-    """`device` "auto" is CUDA where this onnxruntime was built with it and a device answers, else the CPU."""
-    bundle, device = request.bundle, request.device
+    """See `chosen_device`."""
+    return OrtBackend(request.bundle, chosen_device(request.device))
+
+
+def chosen_device(device: str) -> str:
+    """`device` itself; "auto" is CUDA where this onnxruntime was built with it and a device answers, else the CPU."""
     has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     if device.startswith("cuda") and not has_cuda:
         raise MissingExtraError("onnxruntime-gpu", "gpu", f"--device {device}")
     if device != "auto":
-        return OrtBackend(bundle, device)
-    return OrtBackend(bundle, "cuda:0" if has_cuda and find_gpu() is not None else "cpu")
+        return device
+    return "cuda:0" if has_cuda and find_gpu() is not None else "cpu"
+
+
+def _parts(device: str) -> tuple[str, int]:
+    kind, _, number = device.partition(":")
+    return kind, int(number or 0)

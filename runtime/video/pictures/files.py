@@ -6,11 +6,14 @@ Everything goes through PyAV; reads only the paths it is given and writes nothin
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import av
 import numpy as np
 from av.video.codeccontext import VideoCodecContext
+from numpy.typing import NDArray
 
 from mtu.core.errors import InvalidInputError
 from mtu.runtime.video.colour import Pixels, ToRGB, colour_of, quarter_turn, upright
@@ -28,6 +31,9 @@ _TURNS: dict[int, tuple[int, ...]] = {
         ((-1, 0, 0, 1), (-1, 0, 0, -1), (1, 0, 0, -1), (0, 1, 1, 0), (0, 1, -1, 0), (0, -1, -1, 0), (0, -1, 1, 0)), 2
     )
 }
+T = TypeVar("T", bound=np.generic)
+_DEEP = ("rgb48", "rgba64", "gray16", "ya16")
+"""Beginnings of the names of formats with 16 bits."""
 PICTURE_SUFFIXES = frozenset(f".{kind}" for kind in _KINDS.split(" "))
 """File names with these endings are pictures."""
 
@@ -57,6 +63,27 @@ def decode_picture(path: Path, *, damaged: bool = False) -> tuple[av.VideoFrame,
 
     `damaged` takes what can be had of one whose data is broken. Raises MissingFileError or InvalidInputError.
     """
+    picture, rgb = _decode(path, lambda frame: ToRGB(colour_of(frame)[0])(frame), damaged)
+    return picture, rgb
+
+
+def read_floats(path: str | Path) -> NDArray[np.float32]:
+    """Read a picture with all its bits: float32 [H, W, 3], RGB in [0, 1], upright; alpha is dropped.
+
+    8 and 16 bits of RGB and gray are exact; other kinds are read as `read_picture` does. Raises as that.
+    """
+
+    def floats(frame: av.VideoFrame) -> NDArray[np.float32]:
+        if frame.format.name.startswith(_DEEP):
+            return frame.to_ndarray(format="rgb48le").astype(np.float32) / np.float32(65535)
+        return ToRGB(colour_of(frame)[0])(frame).astype(np.float32) / np.float32(255)
+
+    return _decode(Path(path), floats, damaged=False)[1]
+
+
+def _decode(
+    path: Path, converted: Callable[[av.VideoFrame], NDArray[T]], damaged: bool
+) -> tuple[av.VideoFrame, NDArray[T]]:
     header = known_header(path)
     if header is not None and header.animated:
         raise InvalidInputError(f"{path} is animated: only still pictures are read here; make it a video first")
@@ -70,7 +97,7 @@ def decode_picture(path: Path, *, damaged: bool = False) -> tuple[av.VideoFrame,
             with open_picture(path) as container:
                 picture = next(container.decode(video=0))
             matrix = carried_by(picture).matrix
-        rgb = ToRGB(colour_of(picture)[0])(picture)
+        rgb = converted(picture)
         if matrix and quarter_turn(matrix):
             rgb = np.ascontiguousarray(upright(rgb, matrix))
         return picture, rgb
