@@ -20,9 +20,11 @@ from tests.cli import run  # noqa: E402
 from tests.training.test_flow import textured  # noqa: E402
 
 from mtu.calib.evaluate import evaluate  # noqa: E402
+from mtu.calib.float_model import FloatModel  # noqa: E402
 from mtu.calib.picture_sets import find_stills  # noqa: E402
 from mtu.calib.quality import measure_floats  # noqa: E402
 from mtu.core.errors import InvalidInputError, MtuError  # noqa: E402
+from mtu.export.chain_files import write_chain  # noqa: E402
 from mtu.export.to_onnx import export_bundle  # noqa: E402
 from mtu.models.checkpoint import load_checkpoint  # noqa: E402
 from mtu.runtime import Bundle  # noqa: E402
@@ -138,6 +140,20 @@ def test_any_model_of_pictures_is_measured(tmp_path: Path, small: Bundle, mimo: 
     root = make_realdof(tmp_path)
     for model in (small, mimo):
         assert len(evaluate("realdof", root, model.directory).videos) == 2
+
+
+def test_fp16_and_a_chain_are_measured_in_floats(tmp_path: Path, tiny: Bundle, mimo: Bundle) -> None:
+    root = make_realdof(tmp_path)
+    half = export_bundle(load_checkpoint(tiny.directory.parent / "w.pytorch"), tmp_path / "half", precision="fp16")
+    single, in_half = (evaluate("realdof", root, each.directory).overall()[1] for each in (tiny, half))
+    assert single != in_half and single.psnr == pytest.approx(in_half.psnr, abs=0.1)
+    write_chain([mimo.directory, tiny.directory], tmp_path / "chain")
+    chained = evaluate("realdof", root, tmp_path / "chain")
+    path = root / "source/0.png"
+    between = FloatModel([mimo], "cpu").restore("0", {"image": read_floats(path)})
+    wanted = FloatModel([tiny], "cpu").restore("0", {"image": between})
+    (score,) = chained.videos["0"]
+    assert score.restored == measure_floats(wanted, read_floats(root / "target/0.png"))
 
 
 def test_the_papers_figures_and_the_caution(tmp_path: Path, tiny: Bundle) -> None:
