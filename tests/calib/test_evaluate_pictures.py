@@ -130,6 +130,12 @@ def test_psnr_is_not_that_of_rounded_pictures() -> None:
     assert measure_floats(truth, truth).psnr == np.inf
 
 
+def test_pictures_are_not_rounded(tmp_path: Path, tiny: Bundle) -> None:
+    path = make_realdof(tmp_path) / "source/0.png"
+    found = FloatModel([tiny], "cpu").restore("0", {"image": read_floats(path)})
+    assert np.abs(found - expected(ifan.TINY, path)).max() < 1e-4 and np.abs(found * 255 % 1 - 0.5).min() < 0.1
+
+
 def test_sixteen_bits_are_read_as_they_are(tmp_path: Path) -> None:
     picture = np.random.default_rng(0).integers(0, 65536, (5, 7, 3), np.uint16)
     write_deep(tmp_path / "a.png", picture)
