@@ -392,9 +392,8 @@ def _try(name: str, arguments: Sequence[str]) -> dict[str, object]:
         with contextlib.redirect_stdout(io.StringIO()):
             return {"works": True, "text": work(*arguments)}
     except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
-        text = lines[0] if isinstance(error, MtuError) else f"{type(error).__name__}: {lines[0]}"
-        return {"works": False, "text": text}
+        kind = "" if isinstance(error, MtuError) else f"{type(error).__name__}: "
+        return {"works": False, "text": kind + (str(error).strip().splitlines() or [""])[0]}
 
 
 if __name__ == "__main__":

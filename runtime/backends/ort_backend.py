@@ -128,6 +128,7 @@ def load_graph(graph: str | bytes, device: str, name: str) -> onnxruntime.Infere
     kind, index = _parts(device)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = SILENT
+    options.enable_mem_pattern = False  # from the second frame on it is a block on top of the arena
     if not sums_are_exact():
         options.add_session_config_entry("session.x64quantprecision", "1")
     providers: list[Any] = ["CPUExecutionProvider"]
