@@ -217,7 +217,7 @@ def test_frames_that_may_not_be_written_to(backend):
 def test_states_that_are_not_finite_are_found(backend, state, value):
     (window, *_) = windows(backend.interface, moving_frames(2, 16, 24))
     arrays = backend.read_states(submit(backend, window).states)
-    arrays[state].flat[0] = value
+    arrays[state].flat[arrays[state].size // 4] = value  # well inside: which way the first one goes is rounding
     pending = submit(backend, window, backend.write_states(arrays))
     with pytest.raises(NonFiniteError, match="detail_out"):
         pending.result()
