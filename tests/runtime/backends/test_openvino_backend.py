@@ -211,10 +211,14 @@ def test_frames_that_may_not_be_written_to(backend):
 # OpenVINO's activations make a number of NaN, and some of infinity; then what they give is finite.
 
 
-@pytest.mark.parametrize(("state", "value"), [("detail_out", -np.inf), ("restored_out", -np.inf)])
+@pytest.mark.parametrize(
+    ("state", "value"), [("detail_out", np.inf), ("detail_out", -np.inf), ("restored_out", -np.inf)]
+)
 def test_states_that_are_not_finite_are_found(backend, state, value):
     (window, *_) = windows(backend.interface, moving_frames(2, 16, 24))
-    arrays = backend.read_states(submit(backend, window).states)
+    first = submit(backend, window)
+    first.result()
+    arrays = backend.read_states(first.states)
     arrays[state].flat[0] = value
     pending = submit(backend, window, backend.write_states(arrays))
     with pytest.raises(NonFiniteError, match="detail_out"):
