@@ -6,7 +6,7 @@ Sources: Su et al. 2017 (DVD), Nah et al. 2017 (GoPro: GOPRO_Large), Nah et al. 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -49,6 +49,9 @@ TREES: dict[Layout, str] = {
   and the same in val/val_blur/ and val/val_sharp/; each of the four may also lie in the folder itself""",
 }
 """What a folder of each layout looks like, for messages."""
+
+FRAMES = "all frames of a video, blurred and sharp,"
+"""What must have one size, for messages."""
 
 Folders = dict[str, tuple[Path, Path]]
 """The folders of blurred and of sharp frames of each video, by its name. One of the two may not exist."""
@@ -113,15 +116,19 @@ def sizes_of(pairs: Iterable[VideoPair]) -> list[tuple[int, int]]:
 
     Raises InvalidInputError if the frames of a video differ in size, or a header is damaged.
     """
-    sizes = []
-    for pair in pairs:
-        paths = (*pair.blurred, *pair.sharp)
-        found = [(header.height, header.width) for header in map(read_header, paths)]
-        for path, size in zip(paths, found, strict=True):
-            if size != found[0]:
-                raise InvalidInputError(_differs(path, size, pair.blurred[0], found[0]))
-        sizes.append(found[0])
-    return sizes
+    return [common_size((*pair.blurred, *pair.sharp), FRAMES) for pair in pairs]
+
+
+def common_size(paths: Sequence[Path], together: str) -> tuple[int, int]:
+    """Height and width of pictures that belong together, by their headers; `together` says for messages what they are.
+
+    Raises InvalidInputError if they differ in size, or a header is damaged.
+    """
+    found = [(header.height, header.width) for header in map(read_header, paths)]
+    for path, size in zip(paths, found, strict=True):
+        if size != found[0]:
+            raise InvalidInputError(_differs(path, size, paths[0], found[0], together))
+    return found[0]
 
 
 def read_clip(
@@ -143,7 +150,7 @@ def read_clip(
         height, width = picture.shape[:2]
         size = size or (height, width)
         if size != (height, width):
-            raise InvalidInputError(_differs(path, (height, width), pair.blurred[start], size))
+            raise InvalidInputError(_differs(path, (height, width), pair.blurred[start], size, FRAMES))
         top, left, h, w = crop or (0, 0, height, width)
         if min(top, left) < 0 or min(h, w) < 1 or top + h > height or left + w > width:
             raise InvalidInputError(
@@ -153,10 +160,10 @@ def read_clip(
     return np.stack(parts[:frames]), np.stack(parts[frames:])
 
 
-def _differs(path: Path, size: tuple[int, int], first: Path, wanted: tuple[int, int]) -> str:
+def _differs(path: Path, size: tuple[int, int], first: Path, wanted: tuple[int, int], together: str) -> str:
     return (
-        f"{path} is {size[1]}x{size[0]}, but {first} is {wanted[1]}x{wanted[0]}: all frames of a video, blurred and"
-        " sharp, must have one size; unpack the archive again"
+        f"{path} is {size[1]}x{size[0]}, but {first} is {wanted[1]}x{wanted[0]}: {together} must have one size;"
+        " unpack the archive again"
     )
 
 
@@ -165,7 +172,7 @@ def _locate(layout: Layout, root: Path, split: Split) -> Folders:
     find = {"dvd": _dvd, "gopro": _gopro, "reds": _reds}[layout]
     if videos := find(root, split):
         return videos
-    inner = {folder.name: videos for folder in _subfolders(root) if (videos := find(folder, split))}
+    inner = {folder.name: videos for folder in subfolders(root) if (videos := find(folder, split))}
     if len(inner) > 1:
         raise InvalidInputError(f"{root} holds several folders with {layout} videos: {some(inner)}. Give one of them")
     return next(iter(inner.values()), {})
@@ -189,18 +196,18 @@ def _reds(root: Path, split: Split) -> Folders:
     candidates = [
         [root / part / name, root / name / part / name, root / name] for name in (f"{part}_blur", f"{part}_sharp")
     ]
-    blurred, sharp = (next(filter(_subfolders, choice), choice[0]) for choice in candidates)
-    names = {folder.name for kind in (blurred, sharp) for folder in _subfolders(kind)}
+    blurred, sharp = (next(filter(subfolders, choice), choice[0]) for choice in candidates)
+    names = {folder.name for kind in (blurred, sharp) for folder in subfolders(kind)}
     return {name: (blurred / name, sharp / name) for name in names}
 
 
 def _videos(folder: Path, blurred: str, sharp: str) -> Folders:
     """The subfolders that hold at least one of the folders `blurred` and `sharp`."""
-    pairs = {video.name: (video / blurred, video / sharp) for video in _subfolders(folder)}
+    pairs = {video.name: (video / blurred, video / sharp) for video in subfolders(folder)}
     return {name: pair for name, pair in pairs.items() if pair[0].is_dir() or pair[1].is_dir()}
 
 
-def _subfolders(folder: Path) -> list[Path]:
+def subfolders(folder: Path) -> list[Path]:
     """Its folders by name, without hidden ones; none if it is not there."""
     if not folder.is_dir():
         return []

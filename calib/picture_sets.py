@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from mtu.calib.datasets import common_size, subfolders
 from mtu.core.errors import InvalidInputError, MissingFileError
 from mtu.runtime.video.pictures.files import list_pictures
-from mtu.runtime.video.pictures.header import read_header
 
 PictureLayout = Literal["dpdd", "realdof"]
 PictureSplit = Literal["train", "val", "test"]
@@ -85,8 +85,11 @@ def find_stills(
     for other in PICTURE_LAYOUTS:  # a part of DPDD is laid out as RealDOF is
         if other != layout and (root / FOLDERS[other]["image"].format(split=split)).is_dir():
             raise InvalidInputError(f"{root} looks like {other}, and not like {layout}: give that layout. {tree}")
-    inner = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    homes = [each for each in (root, *inner) if (each / below["sharp"]).is_dir() or (each / below["image"]).is_dir()]
+    homes = [
+        each
+        for each in (root, *subfolders(root))
+        if (each / below["sharp"]).is_dir() or (each / below["image"]).is_dir()
+    ]
     if not homes or (len(homes) > 1 and homes[0] != root):
         what = f"holds several folders with {layout}" if homes else f"does not hold the {split} pictures of {layout}"
         raise InvalidInputError(f"{root} {what}. Give another folder. {tree}")
@@ -109,17 +112,7 @@ def sizes_of_stills(stills: Iterable[Still]) -> list[tuple[int, int]]:
 
     Raises InvalidInputError if its files differ in size, or a header is damaged.
     """
-    sizes = []
-    for still in stills:
-        found = [(header.height, header.width) for header in map(read_header, still.paths)]
-        for path, size in zip(still.paths, found, strict=True):
-            if size != found[0]:
-                raise InvalidInputError(
-                    f"{path} is {size[1]}x{size[0]}, but {still.sharp} is {found[0][1]}x{found[0][0]}: a picture, its"
-                    " views and the sharp one must have one size; unpack the archive again"
-                )
-        sizes.append(found[0])
-    return sizes
+    return [common_size(still.paths, "a picture, its views and the sharp one") for still in stills]
 
 
 def _pictures(folder: Path) -> list[Path]:

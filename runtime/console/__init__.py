@@ -111,7 +111,6 @@ def run_app(app: typer.Typer, program: str) -> NoReturn:
         code = USER_ERROR
     except Terminated as end:
         code = end.code
-        say(program, "terminated")
     except BrokenPipeError:
         drop_stdout()  # its reader has gone
         code = 1
@@ -136,6 +135,8 @@ def run_app(app: typer.Typer, program: str) -> NoReturn:
         signals.restore()
     if code == 128 + signal.SIGINT:
         say(program, "interrupted")
+    elif signals.last and code == 128 + signals.last:
+        say(program, "terminated")
     if any(thread.name.startswith("mtu-") for thread in threading.enumerate()):
         # A thread still waits for a pipe; Python cannot end while it holds stdin or stdout.
         os._exit(code)
