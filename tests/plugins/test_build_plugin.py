@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -183,26 +184,25 @@ def test_a_failed_build_gives_the_first_error_and_the_log(toolchain, bare, capsy
     assert [path.name for path in Path().glob("mtu-build-plugin-*")] == [log.name]
 
 
-def has_ended(number: int) -> bool:
-    try:
-        os.kill(number, 0)
-    except ProcessLookupError:
-        return True
-    return False
-
-
 def test_ending_the_command_ends_the_compilers(toolchain, bare, tmp_path):
-    script(bare / "cmake", f"/bin/sh -c 'echo $$ > {tmp_path}/pid; exec /bin/sleep 600' & wait")
+    os.mkfifo(tmp_path / "fifo")
+    fifo = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+
+    def can_read() -> bool:
+        return bool(select.select([fifo], [], [], 0)[0])
+
+    script(bare / "cmake", f"/bin/sh -c 'echo; exec /bin/sleep 600' > {tmp_path}/fifo & wait")
     code = "import sys\nfrom mtu.plugins.cli import main\nmain()"
     command = [PYTHON, "-c", code, "-o", "out", *map(str, toolchain)]
     environment = {"PYTHONPATH": str(ROOT / ".links"), "PATH": str(bare), "TMPDIR": str(tmp_path)}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    pid_file = tmp_path / "pid"
-    wait_until(lambda: pid_file.exists() and pid_file.read_text().endswith("\n"), process)
+    wait_until(lambda: can_read() and os.read(fifo, 1), process)
     process.send_signal(signal.SIGTERM)
     assert process.communicate(timeout=LIMIT)[1].splitlines()[-1] == "mtu-build-plugin: terminated"
     assert process.returncode == 143
-    wait_until(lambda: has_ended(int(pid_file.read_text())))
+    wait_until(can_read)  # its end: the compiler has closed it
+    assert os.read(fifo, 1) == b""
+    os.close(fifo)
     assert not Path("out").exists() and not list(Path().glob("mtu-build-plugin-*"))
 
 
