@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ class Checkpoint:
     """fp32, keyed as the network's `state_dict()`."""
     dropped: tuple[str, ...] = ()
     """Keys of the file that only training uses."""
+    arrays: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the weights were made of: the arrays of the file, fp32. Training goes on with these."""
     from_digest: str = ""
     """The digest, where it is known; weights that come out of a bundle lack what inference does not use."""
 
@@ -112,12 +114,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
         f"does not fit a network of {in_words(settings)}",
         problems,
     )
-    weights = {key: found[key].detach().float().contiguous() for key in fitting}
+    arrays = weights = {key: found[key].detach().float().contiguous() for key in fitting}
     if released is not None:
-        _refuse_non_finite(path, weights)
-        weights = dict(family.from_released(weights))  # type: ignore[attr-defined]
+        _refuse_non_finite(path, arrays)
+        weights = dict(family.from_released(arrays))  # type: ignore[attr-defined]
     _refuse_non_finite(path, weights)
-    return Checkpoint(name, settings, weights, dropped)
+    return Checkpoint(name, settings, weights, dropped, arrays)
 
 
 def _refuse_non_finite(path: Path, weights: Mapping[str, Tensor]) -> None:

@@ -6,6 +6,8 @@ with the details that docs/networks/ifan.md lists. Features have one of four siz
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -75,19 +77,35 @@ class Network(nn.Module):
 
     def forward(self, picture: Tensor, *views: Tensor) -> Tensor:
         """See the class."""
+        return self._restore(picture, views)[0]
+
+    def train_step(self, picture: Tensor, *views: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """For training: the restored picture, the disparity [B, 1, H/8, W/8], and the filters of each iteration, as
+        IterativeFilters takes them."""
+        filters: list[Tensor] = []
+        return *self._restore(picture, views, filters), filters
+
+    def _restore(
+        self, picture: Tensor, views: Sequence[Tensor], kept: list[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The restored picture and the disparity; the filters are appended to `kept`, if it is there."""
         # What the filters are predicted from comes first: the features that wait for the end are not there yet.
-        blur = self._encoded("kconv", torch.cat(views, 1) if views else picture)[-1]
-        prepared = self.conv4_4(torch.cat((blur, self.conv_DME(self.DME(blur))), 1))
+        blur = self._encoded("kconv", torch.cat(tuple(views), 1) if views else picture)[-1]
+        disparity = self.DME(blur)
+        prepared = self.conv4_4(torch.cat((blur, self.conv_DME(disparity)), 1))
         for layer in self.F[:3]:
             prepared = layer(prepared)
         *skips, features = self._encoded("conv", picture)
         for predict in self.F[3].children():
-            features = iterative_filters(features, predict(prepared))
+            filters = predict(prepared)
+            features = iterative_filters(features, filters)
+            if kept is not None:
+                kept.append(filters)
         features = self.conv_res(features)
         for level, skip in zip((3, 2, 1), reversed(skips), strict=True):
             features = torch.add(self.get_submodule(f"upconv{level}_u")(features), skip)
             features = self.get_submodule(f"upconv{level}_2")(self.get_submodule(f"upconv{level}_1")(features))
-        return torch.add(self.out_res(features), picture)
+        return torch.add(self.out_res(features), picture), disparity
 
     def _encoded(self, prefix: str, x: Tensor) -> list[Tensor]:
         """What each stage gives: whole, half, quarter and eighth of the size."""

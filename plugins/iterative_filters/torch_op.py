@@ -25,6 +25,11 @@ def iterative_filters(x: Tensor, filters: Tensor, shared_taps: int = 1) -> Tenso
         # No shape check: sizes are symbols here, and a comparison would become a constraint on the export.
         (node,) = custom_node(OP, (x, filters), {"shared_taps": shared_taps}, [(x.dtype, x.shape)])
         return node
+    return F.leaky_relu(filtered(x, filters, shared_taps), SLOPE).to(x.dtype)
+
+
+def filtered(x: Tensor, filters: Tensor, shared_taps: int = 1) -> Tensor:
+    """The op without its LeakyReLU, in fp32; for training, whose network that blurs again ends so."""
     check_shapes(x.shape, filters.shape, shared_taps)
     above, here, below, *rest = filters.float().chunk(parts(shared_taps), 1)
     left, middle, right = (above, here, below) if shared_taps else rest[:3]
@@ -32,4 +37,4 @@ def iterative_filters(x: Tensor, filters: Tensor, shared_taps: int = 1) -> Tenso
     y = padded[:, :, :-2] * above + padded[:, :, 1:-1] * here + padded[:, :, 2:] * below
     padded = F.pad(y, (1, 1, 0, 0), "replicate")
     y = padded[..., :-2] * left + padded[..., 1:-1] * middle + padded[..., 2:] * right
-    return F.leaky_relu(y + rest[-1], SLOPE).to(x.dtype)
+    return y + rest[-1]
