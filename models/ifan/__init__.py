@@ -86,13 +86,13 @@ def graphs(network: Any) -> Mapping[str, nn.Module]:
 
 def released(settings: Mapping[str, Any]) -> Mapping[str, tuple[int, ...]]:
     """See `Family`."""
-    from mtu.models.ifan.filters import shapes
+    from mtu.models.ifan.arrays import shapes
 
     return shapes(settings)
 
 
 def from_released(arrays: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
     """See `Family`."""
-    from mtu.models.ifan.filters import split
+    from mtu.models.ifan.arrays import weights
 
-    return split(arrays)
+    return weights(arrays)

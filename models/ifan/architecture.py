@@ -1,4 +1,4 @@
-"""IFAN in torch, for inference. Attribute names are those of the released checkpoints, but for F.3 (filters.py).
+"""IFAN in torch, for inference. Attribute names are those of the released checkpoints, but for F.3 (arrays.py).
 
 Source of the architecture: "Iterative Filter Adaptive Network for Single Image Defocus Deblurring" (Lee et al., 2021),
 with the details that docs/networks/ifan.md lists. Features have one of four sizes: whole, half, quarter, eighth.
@@ -24,8 +24,8 @@ def conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 def upsample(inputs: int, outputs: int) -> nn.Sequential:
-    """A transposed convolution that doubles the size, then LeakyReLU."""
-    return nn.Sequential(nn.ConvTranspose2d(inputs, outputs, 4, 2, 1), nn.LeakyReLU(SLOPE))
+    """Doubles the size by a convolution to four times the channels (arrays.py), with LeakyReLU."""
+    return nn.Sequential(nn.Conv2d(inputs, 4 * outputs, 3, 1, 1), nn.LeakyReLU(SLOPE), nn.PixelShuffle(2))
 
 
 class ResBlock(nn.Module):

@@ -1,6 +1,9 @@
 """The op as an ONNX function in standard operators (opset 18), for runtimes without the plugin. Imports onnx, numpy.
 
 The body holds for any batch, channels, height and width, for fp16 and fp32; the attribute is baked into it.
+
+onnxruntime computes a node's inputs from the one that stands last. So what reads the features stands behind what reads
+the filters: those of an iteration are computed after the iteration before, not all at the beginning.
 """
 
 from __future__ import annotations
@@ -34,7 +37,8 @@ def function_proto(shared_taps: int) -> onnx.FunctionProto:
 def _weighted(body: Body, x: str, taps: list[str], axis: int) -> str:
     """The element before, the element and the one after along an axis, each times its tap, added up."""
     before = [int(each == axis) for each in range(4)]
+    middle = body.op("Mul", x, taps[1])
     padded = body.op("Pad", x, body.ints(*before, *before), mode="edge")
     first = body.op("Mul", body.cut(padded, 0, -2, axis), taps[0])
     last = body.op("Mul", body.cut(padded, 2, _END, axis), taps[2])
-    return body.op("Add", body.op("Add", first, body.op("Mul", x, taps[1])), last)
+    return body.op("Add", body.op("Add", first, middle), last)

