@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
@@ -155,6 +158,22 @@ def test_the_filters_are_split_by_iteration_and_hold_no_dead_rows(bundle):
         assert (found[tap * c + channel] == file[iteration * 6 * c + 3 * channel + tap]).all()
         assert (found[3 * c + channel] == file[6 * c * n + c * iteration + channel]).all()
     assert not may_hold_size(model)  # so it was traced once
+
+
+def test_an_iteration_s_filters_are_computed_behind_the_one_before(tmp_path, bundle):
+    """All at the beginning they would be most of the memory."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.enable_profiling = 4, True
+    options.profile_file_prefix = str(tmp_path / "profile")
+    session = onnxruntime.InferenceSession(str(bundle.graph("picture")), options, providers=["CPUExecutionProvider"])
+    session.run(None, {"frame": np.zeros((1, 32, 48, 3), np.uint8)})
+    events = json.loads(Path(session.end_profiling()).read_text())
+    ran = [event for event in events if event["name"].endswith("_kernel_time")]
+    is_filters = [{"float": [1, 32, 4, 6]} in event["args"]["output_type_shape"] for event in ran]
+    kinds = [event["args"]["op_name"] for event in ran]
+    found = [index for index, kind in enumerate(kinds) if kind == "Conv" and is_filters[index]]
+    between = [kinds[before:behind].count("Mul") for before, behind in pairwise(found[: TINY["iterations"]])]
+    assert between == [6] * (TINY["iterations"] - 1)
 
 
 def test_the_weights_come_back_out_of_the_bundle(exported, bundle):
