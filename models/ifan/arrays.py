@@ -1,10 +1,10 @@
 """What a released file of IFAN holds, and the network's weights that are made of it. Imports torch.
 
-The layer that predicts the filters, F.3, is one of all iterations there and one for each here. As one tensor the filters
-would take 837 MB for a frame of 1280x720; of one iteration, without the rows that nothing uses, they take 28 MB.
+The layer that predicts the filters, F.3, is one of all iterations there and one for each here. As one tensor the
+filters would take 837 MB for a frame of 1280x720; of one iteration, without the rows that nothing uses, 28 MB.
 
-The transposed convolutions are convolutions to four times the channels here, one for each of the pixels that one becomes:
-executors have them as fast, and without workspaces of hundreds of MB.
+The transposed convolutions are convolutions to four times the channels here, one for each of the pixels that one
+becomes: executors have them as fast, and without workspaces of hundreds of MB.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def _filters(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _pixels(kernel: Tensor) -> Tensor:
     """[inputs, outputs, 4, 4] of a transposed convolution -> [4 * outputs, inputs, 3, 3] of a convolution.
 
-    Row 2y + p of the result is made of rows y - 1 to y + 1: of row y + d by row p + 1 - 2d of the kernel, if it has one;
-    columns likewise.
+    Row 2y + p of the result is made of rows y - 1 to y + 1: of row y + d by row p + 1 - 2d of the kernel, if it has
+    one; columns likewise.
     """
     inputs, outputs = kernel.shape[:2]
     found = kernel.new_zeros(outputs, 2, 2, inputs, 3, 3)
