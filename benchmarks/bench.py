@@ -120,7 +120,7 @@ def _seconds(backend: Backend, frames: Iterable[Picture], streams: int = 1) -> I
         return
     window, states = Window(backend.interface), [dict[str, Any]() for _ in range(streams)]
     for frame in frames:
-        window.push(frame)
+        window.push(dict.fromkeys(backend.interface.streams, frame))
         if window.is_ready:
             taken = window.take()
             graph = backend.interface.graph_for(states[0]).name

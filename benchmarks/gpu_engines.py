@@ -177,7 +177,7 @@ def frame_times(backend: Any, size: tuple[int, int], count: int) -> list[float]:
     before: Any = None
     times = []
     for number in itertools.count():
-        window.push(frames[number % len(frames)])
+        window.push(dict.fromkeys(backend.interface.streams, frames[number % len(frames)]))
         if not window.is_ready:
             continue
         pending = backend.submit(backend.interface.graph_for(states).name, window.take(), states)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mtu.core.errors import InvalidInputError
 from mtu.core.interface import Interface, Size, Tensor
 
 Picture = NDArray[np.uint8]
+Moment = Picture | Mapping[str, Picture]
+"""What a model gets at one time: a frame; of a model that reads several streams a frame of each, by name."""
 LARGE = 5040
 """A side that every size rule in use divides."""
 
@@ -20,13 +24,14 @@ class Window:
     def __init__(self, interface: Interface, first: int = 0) -> None:
         """`first` is the number of the first frame to come."""
         self._interface = interface
-        self._held: dict[int, Picture] = {}
+        self._held: dict[int, dict[str, Picture]] = {}
         self._first = self.next = self.end = first
         """`next` is the frame that `take` is for, `end` the one that `push` is for."""
 
-    def push(self, frame: Picture) -> None:
-        """Adds the next frame, uint8 [H, W, 3], of the size of those before."""
-        self._held[self.end] = pad(frame, self._interface.size)[None]
+    def push(self, frame: Moment) -> None:
+        """Adds the next frame, uint8 [H, W, 3], of the size of those before. Raises as `by_stream`."""
+        frames = by_stream(frame, self._interface.streams)
+        self._held[self.end] = {name: pad(each, self._interface.size)[None] for name, each in frames.items()}
         self.end += 1
 
     @property
@@ -42,12 +47,24 @@ class Window:
         """
         index, last = self.next, self.end - 1
         taken = {
-            name: self._held[min(max(index + frame.offset, self._first), last)]
+            name: self._held[min(max(index + frame.offset, self._first), last)][frame.stream]
             for name, frame in self._interface.frames.items()
         }
         self.next += 1
         self._held.pop(self.next - self._interface.look_back - 1, None)
         return taken
+
+
+def by_stream(frame: Moment, streams: Sequence[str]) -> dict[str, Picture]:
+    """The frames of all `streams`, in their order. Raises InvalidInputError where one is missing or unknown."""
+    given = frame if isinstance(frame, Mapping) else {streams[0]: frame}
+    if set(given) != set(streams):
+        reads = f"{len(streams)} streams ({', '.join(streams)})" if len(streams) > 1 else f"one stream ({streams[0]})"
+        raise InvalidInputError(
+            f"the model reads {reads}, and gets {', '.join(map(str, given)) or 'none'}: a frame of each is needed, as"
+            " mtu-run --stream NAME=PATH gives them; other commands have no such option"
+        )
+    return {name: given[name] for name in streams}
 
 
 def pad(frame: Picture, size: Size) -> Picture:

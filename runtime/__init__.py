@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from mtu.core.errors import (
@@ -21,7 +21,7 @@ from mtu.core.errors import (
     NonFiniteError,
     OutputError,
 )
-from mtu.core.window import Picture
+from mtu.core.window import Moment, Picture
 from mtu.runtime.backends import Backend, Build, open_backend, open_model
 from mtu.runtime.bundle import Bundle, open_bundle
 from mtu.runtime.chain import Chain, open_session, restore
@@ -39,6 +39,7 @@ __all__ = [
     "InvalidInputError",
     "MissingExtraError",
     "MissingFileError",
+    "Moment",
     "MtuError",
     "NonFiniteError",
     "OutputError",
@@ -59,7 +60,7 @@ __all__ = [
 
 
 def deblur(
-    frames: Iterable[Picture],
+    frames: Iterable[Moment],
     *,
     model: Path | str | None = None,
     backend: str = "auto",
@@ -67,7 +68,8 @@ def deblur(
     scene_threshold: float | None = SCENE_THRESHOLD,
     build: Build | None = None,
 ) -> Iterator[Picture]:
-    """Restores a stream of frames: uint8 [H, W, 3], RGB, in and out, same number, same size, in order.
+    """Restores a stream of frames: uint8 [H, W, 3], RGB, in and out, same number, same size, in order; of a model that
+    reads several streams, mappings with a frame of each go in.
 
     `model` is the directory of a bundle, an engine or a chain (None: the bundle inside the package); `backend`,
     `device` and `build` as in `open_backend`; `scene_threshold` None switches scene-cut detection off. Raises MtuError
@@ -79,7 +81,9 @@ def deblur(
     opening = list(itertools.islice(source, 1))
     if not opening:
         return
-    size = check_frame(opening[0], 0, None)
+    size, first = None, opening[0]
+    for frame in first.values() if isinstance(first, Mapping) else (first,):
+        size = check_frame(frame, 0, size)
     with contextlib.closing(open_backend(backend, open_model(model), device, size=size, build=build)) as executor:
         for result in restore(itertools.chain(opening, source), executor, scene_threshold=scene_threshold):
             yield result.rgb

@@ -10,14 +10,14 @@ import contextlib
 import hashlib
 import math
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
 from mtu.core.errors import InvalidInputError
 from mtu.core.interface import Frame, Graph, Input, Interface, Size, Tensor
-from mtu.core.window import Picture
+from mtu.core.window import Moment, Picture
 from mtu.runtime.backends import Backend, Model, Stages, open_backend
 from mtu.runtime.scenes import SCENE_THRESHOLD
 from mtu.runtime.session import Restored, Session, Stream
@@ -121,9 +121,11 @@ def open_stages(name: str, model: Stages, device: str, size: tuple[int, int] | N
 class Joint(Stream):
     """Sessions that make one. They find no cuts themselves: those of the whole end the scene of all."""
 
-    def __init__(self, sessions: Sequence[Session | Chain], scene_threshold: float | None) -> None:
+    def __init__(
+        self, sessions: Sequence[Session | Chain], streams: Sequence[str], scene_threshold: float | None
+    ) -> None:
         self._sessions = sessions
-        super().__init__(scene_threshold)
+        super().__init__(streams, scene_threshold)
 
     @property
     def max_displacement(self) -> int:
@@ -155,10 +157,10 @@ class Chain(Joint):
     ) -> None:
         """See `Session`."""
         sessions = [Session(stage, scene_threshold=None, strict=strict) for stage in backend.stages]
-        super().__init__(sessions, scene_threshold)
+        super().__init__(sessions, backend.interface.streams, scene_threshold)
 
-    def _push(self, frame: Picture) -> list[Restored]:
-        return self._through(self._sessions[0].push(frame), 1)
+    def _push(self, frames: Mapping[str, Picture]) -> list[Restored]:
+        return self._through(self._sessions[0].push(frames), 1)
 
     def flush(self) -> list[Restored]:
         """See `Stream.flush`."""
@@ -184,7 +186,7 @@ def open_session(
 
 
 def restore(
-    frames: Iterable[Picture], backend: Backend, *, scene_threshold: float | None = SCENE_THRESHOLD
+    frames: Iterable[Moment], backend: Backend, *, scene_threshold: float | None = SCENE_THRESHOLD
 ) -> Iterator[Restored]:
     """Restores a whole stream: one result a frame, in order. The caller closes the backend."""
     session = open_session(backend, scene_threshold=scene_threshold)

@@ -25,6 +25,7 @@ def run(
     output: options.TargetOption,
     segment: options.SegmentOption = None,
     video_stream: options.VideoStreamOption = None,
+    stream: options.StreamOption = None,
     rate: options.RateOption = None,
     deinterlace: options.DeinterlaceOption = False,
     on_size_change: options.SizeChangeOption = "scale",
@@ -57,15 +58,16 @@ def run(
     from mtu.export.engine_cache import cached_engine
     from mtu.runtime.console.progress import Progress
     from mtu.runtime.job import Job, run_job
-    from mtu.runtime.video import EncodeOptions, ReadOptions, Segment, parse_muxer_options, parse_rate
+    from mtu.runtime.video import EncodeOptions, ReadOptions, Segment, parse_muxer_options, parse_rate, parse_streams
 
     if not source or not output:
         raise InvalidInputError(f"the {'output' if source else 'input'} has no name: '' is given (an unset variable?)")
     if Path(output).is_file() and source != "-" and "://" not in source and not Path(source).exists():
         right = shlex.join([PROGRAM, output, "-o", source])
         raise InvalidInputError(f"{source} does not exist, and the output {output} does: was this meant: {right}?")
+    streams = parse_streams(stream or [])
     if report_file is not None:
-        check_report(report_file, source, output)
+        check_report(report_file, source, output, *streams.values())
     if bare := [item for item in extra or [] if "=" not in item]:
         raise InvalidInputError(f"-e {bare[0]}: write it as key=value")
     encoder = {key: value for key, _, value in (item.partition("=") for item in extra or [])}
@@ -85,6 +87,7 @@ def run(
         heat=heat,
         save_motion=save_motion,
         save_maps=save_maps,
+        streams=streams,
         read=ReadOptions(
             segment=None if segment is None else Segment.parse(segment),
             video_stream=video_stream,

@@ -12,21 +12,22 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mtu.core.errors import InvalidInputError
+from mtu.core.interface import Interface
 from mtu.runtime.backends import Backend, Build, PrecisionChoice, open_backend, open_model
-from mtu.runtime.chain import open_session
+from mtu.runtime.chain import interface_of, open_session
 from mtu.runtime.compare import Comparison
 from mtu.runtime.outputs import Outputs, Shown
 from mtu.runtime.scenes import SCENE_THRESHOLD
 from mtu.runtime.session import Restored, Stream
 from mtu.runtime.stages import Pipe, Stage, StoppedError
 from mtu.runtime.tiles import MEASURED, TileChoice, TiledSession, choose_tiling, fit_memory
-from mtu.runtime.video import EncodeOptions, Frame, Reader, ReadOptions, SourceInfo, Writer, open_reader
+from mtu.runtime.video import EncodeOptions, Frame, Reader, ReadOptions, SourceInfo, Writer, open_streams
 
 PATIENCE = 3.0
 """Seconds that the end of a run waits for a thread that waits for a pipe."""
@@ -51,6 +52,8 @@ class Job:
     heat: bool = False
     save_motion: Path | None = None
     save_maps: Path | None = None
+    streams: Mapping[str, str] = field(default_factory=dict)
+    """The sources of what the model reads beside `source`, by name of the stream."""
     read: ReadOptions = field(default_factory=ReadOptions)
     scene_threshold: float | None = SCENE_THRESHOLD
     encode: EncodeOptions = field(default_factory=EncodeOptions)
@@ -72,6 +75,8 @@ class RunReport:
     height: int
     frames: int = 0
     scene_cuts: list[int] = field(default_factory=list)
+    streams: dict[str, str] = field(default_factory=dict)
+    """Where the streams came from that the model reads beside the source, by name."""
     tiles: dict[str, int] | None = None
     """How each frame is cut: `count`, and of each tile `width`, `height` and the least `overlap`; None: it is not."""
     map: dict[str, Any] | None = None
@@ -110,10 +115,11 @@ def run_job(
     right; then, and for every other exception, nothing stands at the target's name.
     """
     with contextlib.ExitStack() as stack:
-        reader = open_reader(job.source, job.read)
+        reader = open_streams(job.source, job.streams, job.read)
         source = reader.info
         pipeline = stack.enter_context(Pipeline(reader, into_pipe=job.target == "-"))
         frame, model = (source.height, source.width), open_model(job.model)
+        check_streams(job.streams, interface_of(model))
         tiling = choose_tiling(job.tile, frame, model)
         backend = open_backend(
             job.backend,
@@ -160,6 +166,23 @@ def run_job(
     return report
 
 
+def check_streams(given: Collection[str], interface: Interface) -> None:
+    """Raises InvalidInputError unless `given` are the streams that a model reads, but for the first."""
+    first, *others = interface.streams
+    if set(given) == set(others):
+        return
+    if not others:
+        raise InvalidInputError(
+            f"--stream {next(iter(given))}: the model {interface.variant} reads one stream, which is the input: leave"
+            " the option out, or use a model that reads several"
+        )
+    found = f", and there is {' and '.join(given)}" if given else ""
+    raise InvalidInputError(
+        f"the model {interface.variant} reads {len(interface.streams)} streams: the input is {first}; the others are"
+        f" given with {' '.join(f'--stream {name}=PATH' for name in others)}{found}"
+    )
+
+
 def _redone_remark(frames: list[int]) -> list[str]:
     if not frames:
         return []
@@ -183,6 +206,7 @@ def _new_report(job: Job, source: SourceInfo, backend: Backend, writer: Writer) 
         width=source.width,
         height=source.height,
         notes=[*source.notes, *writer.notes],
+        streams=dict(job.streams),
     )
 
 
@@ -226,7 +250,7 @@ class Pipeline:
                 for item in self._decoded:
                     if isinstance(item, Frame):
                         waiting.append(item)
-                        send(session.push(item.rgb))
+                        send(session.push({session.streams[0]: item.rgb, **item.views}))
                     else:
                         self._restored.put(item)
                 send(session.flush())

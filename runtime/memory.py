@@ -72,7 +72,7 @@ def needed(backend: Backend, frame: tuple[int, int], tile: tuple[int, int], tile
         cost = COSTS.get((stage.name, stage.arithmetic.split()[-1]))
         if cost is None or stage.device != "cpu" or not interface.working_bytes:
             return None
-        frames = interface.look_back + interface.look_ahead + 2
+        frames = len(interface.streams) * (interface.look_back + interface.look_ahead + 2)
         kept = cost.held * state_bytes(interface, *tile) + 3 * frames * pixels
         total += cost.of(interface.working_bytes, pixels) + (tiles - 1) * kept
         tile = tile[0] * interface.scale, tile[1] * interface.scale

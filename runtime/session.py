@@ -20,7 +20,7 @@ from __future__ import annotations
 import abc
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from mtu.core.errors import InvalidInputError, NonFiniteError
 from mtu.core.interface import Role
-from mtu.core.window import Picture, Window, cut
+from mtu.core.window import Moment, Picture, Window, by_stream, cut
 from mtu.runtime.backends import Backend, Pending
 from mtu.runtime.scenes import SCENE_THRESHOLD, SceneDetector
 
@@ -70,9 +70,9 @@ class _Submitted:
 class Stream(abc.ABC):
     """What every session does: counts and checks the frames of one stream, and ends a scene where another begins."""
 
-    def __init__(self, scene_threshold: float | None) -> None:
-        """Calls `reset`. `scene_threshold` None switches the detection off."""
-        self._scene_threshold = scene_threshold
+    def __init__(self, streams: Sequence[str], scene_threshold: float | None) -> None:
+        """Calls `reset`. `streams` are those that the model reads; with `scene_threshold` None no cuts are found."""
+        self.streams, self._scene_threshold = streams, scene_threshold
         self._pushed = 0
         self.cuts: list[int] = []
         """Numbers of the frames that started a new scene."""
@@ -86,24 +86,27 @@ class Stream(abc.ABC):
         self._detector = SceneDetector(self._scene_threshold)
         self._size: tuple[int, int] | None = None
 
-    def push(self, frame: Picture) -> list[Restored]:
+    def push(self, frame: Moment) -> list[Restored]:
         """Takes the next frame and gives those that are now restored: none, one, or at a scene cut all still waiting.
 
         `frame` is uint8 [H, W, 3], RGB, any size from 1x1, and is not to be changed until the frames after it that look
-        back to it are restored. Raises InvalidInputError for any other array, or another size than the frames before;
-        NonFiniteError (see the note).
+        back to it are restored. For a model that reads several streams it is a mapping with such a frame of each, all
+        of one size; scene cuts are found in the first. Raises InvalidInputError for anything else, or another size than
+        the frames before; NonFiniteError (see the note).
         """
-        self._size = check_frame(frame, self._pushed, self._size)
-        restored = []
-        if self._detector.is_cut(frame):
+        frames, size = by_stream(frame, self.streams), self._size
+        for each in frames.values():
+            size = check_frame(each, self._pushed, size)
+        self._size, restored = size, []
+        if self._detector.is_cut(frames[self.streams[0]]):
             self.cuts.append(self._pushed)
             restored = self.flush()
         self._pushed += 1
-        return restored + self._push(frame)
+        return restored + self._push(frames)
 
     @abc.abstractmethod
-    def _push(self, frame: Picture) -> list[Restored]:
-        """`push`, of a frame that is no cut any more."""
+    def _push(self, frames: Mapping[str, Picture]) -> list[Restored]:
+        """`push`, of frames that are no cut any more, one of each stream."""
 
     @abc.abstractmethod
     def flush(self) -> list[Restored]:
@@ -121,19 +124,14 @@ class Session(Stream):
         self, backend: Backend, *, scene_threshold: float | None = SCENE_THRESHOLD, strict: bool = False
     ) -> None:
         """`scene_threshold` None switches the detection off; `strict` makes values that are not finite an error at
-        once. The caller closes the backend. Raises InvalidInputError for a model that reads several streams."""
+        once. The caller closes the backend."""
         self._backend, self._interface = backend, backend.interface
-        if len(self._interface.streams) > 1:
-            raise InvalidInputError(
-                f"the model reads {len(self._interface.streams)} streams ({', '.join(self._interface.streams)}), and a"
-                " session feeds one"
-            )
         self._strict = strict
         self.redone: list[int] = []
         """Numbers of the frames restored as first frames because the model gave values that are not finite."""
         self.inference_seconds = 0.0
         """Time spent in the backend, or waiting for it."""
-        super().__init__(scene_threshold)
+        super().__init__(self._interface.streams, scene_threshold)
 
     @property
     def max_displacement(self) -> int:
@@ -151,8 +149,8 @@ class Session(Stream):
         self._submitted: deque[_Submitted] = deque()
         self._states: Mapping[str, Any] = {}
 
-    def _push(self, frame: Picture) -> list[Restored]:
-        self._window.push(frame)
+    def _push(self, frames: Mapping[str, Picture]) -> list[Restored]:
+        self._window.push(frames)
         if not self._window.is_ready:
             return []
         self._submit_next()

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -141,19 +141,24 @@ class TiledSession(Joint):
         self._outputs = {role: backend.interface.the(role) for role in ROLES}
         self._places = list(itertools.product(tiling.rows, tiling.columns))
         sessions = [open_session(backend, scene_threshold=None, strict=strict) for _ in self._places]
-        super().__init__(sessions, scene_threshold)
+        super().__init__(sessions, backend.interface.streams, scene_threshold)
 
     def reset(self) -> None:
         """See `Stream.reset`. The frames to come are of the same size."""
         super().reset()
         self._size = self._tiling.frame
 
-    def _push(self, frame: Picture) -> list[Restored]:
-        whole = self._pad(frame)
+    def _push(self, frames: Mapping[str, Picture]) -> list[Restored]:
+        padded = {name: self._pad(frame) for name, frame in frames.items()}
         height, width = self._tiling.tile
         return self._joined(
-            # A copy, or each tile would hold the whole frame, and nobody could change it after `push`.
-            session.push(whole[row.start : row.start + height, column.start : column.start + width].copy())
+            session.push(
+                {
+                    # A copy, or each tile would hold the whole frame, and nobody could change it after `push`.
+                    name: whole[row.start : row.start + height, column.start : column.start + width].copy()
+                    for name, whole in padded.items()
+                }
+            )
             for (row, column), session in zip(self._places, self._sessions, strict=True)
         )
 

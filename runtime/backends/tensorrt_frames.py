@@ -19,8 +19,9 @@ FRAMES_KEPT = 64
 
 
 def frames_of_a_stream(interface: Interface) -> int:
-    """What a session has alive at most: a window, the oldest frame of the window under way, and the frame to come."""
-    return interface.look_back + 1 + interface.look_ahead + 2
+    """What a session has alive at most: a window, the oldest frame of the window under way, and the frame to come; of
+    each stream that the model reads."""
+    return len(interface.streams) * (interface.look_back + 1 + interface.look_ahead + 2)
 
 
 @dataclass(frozen=True)

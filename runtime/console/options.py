@@ -72,6 +72,13 @@ VideoStreamOption = Annotated[
     int | None,
     _input(metavar="N", help="Video stream to process, counted from 0.", show_default="the one marked default"),
 ]
+StreamOption = Annotated[
+    list[str] | None,
+    _input(
+        metavar="NAME=PATH",
+        help="For a model that reads several streams: where another one comes from; may be repeated.",
+    ),
+]
 DeinterlaceOption = Annotated[bool, _input("--deinterlace", help="Make interlaced frames progressive first (bwdif).")]
 SizeChangeOption = Annotated[
     Literal["scale", "stop"], _input(help="Where frames change their size: scale to the first one's.")

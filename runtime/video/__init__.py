@@ -30,6 +30,7 @@ Reading
     video_reader              what a video is, and its pictures and packets, of a segment
     pictures/reader           pictures of a directory, or a single one
     pictures/animated_webp    animated WebP, which FFmpeg does not decode
+    streams                   further streams of pictures, in step with a source
 
 Writing
     writer                    the interface of all targets, what the user asks of them, temporary files
@@ -50,10 +51,11 @@ Both
 
 from mtu.runtime.video.colour import Colour
 from mtu.runtime.video.containers.muxer_options import parse_muxer_options
-from mtu.runtime.video.opening import open_reader, open_writer
+from mtu.runtime.video.opening import open_reader, open_streams, open_writer
 from mtu.runtime.video.pictures.encoding import write_png
 from mtu.runtime.video.pictures.files import read_picture
 from mtu.runtime.video.source import Frame, Reader, ReadOptions, SourceInfo
+from mtu.runtime.video.streams import parse_streams
 from mtu.runtime.video.timing import Segment, parse_rate
 from mtu.runtime.video.writer import EncodeOptions, Writer
 
@@ -67,9 +69,11 @@ __all__ = [
     "SourceInfo",
     "Writer",
     "open_reader",
+    "open_streams",
     "open_writer",
     "parse_muxer_options",
     "parse_rate",
+    "parse_streams",
     "read_picture",
     "write_png",
 ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from mtu.core.errors import InvalidInputError, MissingFileError, OutputError
@@ -16,6 +18,7 @@ from mtu.runtime.video.pictures.header import known_header
 from mtu.runtime.video.pictures.reader import PictureReader
 from mtu.runtime.video.pictures.writer import DirectoryWriter, PictureWriter
 from mtu.runtime.video.source import Reader, ReadOptions, SourceInfo
+from mtu.runtime.video.streams import StreamsReader
 from mtu.runtime.video.video_reader import VideoReader
 from mtu.runtime.video.video_writer import VideoWriter
 from mtu.runtime.video.writer import EncodeOptions, Target, Writer
@@ -51,6 +54,23 @@ def open_reader(source: str | Path, options: ReadOptions | None = None) -> Reade
         if header is not None and header.animated:
             return VideoReader(name, options, {"png": "apng", "gif": "gif"}[header.kind], header.loops)
     return PictureReader(name, [path], options) if suffix in PICTURE_SUFFIXES else VideoReader(name, options)
+
+
+def open_streams(source: str, views: Mapping[str, str], options: ReadOptions) -> Reader:
+    """The reader of `source`, and with it in step those of the further streams `views`: sources by name, all read with
+    the same options, but for the choice of a video stream. Raises as `open_reader`, and as `StreamsReader`."""
+    reader = open_reader(source, options)
+    if not views:
+        return reader
+    opened: dict[str, Reader] = {}
+    try:
+        for name, path in views.items():
+            opened[name] = open_reader(path, replace(options, video_stream=None))
+        return StreamsReader(reader, opened)
+    except BaseException:
+        for each in (reader, *opened.values()):
+            each.close()
+        raise
 
 
 def _pictures(directory: Path) -> list[Path]:
@@ -139,10 +159,11 @@ def open_writer(
 
 
 def _check_path(path: Path, source: SourceInfo) -> None:
-    given = Path(source.name)
-    if source.name != "-" and given.exists() and path.exists() and path.samefile(given):
-        raise OutputError(f"{path} is the source itself: choose another name")
-    if source.name != "-" and path.resolve() in given.resolve().parents:
-        raise OutputError(f"{path} holds the source: choose another name")
+    for name in (source.name, *source.beside):
+        given, what = Path(name), "the source" if name == source.name else f"the stream {name}"
+        if name != "-" and given.exists() and path.exists() and path.samefile(given):
+            raise OutputError(f"{path} is {what} itself: choose another name")
+        if name != "-" and path.resolve() in given.resolve().parents:
+            raise OutputError(f"{path} holds {what}: choose another name")
     if not path.parent.is_dir():
         raise OutputError(f"the directory {path.parent} does not exist: create it first")

@@ -49,6 +49,8 @@ class Frame:
     duration: int
     """In `time_base` units, >= 1."""
     fields: Fields = "progressive"
+    views: Mapping[str, Pixels] = field(default_factory=dict)
+    """The pictures of further streams for the same time, by name, as `rgb`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,6 +87,8 @@ class SourceInfo:
     segment: Segment | None = None
     notes: tuple[str, ...] = ()
     """What to say before the first picture."""
+    beside: tuple[str, ...] = ()
+    """Names of the further streams that are read in step, as the user gave them."""
     container: InputContainer | None = None
     """Where the other streams come from; None for pictures."""
     stream: VideoStream | None = None
