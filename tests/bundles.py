@@ -16,16 +16,18 @@ NEAREST = {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformatio
 FRAME = Input(Tensor("frame", "uint8", (1, "H", "W", 3)), Frame("image", 0))
 
 
-def write_bundle(directory: Path, output: Output, nodes: list, constants: dict, **described) -> Bundle:
-    """A network with one graph, `picture`, that takes the frame and gives `output`."""
-    graph = Graph("picture", (FRAME,), (output,))
+def write_bundle(
+    directory: Path, output: Output, nodes: list, constants: dict, inputs: tuple[Input, ...] = (FRAME,), **described
+) -> Bundle:
+    """A network with one graph, `picture`, that takes the frame, or `inputs`, and gives `output`."""
+    graph = Graph("picture", inputs, (output,))
     values = [
         helper.make_tensor_value_info(tensor.name, KINDS[tensor.dtype], tensor.shape)
         for tensor in graph.tensors.values()
     ]
     weights = [numpy_helper.from_array(value, name) for name, value in constants.items()]
     model = helper.make_model(
-        helper.make_graph(nodes, "g", values[:1], values[1:], weights),
+        helper.make_graph(nodes, "g", values[: len(inputs)], values[len(inputs) :], weights),
         opset_imports=[helper.make_opsetid("", 18)],
         ir_version=10,
     )
@@ -43,6 +45,18 @@ def map_bundle(directory: Path, unit: Unit | None = None) -> Bundle:
     ]
     constants = {"axes": np.array([3]), "peak": np.array(255, np.float32)}
     return write_bundle(directory, Output(Tensor("map", "float32", (1, "H", "W")), "map", unit=unit), nodes, constants)
+
+
+def views_bundle(directory: Path, *, right: int = 0, left: int = 0) -> Bundle:
+    """Reads three streams: gives the red of the image, the green of the right view and the blue of the left one, of
+    frames at these offsets."""
+    offsets = {"image": 0, "right": right, "left": left}
+    inputs = tuple(Input(Tensor(name, "uint8", (1, "H", "W", 3)), Frame(name, at)) for name, at in offsets.items())
+    nodes = [helper.make_node("Gather", [name, f"of_{name}"], [f"c_{name}"], axis=3) for name in offsets]
+    nodes.append(helper.make_node("Concat", [f"c_{name}" for name in offsets], ["picture"], axis=3))
+    constants = {f"of_{name}": np.array([channel]) for channel, name in enumerate(offsets)}
+    picture = Output(Tensor("picture", "uint8", (1, "H", "W", 3)), "picture")
+    return write_bundle(directory, picture, nodes, constants, inputs, streams=tuple(offsets))
 
 
 def doubling_bundle(directory: Path) -> Bundle:

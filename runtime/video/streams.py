@@ -46,9 +46,10 @@ class StreamsReader(Reader):
                     f"--stream {name}={view.name} goes on after frame {count - 1}, the last one of"
                     f" {self.info.name}{_because(self._source)}: all streams have the same number of frames"
                 )
-        self.remarks = [*self._source.remarks, *_prefixed({n: view.remarks for n, view in self._views.items()})]
-        damage = {name: [view.damage] for name, view in self._views.items() if view.damage}
-        self.damage = "; ".join([*([self._source.damage] if self._source.damage else []), *_prefixed(damage)]) or None
+        of_views = [f"--stream {name}: {each}" for name, view in self._views.items() for each in view.remarks]
+        self.remarks = [*self._source.remarks, *of_views]
+        damages = [each.damage for each in (self._source, *self._views.values()) if each.damage]
+        self.damage = "; ".join(damages) or None
 
     def _view(self, name: str, frames: Iterator[Frame], source: Frame, number: int) -> Any:
         """The pixels of a further stream for frame `number` of the source."""
@@ -120,7 +121,3 @@ def _frames(reader: Reader) -> Iterator[Frame]:
 
 def _because(reader: Reader) -> str:
     return f" ({reader.damage})" if reader.damage else ""
-
-
-def _prefixed(said: Mapping[str, Sequence[str | None]]) -> list[str]:
-    return [f"--stream {name}: {each}" for name, several in said.items() for each in several]
