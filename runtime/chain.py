@@ -134,19 +134,19 @@ class Joint(Stream):
 
     @property
     def redone(self) -> list[int]:
-        """Numbers of the frames that any session has restored as a first frame. See `Session.redone`."""
+        """Numbers of the frames that any session has restored as a first frame. See `Stream.redone`."""
         return sorted({number for session in self._sessions for number in session.redone})
 
     @property
     def inference_seconds(self) -> float:
-        """See `Session.inference_seconds`."""
+        """See `Stream.inference_seconds`."""
         return sum(session.inference_seconds for session in self._sessions)
 
     def reset(self) -> None:
         """See `Stream.reset`."""
         super().reset()
         for session in self._sessions:
-            session.reset()
+            session.begin_at(self._pushed)
 
 
 class Chain(Joint):

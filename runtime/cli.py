@@ -35,6 +35,7 @@ def run(
     save_motion: options.SaveMotionOption = None,
     save_maps: options.SaveMapsOption = None,
     overwrite: options.OverwriteOption = False,
+    resume: options.ResumeOption = False,
     codec: options.CodecOption = None,
     crf: options.CrfOption = None,
     pix_fmt: options.PixFmtOption = None,
@@ -105,6 +106,7 @@ def run(
             picture_format=picture_format,
         ),
         overwrite=overwrite,
+        resume=resume,
     )
     bar = Progress(PROGRAM, enabled=progress)
     with bar:

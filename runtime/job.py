@@ -19,14 +19,16 @@ from typing import Any
 
 from mtu.core.errors import InvalidInputError
 from mtu.core.interface import Interface
-from mtu.runtime.backends import Backend, Build, PrecisionChoice, open_backend, open_model
+from mtu.runtime.backends import Backend, Build, Model, PrecisionChoice, open_backend, open_model
 from mtu.runtime.chain import interface_of, open_session
 from mtu.runtime.compare import Comparison
 from mtu.runtime.outputs import Outputs, Shown
+from mtu.runtime.scene_store import SceneStore
 from mtu.runtime.scenes import SCENE_THRESHOLD
 from mtu.runtime.session import Restored, Stream
 from mtu.runtime.stages import Pipe, Stage, StoppedError
-from mtu.runtime.tiles import MEASURED, TileChoice, TiledSession, choose_tiling, fit_memory
+from mtu.runtime.stored_session import STORE_BYTES, StoredSession, made_by, store_beside
+from mtu.runtime.tiles import MEASURED, TileChoice, TiledSession, Tiling, choose_tiling, fit_memory
 from mtu.runtime.video import EncodeOptions, Frame, Reader, ReadOptions, SourceInfo, Writer, open_streams
 
 PATIENCE = 3.0
@@ -58,6 +60,10 @@ class Job:
     scene_threshold: float | None = SCENE_THRESHOLD
     encode: EncodeOptions = field(default_factory=EncodeOptions)
     overwrite: bool = False
+    resume: bool = False
+    """Whether restored scenes are kept beside the target until it is whole, and taken from there."""
+    resume_bytes: int = STORE_BYTES
+    """How much they may take."""
 
 
 @dataclass
@@ -84,6 +90,8 @@ class RunReport:
     its `time` in seconds, and the `mean` and 95th percentile (`p95`) over the frame, in that unit."""
     redone: list[int] = field(default_factory=list)
     """Frames restored without memory, because the model gave values that are not finite."""
+    resumed: int = 0
+    """Frames that an earlier run had restored, which was interrupted."""
     seconds: float = 0.0
     """From the first frame asked for to the finished file; loading the model is not in it."""
     inference_seconds: float = 0.0
@@ -135,8 +143,8 @@ def run_job(
         )
         stack.enter_context(contextlib.closing(backend))
         tiling, why = fit_memory(job.tile, tiling, frame, backend)
-        how: dict[str, Any] = {"scene_threshold": job.scene_threshold, "strict": job.strict}
-        session = open_session(backend, **how) if tiling is None else TiledSession(backend, tiling, **how)
+        session = _open_session(job, model, backend, tiling)
+        stored = stack.enter_context(contextlib.closing(session)) if isinstance(session, StoredSession) else None
         outputs = stack.enter_context(Outputs(job, source, backend.interface))
         writer = outputs.writer
         report = _new_report(job, source, backend, writer)
@@ -144,6 +152,10 @@ def run_job(
             report.tiles = tiling.as_json()
             report.notes.append(f"each frame is restored in {tiling}; {MEASURED}")
         report.notes += [why] if why else []
+        if not job.resume and job.target != "-" and store_beside(job.target).is_dir():
+            report.notes.append(
+                f"an interrupted run has left restored scenes of {job.target}: --resume goes on with them"
+            )
         start(report, source.frame_count)
 
         def done() -> None:
@@ -151,7 +163,12 @@ def run_job(
             progress()
 
         began = time.perf_counter()
-        pipeline.run(session, outputs.write, done)
+        try:
+            pipeline.run(session, outputs.write, done)
+        except BaseException:
+            if stored is not None and stored.store.is_kept():
+                say(f"restored scenes are kept in {stored.store.directory}: the same command goes on with them")
+            raise
         report.damage, report.scene_cuts, report.redone = reader.damage, session.cuts, session.redone
         report.inference_seconds = session.inference_seconds
         if report.frames == 0:
@@ -159,9 +176,13 @@ def run_job(
                 f"{job.source}: no frame could be decoded" + (f": {reader.damage}" if reader.damage else "")
             )
         outputs.commit()
+        if stored is not None:
+            report.resumed = stored.taken
+            stored.store.remove()
         if (given := backend.interface.the("map")) is not None:
             report.map = {"unit": given.unit and given.unit.name, "frames": outputs.map_figures}
         report.remarks = [*reader.remarks, *writer.remarks, *backend.remarks, *_redone_remark(session.redone)]
+        report.remarks += [] if stored is None else stored.remarks
         report.seconds = time.perf_counter() - began
     return report
 
@@ -181,6 +202,27 @@ def check_streams(given: Collection[str], interface: Interface) -> None:
         f"the model {interface.variant} reads {len(interface.streams)} streams: the input is {first}; the others are"
         f" given with {' '.join(f'--stream {name}=PATH' for name in others)}{found}"
     )
+
+
+def _open_session(job: Job, model: Model, backend: Backend, tiling: Tiling | None) -> Stream:
+    """For one stream, of whole frames or tiles, with a store of scenes or without."""
+    how: dict[str, Any] = {"scene_threshold": None if job.resume else job.scene_threshold, "strict": job.strict}
+    session: Stream = open_session(backend, **how) if tiling is None else TiledSession(backend, tiling, **how)
+    if not job.resume:
+        return session
+    check_resume(job, backend.interface)
+    tiles = None if tiling is None else tiling.as_json()
+    made = made_by(model, backend, tiles=tiles, strict=job.strict, scene_threshold=job.scene_threshold)
+    return StoredSession(session, SceneStore(store_beside(job.target), made, job.resume_bytes), job.scene_threshold)
+
+
+def check_resume(job: Job, interface: Interface) -> None:
+    """Raises InvalidInputError for what a store of scenes does not hold."""
+    if job.target == "-":
+        raise InvalidInputError("--resume is for a file or a directory, and the output is stdout: leave it out")
+    if interface.the("map") is not None or job.save_motion is not None:
+        what = "the motion (--save-motion)" if job.save_motion is not None else f"the maps of {interface.variant}"
+        raise InvalidInputError(f"--resume keeps pictures, and not {what}: leave it out")
 
 
 def _redone_remark(frames: list[int]) -> list[str]:

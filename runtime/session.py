@@ -86,6 +86,11 @@ class Stream(abc.ABC):
         self._detector = SceneDetector(self._scene_threshold)
         self._size: tuple[int, int] | None = None
 
+    def begin_at(self, number: int) -> None:
+        """As `reset`; the next frame pushed is that of this number."""
+        self._pushed = number
+        self.reset()
+
     def push(self, frame: Moment) -> list[Restored]:
         """Takes the next frame and gives those that are now restored: none, one, or at a scene cut all still waiting.
 
@@ -112,6 +117,16 @@ class Stream(abc.ABC):
     def flush(self) -> list[Restored]:
         """Gives the frames still waiting; the next frame pushed is a first frame."""
 
+    @property
+    @abc.abstractmethod
+    def redone(self) -> list[int]:
+        """Numbers of the frames restored as first frames because the model gave values that are not finite."""
+
+    @property
+    @abc.abstractmethod
+    def inference_seconds(self) -> float:
+        """Time spent in the backend, or waiting for it."""
+
 
 class Session(Stream):
     """Restores one stream, frame by frame: as many frames behind it as the model looks ahead, and one more with a
@@ -127,11 +142,19 @@ class Session(Stream):
         once. The caller closes the backend."""
         self._backend, self._interface = backend, backend.interface
         self._strict = strict
-        self.redone: list[int] = []
-        """Numbers of the frames restored as first frames because the model gave values that are not finite."""
-        self.inference_seconds = 0.0
-        """Time spent in the backend, or waiting for it."""
+        self._redone: list[int] = []
+        self._inference_seconds = 0.0
         super().__init__(self._interface.streams, scene_threshold)
+
+    @property
+    def redone(self) -> list[int]:
+        """See `Stream.redone`."""
+        return self._redone
+
+    @property
+    def inference_seconds(self) -> float:
+        """See `Stream.inference_seconds`."""
+        return self._inference_seconds
 
     @property
     def max_displacement(self) -> int:
@@ -176,7 +199,7 @@ class Session(Stream):
         graph = self._interface.graph_for(self._states)
         began = time.perf_counter()
         pending = self._backend.submit(graph.name, frames, self._states)
-        self.inference_seconds += time.perf_counter() - began
+        self._inference_seconds += time.perf_counter() - began
         self._states = pending.states
         return pending
 
@@ -189,7 +212,7 @@ class Session(Stream):
         oldest = self._submitted.popleft()
         began = time.perf_counter()
         outputs = self._result(oldest)
-        self.inference_seconds += time.perf_counter() - began
+        self._inference_seconds += time.perf_counter() - began
         return Restored(oldest.index, **{role: self._cut(role, outputs) for role in ROLES})
 
     def _cut(self, role: Role, outputs: dict[str, Any]) -> Any:
@@ -206,7 +229,7 @@ class Session(Stream):
         except NonFiniteError as error:
             if self._strict or frame.is_first:
                 raise NonFiniteError(error.states, frame.index) from None
-        self.redone.append(frame.index)
+        self._redone.append(frame.index)
         self._states = {}
         again = self._submit(frame.frames)
         for later in self._submitted:

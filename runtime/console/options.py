@@ -59,6 +59,14 @@ OverwriteOption = Annotated[bool, _output("--overwrite", help="Replace an output
 
 # Of mtu-run
 
+ResumeOption = Annotated[
+    bool,
+    _output(
+        "--resume",
+        help="Keep restored scenes beside the output until it is whole, at most 20 GiB, and go on with those that an"
+        " interrupted run has left.",
+    ),
+]
 SourceArgument = Annotated[
     str, typer.Argument(metavar="INPUT", help="Video file, directory of images, or - for yuv4mpeg on stdin.")
 ]
