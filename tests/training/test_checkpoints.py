@@ -180,6 +180,29 @@ def test_files_that_are_no_checkpoint(finished: Path, tmp_path: Path, damage: st
     assert not (tmp_path / "written").exists()
 
 
+def test_a_checkpoint_from_before_there_were_other_networks(
+    tiny: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What the first trainer wrote, by name: whoever trains for weeks goes on with the next release."""
+    noted(monkeypatch)
+    wanted = {"data": "synthetic", "preset": "mtu2", "max_steps": 4, "batch": 1, "crop": 16, "frames": 3, "rate": 1e-3}
+    wanted |= {"schedule": "cosine", "image_loss": "psnr", "motion_weight": 0.01, "unroll": 1, "centre": True}
+    wanted |= {"average": 0.999, "precision": "bf16", "seed": 0, "validate_every": 2000}
+    network = Network(TINY["mtu2"], auxiliary=True)
+    initialise(network, torch.Generator().manual_seed(0))
+    adam = torch.optim.Adam(network.parameters(), 1e-3, fused=True)
+    sum(value.square().sum() for value in network.parameters()).backward()
+    adam.step()
+    weights = network.state_dict()
+    saved = {"format": 1, "options": wanted, "network": weights, "average": weights, "optimiser": adam.state_dict()}
+    torch.save(saved | {"step": 1, "batch": 1, "best": 9.0}, tmp_path / CHECKPOINT)
+    assert train(tmp_path, {}, CPU, resume=True).best == 9
+    after = content(tmp_path)
+    assert (after["step"], after["batch"], after["options"]) == (4, 2, wanted)
+    assert {int(state["step"]) for state in after["optimiser"]["state"].values()} == {4}
+    assert not same(dict(after["network"]), dict(weights))
+
+
 def test_a_checkpoint_of_another_version(finished: Path) -> None:
     torch.save({**content(finished), "format": 99}, finished / CHECKPOINT)
     with pytest.raises(InvalidInputError, match=r"another version of mtu-train: start from weights\.safetensors"):
