@@ -6,6 +6,7 @@ of its processes writes a line for each batch to FILE and its rank: hashes of th
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
@@ -17,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mtu.models.mtu.config import NetworkConfig
+from mtu.models.mtu.config import PRESETS, NetworkConfig
 from mtu.runtime.video import write_png
 from mtu.training import batches, options, pulse, run, start
 from mtu.training.batches import Batch
@@ -32,8 +33,8 @@ CPU = start.Machine("cpu")
 
 def make_tiny(patch: pytest.MonkeyPatch) -> None:
     """The presets become tiny networks, and validation a matter of a moment; on a busy machine no line more is said."""
-    for place in (run, start):
-        patch.setattr(place, "preset_config", TINY.__getitem__)
+    for preset, config in TINY.items():
+        patch.setitem(PRESETS, preset, dataclasses.asdict(config))
     patch.setattr(pulse, "SILENCE", 3600.0)
     for name, value in SMALL.items():
         patch.setattr(batches, name, value)

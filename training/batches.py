@@ -2,6 +2,7 @@
 
 Made clips come from `mtu.training.data.clips` with their true motion, of its own pictures or of a user's photographs;
 data sets from `mtu.calib.datasets` with the motion that `mtu.training.data.flow` estimates between their sharp frames.
+What is not of clips alone serves the batches of pictures too (`mtu.training.stills`).
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import functools
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mtu.calib.datasets import VideoPair, find_pairs, read_clip, sizes_of
+from mtu.calib.datasets import Layout, VideoPair, find_pairs, read_clip, sizes_of
 from mtu.core.errors import InvalidInputError, MtuError
 from mtu.models.mtu.config import LOOK_AHEAD, SIZE_MULTIPLE
 from mtu.runtime.video.pictures.header import read_header
@@ -29,7 +30,7 @@ from mtu.training.data.clips import Clip, make_clip
 from mtu.training.data.photographs import find_photographs
 from mtu.training.data.textures import Photographs
 from mtu.training.losses import displacement_targets
-from mtu.training.options import Options, Say, data_folder
+from mtu.training.options import PHOTOS, Options, Say, data_folder
 
 SHARDS = 16
 """Batch n uses the made clips of shard n modulo this: as many loader processes can work without making a clip twice."""
@@ -54,6 +55,8 @@ VALIDATION_CLIPS, VALIDATION_FRAMES, VALIDATION_SIZE = 12, 11, 160
 LEFT = (signal.SIGINT, signal.SIGTERM)
 """Signals that loader processes leave alone: a terminal sends Ctrl-C to all, but the run has yet to save."""
 
+T = TypeVar("T")
+
 Draw = Callable[[np.random.Generator, int], Clip]
 """(random numbers, number of the batch) -> a clip at least as large as a crop, with two more frames at each end."""
 
@@ -69,19 +72,27 @@ class Batch(NamedTuple):
     """int16 [T, B, H/4, W/4], see `displacement_targets`."""
 
 
-@dataclass(frozen=True)
-class Batches(Dataset[Batch | MtuError]):
-    """The batches of a run by their number."""
+class Source(Dataset[Any]):
+    """The batches of a run by their number, each a NamedTuple of tensors; the error itself for one that fails."""
 
-    options: Options
-    draw: Draw
-
-    def __getitem__(self, number: int) -> Batch | MtuError:
+    def __getitem__(self, number: int) -> Any:
         # An error that a loader process raises gets a traceback into its message, one that it returns does not.
         try:
             return self.batch(number)
         except MtuError as error:
             return error
+
+    def batch(self, number: int) -> Any:
+        """One of them. Raises MtuError."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Batches(Source):
+    """The batches of clips."""
+
+    options: Options
+    draw: Draw
 
     def batch(self, number: int) -> Batch:
         """One of them. Raises what `draw` raises."""
@@ -114,9 +125,8 @@ def cut(
     )
     ends, sharp_already = rng.random() < 0.5, rng.random() < SHARP
 
-    def turned(part: NDArray[np.generic]) -> NDArray[np.generic]:
-        part = np.rot90(part[:, top : top + crop, left : left + crop], turns, (1, 2))
-        return part[:, :: -1 if upside_down else 1, :: -1 if mirrored else 1]
+    def turned(part: NDArray[Any]) -> NDArray[Any]:
+        return turned_part(part, (top, left), crop, turns, upside_down, mirrored)
 
     inner = slice(LOOK_AHEAD, len(clip.sharp) - LOOK_AHEAD)
     blurred = turned(clip.sharp if sharp_already else clip.blurred)[..., colours].copy()
@@ -128,7 +138,16 @@ def cut(
     if ends:
         blurred[:LOOK_AHEAD] = blurred[LOOK_AHEAD]
         blurred[-LOOK_AHEAD:] = blurred[-LOOK_AHEAD - 1]
-    return blurred, sharp, motion  # type: ignore[return-value]
+    return blurred, sharp, motion
+
+
+def turned_part(
+    pictures: NDArray[Any], corner: tuple[int, int], crop: int, turns: int, upside_down: bool, mirrored: bool
+) -> NDArray[Any]:
+    """The square of `crop` pixels at (top, left) of pictures [T, H, W, n], turned by quarters, then mirrored."""
+    top, left = corner
+    part = np.rot90(pictures[:, top : top + crop, left : left + crop], turns, (1, 2))
+    return part[:, :: -1 if upside_down else 1, :: -1 if mirrored else 1]
 
 
 @functools.lru_cache(SHARDS * KEPT)
@@ -147,12 +166,17 @@ class MadeClips:
 
     def __call__(self, rng: np.random.Generator, batch: int) -> Clip:
         """See `Draw`."""
-        options, turn = self.options, batch // SHARDS
-        newest = 2 + turn * options.batch // USES
-        which = int(rng.integers(max(0, newest - KEPT), newest)) * SHARDS + batch % SHARDS
-        # Runs of different seeds have no clip in common within 10 million clips.
-        seed, frames, side = options.seed * 10_000_000 + which, options.frames + 2 * LOOK_AHEAD, options.crop + MARGIN
-        return kept_clip(seed, frames, side, self.photographs)
+        options = self.options
+        frames, side = options.frames + 2 * LOOK_AHEAD, options.crop + MARGIN
+        return kept_clip(made_seed(options, rng, batch), frames, side, self.photographs)
+
+
+def made_seed(options: Options, rng: np.random.Generator, batch: int) -> int:
+    """The seed of the made clip or picture that a crop of this batch is drawn from."""
+    newest = 2 + batch // SHARDS * options.batch // USES
+    which = int(rng.integers(max(0, newest - KEPT), newest)) * SHARDS + batch % SHARDS
+    # Runs of different seeds have none in common within 10 million.
+    return options.seed * 10_000_000 + which
 
 
 @dataclass(frozen=True)
@@ -183,13 +207,14 @@ def training_clips(options: Options, say: Say = lambda text: None) -> Draw:
 
     Raises InvalidInputError or MissingFileError for a folder that cannot be used.
     """
-    recorded = data_folder(options.data)
-    if recorded is None:
+    layout, folder = data_folder(options.data)
+    if folder is None:
         return MadeClips(options)
-    layout, folder = recorded
-    if layout == "photos":
+    if layout == PHOTOS:
         return MadeClips(options, find_photographs(folder, "train", say))
-    pairs = find_pairs(layout, folder, "train", shortest=options.frames + 2 * LOOK_AHEAD, option=DATA_OPTION)
+    pairs = find_pairs(
+        cast(Layout, layout), folder, "train", shortest=options.frames + 2 * LOOK_AHEAD, option=DATA_OPTION
+    )
     for pair, (height, width) in zip(pairs, sizes_of(pairs), strict=True):
         if min(height, width) < options.crop:
             raise InvalidInputError(f"{pair.sharp[0]} is {width}x{height}: smaller than --crop {options.crop}")
@@ -198,18 +223,13 @@ def training_clips(options: Options, say: Say = lambda text: None) -> Draw:
 
 def validation_clips(options: Options, say: Say = lambda text: None) -> list[Clip]:
     """The clips that a run is judged by: made ones of the validation split, or videos of the data set's test split."""
-    recorded = data_folder(options.data)
-    if recorded is None:
+    layout, folder = data_folder(options.data)
+    if folder is None:
         return _made_for_validation(None)
-    layout, folder = recorded
-    if layout == "photos":
+    if layout == PHOTOS:
         return _made_for_validation(find_photographs(folder, "validation", say))
-    pairs = find_pairs(layout, folder, "test", shortest=VALIDATION_FRAMES, option=DATA_OPTION)
-    chosen = (
-        [pairs[n * len(pairs) // VALIDATION_CLIPS] for n in range(VALIDATION_CLIPS)]
-        if len(pairs) > VALIDATION_CLIPS
-        else pairs
-    )
+    pairs = find_pairs(cast(Layout, layout), folder, "test", shortest=VALIDATION_FRAMES, option=DATA_OPTION)
+    chosen = spread(pairs, VALIDATION_CLIPS)
     clips = []
     for pair in chosen:
         header = read_header(pair.sharp[0])
@@ -220,18 +240,23 @@ def validation_clips(options: Options, say: Say = lambda text: None) -> list[Cli
     return clips
 
 
+def spread(found: Sequence[T], most: int) -> Sequence[T]:
+    """At most so many of them, over all."""
+    return [found[n * len(found) // most] for n in range(most)] if len(found) > most else found
+
+
 def _made_for_validation(photographs: Photographs | None) -> list[Clip]:
     size = VALIDATION_FRAMES, VALIDATION_SIZE, VALIDATION_SIZE
     return [make_clip(seed, *size, split="validation", photographs=photographs) for seed in range(VALIDATION_CLIPS)]
 
 
-def batches(options: Options, draw: Draw, first: int, stride: int, workers: int) -> Generator[Batch, None, None]:
+def batches(source: Source, first: int, stride: int, workers: int) -> Generator[Any, None, None]:
     """The batches number first, first + stride, ..., without end, made ahead by `workers` processes, if any.
 
-    The processes are started at once and end when the generator is closed. It raises what `draw` raises.
+    The processes are started at once and end when the generator is closed. It raises what `source.batch` raises.
     """
     loader = DataLoader(
-        Batches(options, draw),
+        source,
         batch_size=None,
         sampler=range(first, sys.maxsize, stride),
         num_workers=workers,
@@ -251,7 +276,7 @@ def batches(options: Options, draw: Draw, first: int, stride: int, workers: int)
             signal.signal(number, handler)
 
 
-def _whole(loaded: Iterator[Batch | MtuError]) -> Generator[Batch, None, None]:
+def _whole(loaded: Iterator[Any]) -> Generator[Any, None, None]:
     try:
         for batch in loaded:
             if isinstance(batch, MtuError):
@@ -268,3 +293,8 @@ def _leave_signals(worker: int) -> None:
     # Once more, for torch has a handler of its own.
     for number in LEFT:
         signal.signal(number, signal.SIG_IGN)
+
+
+def floats(picture: Tensor) -> Tensor:
+    """uint8 [B, 3, H, W] as fp32 in [0, 1], channels last."""
+    return (picture.float() / 255).contiguous(memory_format=torch.channels_last)

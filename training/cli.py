@@ -11,10 +11,9 @@ import typer
 
 from mtu.core.errors import InvalidInputError
 from mtu.core.extras import require_for
-from mtu.models.mtu.config import PRESETS
 from mtu.runtime.console import new_app, run_app, say
 from mtu.runtime.console.options import OUTPUT, VersionOption
-from mtu.training.options import SYNTHETIC, ImageLoss, Options, Precision, Schedule, data_folder
+from mtu.training.options import TRAININGS, ImageLoss, Options, Precision, Schedule, new_options, training_of
 
 PROGRAM = "mtu-train"
 DEFAULTS = Options()
@@ -29,10 +28,18 @@ def main_command(
         str, typer.Option("--output", "-o", metavar="RUN", help="Folder of the run.", rich_help_panel=OUTPUT)
     ],
     data: Annotated[
-        str, typer.Option(help=f"{SYNTHETIC}, photos:DIR, dvd:DIR, gopro:DIR or reds:DIR.", rich_help_panel=LOSS)
+        str,
+        typer.Option(
+            help=" ".join(f"For {name}: {', '.join(each.data.values())}." for name, each in TRAININGS.items()),
+            rich_help_panel=LOSS,
+        ),
     ] = DEFAULTS.data,
     preset: Annotated[
-        str, typer.Option(help=f"One of {', '.join(PRESETS)}.", rich_help_panel=NETWORK)
+        str,
+        typer.Option(
+            help=f"One of {', '.join(name for each in TRAININGS.values() for name in each.presets)}.",
+            rich_help_panel=NETWORK,
+        ),
     ] = DEFAULTS.preset,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run; options not given stay as they were.")
@@ -92,6 +99,8 @@ def main_command(
 ) -> None:
     """Trains a network on made clips or on a data set: writes RUN/weights.safetensors, for mtu-export, and a log.
 
+    The defaults are those of mtu2; docs/training.md has those of other networks.
+
     Ctrl-C saves and ends; --resume goes on. Watch it with: tensorboard --logdir RUN
     """
     if not output:
@@ -99,9 +108,8 @@ def main_command(
     values = context.params
     names = [field.name for field in dataclasses.fields(Options)]
     given = {n: values[n] for n in names if getattr(context.get_parameter_source(n), "name", "") != "DEFAULT"}
-    Options(**given)
-    if "data" in given:
-        data_folder(data)
+    if not resume:  # else they are changes to those of the run
+        new_options(given)
     require_for(PROGRAM)
     from mtu.training.run_folder import WEIGHTS
     from mtu.training.start import Machine, train
@@ -117,7 +125,10 @@ def main_command(
     if outcome.signal is not None:
         raise typer.Exit(128 + outcome.signal)
     if outcome.speaks:
-        print(f"{Path(output) / WEIGHTS}: {outcome.best:+.2f} dB on the validation clips after {outcome.step} steps")
+        samples = f"{training_of(outcome.preset).sample[0]}s"
+        print(
+            f"{Path(output) / WEIGHTS}: {outcome.best:+.2f} dB on the validation {samples} after {outcome.step} steps"
+        )
 
 
 def main() -> NoReturn:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from mtu.calib.datasets import LAYOUTS, Layout
+from mtu.calib.datasets import LAYOUTS
 from mtu.core.errors import InvalidInputError
-from mtu.models.mtu.config import SIZE_MULTIPLE, preset_config
+from mtu.models import ifan
+from mtu.models.mtu.config import PRESETS, SIZE_MULTIPLE
 
 ImageLoss = Literal["l1+mse", "psnr"]
 Schedule = Literal["steps", "cosine"]
@@ -20,34 +21,98 @@ Say = Callable[[str], None]
 
 SYNTHETIC: Literal["synthetic"] = "synthetic"
 PHOTOS: Literal["photos"] = "photos"
+DEFOCUS: Literal["defocus"] = "defocus"
+DPDD: Literal["dpdd"] = "dpdd"
 WARM_UP = 400
 """Steps over which the learning rate rises from zero: Adam's first estimates are poor."""
 
 
 @dataclass(frozen=True)
+class Training:
+    """What the trainings of families differ in, as far as options go."""
+
+    presets: Mapping[str, Mapping[str, Any]]
+    """Presets, and the options whose defaults are others for one of them."""
+    data: Mapping[str, str]
+    """Ways to spell --data, by what stands before the colon."""
+    sample: tuple[str, str]
+    """What validation is of and what that consists of, for messages."""
+    multiple: int
+    """The side of a crop is one of these."""
+    milestones: tuple[float, float]
+    """Shares of a run after which the "steps" schedule lowers the rate."""
+    factor: float
+    """What it then multiplies it with."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Of options that have others than `Options`."""
+    foreign: tuple[str, ...] = ()
+    """Options that mean nothing to it."""
+
+
+TRAININGS: Mapping[str, Training] = {
+    "mtu": Training(
+        presets={name: {} for name in PRESETS},
+        data={SYNTHETIC: SYNTHETIC, **{name: f"{name}:DIR" for name in (PHOTOS, *LAYOUTS)}},
+        sample=("clip", "frames"),
+        multiple=SIZE_MULTIPLE,
+        milestones=(1.0 / 1.3, 1.25 / 1.3),
+        factor=0.25,
+    ),
+    "ifan": Training(
+        presets={**{name: {} for name in ifan.PRESETS}, "ifan-35": {"crop": 576}, "ifan-44": {"crop": 704}},
+        data={DEFOCUS: f"{DEFOCUS} or {DEFOCUS}:DIR", DPDD: f"{DPDD}:DIR"},
+        sample=("picture", "pictures"),
+        multiple=8,
+        milestones=(5 / 6, 5.5 / 6),
+        factor=0.5,
+        defaults={"data": DEFOCUS, "max_steps": 600_000},
+        foreign=("frames", "image_loss", "motion_weight", "unroll", "centre"),
+    ),
+}
+"""By family. Sources: Son et al. 2022 and Lee et al. 2021, and the authors' released configurations."""
+
+
+def family_of(preset: str) -> str:
+    """The family of a preset; raises InvalidInputError naming those that can be trained."""
+    for family, training in TRAININGS.items():
+        if preset in training.presets:
+            return family
+    known = ", ".join(name for training in TRAININGS.values() for name in training.presets)
+    raise InvalidInputError(f"unknown preset '{preset}': choose one of {known}")
+
+
+def training_of(preset: str) -> Training:
+    """That of the preset's family; raises as `family_of`."""
+    return TRAININGS[family_of(preset)]
+
+
+@dataclass(frozen=True)
 class Options:
-    """How to train. Source of the defaults: paper, section 4.1, and the authors' released configuration.
+    """How to train. Source of the defaults: paper, section 4.1, and the authors' released configuration; `new_options`
+    has those of other families.
 
     The same options give the same run: a batch is a pure function of `data`, `seed` and its number. Raises
     InvalidInputError for values outside the ranges named here.
     """
 
     data: str = SYNTHETIC
-    """"synthetic", "photos:DIR" (made clips of the photographs in a folder), or a data set's layout and folder:
-    "dvd:DIR", "gopro:DIR", "reds:DIR"."""
+    """For videos "synthetic", "photos:DIR" (made clips of the photographs in a folder), or a data set's layout and
+    folder: "dvd:DIR", "gopro:DIR", "reds:DIR"; for pictures out of focus "defocus" or "defocus:DIR", which are made
+    likewise, or "dpdd:DIR"."""
     preset: str = "mtu2"
     max_steps: int = 1_300_000
-    """Frame steps of the run, >= 1; the learning-rate schedule ends there."""
+    """Steps of the run, for videos one a frame, >= 1; the learning-rate schedule ends there."""
     batch: int = 8
     """Crops in a batch on each device, >= 1."""
     crop: int = 256
-    """Side of the square crops in pixels, a multiple of 4, >= 16."""
+    """Side of the square crops in pixels, >= 16, a multiple of 4 (of 8 for pictures out of focus)."""
     frames: int = 13
     """Consecutive frames trained on in a sequence, >= 2; two more are read on either side."""
     rate: float = 1e-4
     """Learning rate after the warm-up, > 0."""
     schedule: Schedule = "steps"
-    """"steps": a quarter of it after 77 % and again after 96 % of the run, as published; "cosine": down to 2 %."""
+    """"steps": a quarter of it after 77 % and again after 96 % of the run, as published (IFAN: half of it
+    after 83 and 92 %); "cosine": down to 2 %."""
     image_loss: ImageLoss = "l1+mse"
     """"l1+mse" as published; "psnr": the log of the squared error, for short runs (it leaves the identity sooner)."""
     motion_weight: float = 0.01
@@ -63,31 +128,39 @@ class Options:
     seed: int = 0
     """Of the first weights and of every batch, >= 0."""
     validate_every: int = 2000
-    """Frame steps between validations, >= 1; each also writes the checkpoint that --resume reads."""
+    """Steps between validations, >= 1; each also writes the checkpoint that --resume reads."""
 
     def __post_init__(self) -> None:
-        preset_config(self.preset)
+        training = training_of(self.preset)
         lowest = {"max_steps": 1, "batch": 1, "crop": 16, "frames": 2, "unroll": 1, "seed": 0, "validate_every": 1}
         for name, least in lowest.items():
             if getattr(self, name) < least:
                 raise InvalidInputError(f"{option(name)} is {getattr(self, name)}: the least is {least}")
-        if self.crop % SIZE_MULTIPLE:
-            raise InvalidInputError(f"--crop is {self.crop}: it must be a multiple of {SIZE_MULTIPLE}")
+        if self.crop % training.multiple:
+            raise InvalidInputError(f"--crop is {self.crop}: it must be a multiple of {training.multiple}")
         if not (math.isfinite(self.rate) and self.rate > 0):
             raise InvalidInputError(f"--rate is {self.rate}: it must be above 0")
         if not (math.isfinite(self.motion_weight) and self.motion_weight >= 0):
             raise InvalidInputError(f"--motion-weight is {self.motion_weight}: it must be 0 or above")
         if not 0 <= self.average < 1:
             raise InvalidInputError(f"--average is {self.average}: it must be at least 0 and below 1")
+        kind, _ = data_folder(self.data)
+        if kind not in training.data:
+            allowed = ", ".join(training.data.values())
+            fitting = next(iter(next(each for each in TRAININGS.values() if kind in each.data).presets))
+            raise InvalidInputError(
+                f"--data {self.data} is not what {self.preset} is trained on ({allowed}): choose one of these, or a"
+                f" preset for it, as --preset {fitting}"
+            )
 
     def rate_at(self, step: int) -> float:
-        """The learning rate of frame step `step`, counted from 0."""
+        """The learning rate of step `step`, counted from 0."""
         done = step / self.max_steps
         if self.schedule == "cosine":
             factor = 0.02 + 0.98 * (1 + math.cos(math.pi * min(1.0, done))) / 2
         else:
-            # Published: 1.0 and 1.25 of 1.3 million steps.
-            factor = 0.25 ** sum(done >= milestone for milestone in (1.0 / 1.3, 1.25 / 1.3))
+            training = training_of(self.preset)
+            factor = training.factor ** sum(done >= milestone for milestone in training.milestones)
         return self.rate * factor * min(1.0, (step + 1) / WARM_UP)
 
 
@@ -96,16 +169,28 @@ def option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def data_folder(data: str) -> tuple[Layout | Literal["photos"], Path] | None:
-    """The layout and the folder of `Options.data`, None for synthetic clips. Raises InvalidInputError."""
-    if data == SYNTHETIC:
-        return None
-    given, _, folder = data.partition(":")
-    layout = next((name for name in (PHOTOS, *LAYOUTS) if name == given), None)
-    if layout is None or not folder:
-        allowed = ", ".join(f"{name}:DIR" for name in (PHOTOS, *LAYOUTS))
-        raise InvalidInputError(f"--data is '{data}': it must be {SYNTHETIC} or one of {allowed}")
-    return layout, Path(folder)
+def data_folder(data: str) -> tuple[str, Path | None]:
+    """What stands before the colon of `Options.data`, and the folder, None without. Raises InvalidInputError."""
+    kinds = {name: spelling for training in TRAININGS.values() for name, spelling in training.data.items()}
+    kind, colon, folder = data.partition(":")
+    spelling = kinds.get(kind, "").split(" or ")
+    if (f"{kind}:DIR" if colon and folder else data) not in spelling:
+        raise InvalidInputError(f"--data is '{data}': it must be one of {', '.join(kinds.values())}")
+    return kind, Path(folder) if colon else None
+
+
+def new_options(given: Mapping[str, Any]) -> Options:
+    """The options of a run: those given, else the defaults of its preset. Raises InvalidInputError."""
+    preset = given.get("preset", Options.preset)
+    training = training_of(preset)
+    _refuse_foreign(preset, given)
+    return Options(**{**training.defaults, **training.presets[preset], **given})
+
+
+def _refuse_foreign(preset: str, given: Mapping[str, Any]) -> None:
+    for name in training_of(preset).foreign:
+        if name in given:
+            raise InvalidInputError(f"{option(name)} means nothing to the training of {preset}: leave it out")
 
 
 FIXED = ("data", "preset", "seed")
@@ -120,4 +205,5 @@ def resumed(saved: Options, given: dict[str, object]) -> Options:
                 f"the run to resume has {option(name)} {getattr(saved, name)}, and {option(name)} {given[name]} was"
                 " given: leave it out, or start a new run with -o; to go on from its weights use --start-from"
             )
+    _refuse_foreign(saved.preset, given)
     return dataclasses.replace(saved, **given)  # type: ignore[arg-type]

@@ -21,19 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtu.core.errors import MtuError, OutputError
 from mtu.core.files import write_whole
-from mtu.models.mtu.architecture import Network
-from mtu.models.mtu.config import LOOK_AHEAD, WINDOW, preset_config
-from mtu.training.batches import Batch
-from mtu.training.data.clips import Clip
-from mtu.training.losses import frame_losses
-from mtu.training.options import Options, Say
+from mtu.models.checkpoint import Checkpoint
+from mtu.training.options import Options, Say, training_of
+from mtu.training.recipe import find_recipe
 from mtu.training.run_folder import CHECKPOINT, FORMAT, LOGS, WEIGHTS
-from mtu.training.validation import validate
-from mtu.training.weights import centre, initialise
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,14 +36,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch.utils.tensorboard import SummaryWriter
 
-CLIP_NORM = 1.0
-"""Largest norm of a gradient, as in the authors' released configuration."""
-
 
 @dataclass(frozen=True)
 class Outcome:
     """How a run ended."""
 
+    preset: str
     step: int
     best: float
     """Mean gain in dB of the best validation."""
@@ -68,13 +61,12 @@ class Run:
         self.best = -math.inf
         self._signal = 0
         self.doing = "starting"
-        self.plain = Network(preset_config(options.preset), auxiliary=True)
-        initialise(self.plain, torch.Generator().manual_seed(options.seed))
-        self.plain.motion_layer.requires_grad_(self.plain.config.units > 1)  # one unit does not use it
+        self.recipe = find_recipe(options.preset)
+        self.plain = self.recipe.new_network(options)
         self.plain.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._average = torch.optim.swa_utils.AveragedModel(self.plain, multi_avg_fn=self._follow)
         trained = [parameter for parameter in self.plain.parameters() if parameter.requires_grad]
-        self.network, self.optimiser = fabric.setup(self.plain, torch.optim.Adam(trained, options.rate, fused=True))
+        self.network, self.optimiser = fabric.setup(self.plain, self.recipe.new_optimiser(trained, options))
         self.network.mark_forward_method("train_step")
 
     def words(self) -> str:
@@ -82,11 +74,9 @@ class Run:
         return f"step {self.step} of {self.options.max_steps}: {self.doing}"
 
     @property
-    def average(self) -> Network:
+    def average(self) -> nn.Module:
         """The moving average of the weights: what is validated and kept."""
-        network = self._average.module
-        assert isinstance(network, Network)
-        return network
+        return self._average.module
 
     @torch.no_grad()
     def _follow(self, means: Sequence[Tensor], values: Sequence[Tensor], count: object) -> None:
@@ -94,10 +84,10 @@ class Run:
         decay = min(self.options.average, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(list(means), list(values), 1 - decay)
 
-    def begin_with(self, weights: dict[str, Tensor]) -> None:
-        """Takes other first weights, all but those of the auxiliary layers."""
+    def begin_with(self, found: Checkpoint) -> None:
+        """Takes other first weights, all but those that only training uses."""
         for network in (self.plain, self.average):
-            network.load_state_dict(weights, strict=False)
+            self.recipe.begin_with(network, found)
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Goes on where a checkpoint of the same preset was saved."""
@@ -107,15 +97,15 @@ class Run:
         self.optimiser.load_state_dict(saved["optimiser"])
         self.step, self.batch, self.best = saved["step"], saved["batch"], saved["best"]
 
-    def go(self, loader: Iterator[Batch], clips: Sequence[Clip]) -> Outcome:
-        """Trains to the last step or to a signal. `clips` are for validation, which the first process does."""
+    def go(self, loader: Iterator[Any], samples: Sequence[Any]) -> Outcome:
+        """Trains to the last step or to a signal. `samples` are for validation, which the first process does."""
         say, options = self.say, self.options
         place = f"{self.fabric.world_size} x {self.fabric.device.type}"
         say(f"{options.preset} on {place}, {options.precision}, from step {self.step} to {options.max_steps}")
         if self.step == 0:
             # First of all something to go on from, whenever the run is ended.
             self.save()
-            self.keep(clips)
+            self.keep(samples)
         self.doing = "training"
         started, first, trained = time.monotonic(), self.step, 0.0
         with self._signals():
@@ -134,37 +124,25 @@ class Run:
                     self.step // options.validate_every > before // options.validate_every
                     or self.step >= options.max_steps
                 ):
-                    self.keep(clips)
+                    self.keep(samples)
                     done, left = self.step - first, options.max_steps - self.step
                     to_go = (time.monotonic() - started) / done * left / 60
                     say(f"{trained / done:.3f} s a step" + (f", {to_go:.0f} minutes to go" if left else ""))
             if number:
                 self.save()
                 say(f"stopped at step {self.step} and saved: --resume goes on")
-        return Outcome(self.step, self.best, number or None, self.fabric.is_global_zero)
+        return Outcome(options.preset, self.step, self.best, number or None, self.fabric.is_global_zero)
 
-    def train_batch(self, batch: Batch) -> None:
-        """Trains on the frames of a batch in order. Raises MtuError, naming the step, if a loss is not finite."""
+    def train_batch(self, batch: Any) -> None:
+        """Trains on a batch, step by step. Raises MtuError, naming the step, if a loss is not finite."""
         self.plain.train()
-        blurred, sharp, target = (part.to(self.fabric.device, non_blocking=True) for part in batch)
-        frames = [floats(frame) for frame in blurred]
-        states: tuple[Tensor, ...] | None = None
-        total = torch.zeros((), device=self.fabric.device)
+        batch = type(batch)(*(part.to(self.fabric.device, non_blocking=True) for part in batch))
         losses: list[Tensor] = []
-        first, count = self.step, min(len(sharp), self.options.max_steps - self.step)
-        for t in range(count):
-            window = [frames[t + LOOK_AHEAD + offset] for offset in WINDOW.values()]
-            # Fabric's own mixed precision would round the pictures too.
-            with torch.autocast(self.fabric.device.type, torch.bfloat16, enabled=self.options.precision == "bf16"):
-                out, new_states, inner = self.network.train_step(window, states)
-            motion_prev = states[1] if states is not None and len(states) > 1 else None
-            truth, matches, progress = floats(sharp[t]), target[t].long(), self.step / self.options.max_steps
-            loss = frame_losses(out, inner, truth, frames[t + LOOK_AHEAD], motion_prev, matches, self.options, progress)
-            losses.append(torch.stack(loss).detach())
-            states, total = (new_states[0].clamp(0, 1), *new_states[1:]), total + loss[0] + loss[1]
-            if (t + 1) % self.options.unroll == 0 or t + 1 == count:
-                self._optimise(total / (t % self.options.unroll + 1))
-                states, total = tuple(state.detach() for state in states), torch.zeros_like(total)
+        first = self.step
+        for loss, total in self.recipe.steps(self.network, batch, self.options, first):
+            losses.append(torch.stack(tuple(loss)).detach())
+            if total is not None:
+                self._optimise(total)
             self.step += 1
         self.batch += self.fabric.world_size
         means = self._over_processes(torch.stack(losses), "mean").cpu()
@@ -175,14 +153,11 @@ class Run:
                 f"the loss is {float(means[at - first].sum())} at step {at}: {self.folder / CHECKPOINT} is from before;"
                 " go on from there with --resume and a lower --rate"
             )
-        image, motion = means.mean(0).tolist()
+        each = dict(zip(self.recipe.LOSSES, means.mean(0).tolist(), strict=True))
+        total = sum(each.values())
         self._log(
-            {
-                "loss/image": image,
-                "loss/motion": motion,
-                "loss/total": image + motion,
-                "rate": self.options.rate_at(self.step),
-            }
+            {f"loss/{name}": value for name, value in each.items()}
+            | {"loss/total": total, "rate": self.options.rate_at(self.step)}
         )
 
     def _optimise(self, loss: Tensor) -> None:
@@ -190,18 +165,19 @@ class Run:
             group["lr"] = self.options.rate_at(self.step)
         self.optimiser.zero_grad()
         self.fabric.backward(loss)
-        self.fabric.clip_gradients(self.network, self.optimiser, max_norm=CLIP_NORM, error_if_nonfinite=False)
+        self.fabric.clip_gradients(
+            self.network, self.optimiser, max_norm=self.recipe.CLIP_NORM, error_if_nonfinite=False
+        )
         self.optimiser.step()
-        if self.options.centre:
-            centre(self.plain)
+        self.recipe.settle(self.plain, self.options)
         self._average.update_parameters(self.plain)
 
-    def keep(self, clips: Sequence[Clip]) -> None:
+    def keep(self, samples: Sequence[Any]) -> None:
         """Validates the averaged weights, keeps them if they are the best yet, and saves. Raises as `save` does."""
         self._refuse_broken_weights()
         if self.fabric.is_global_zero:
             self.doing = "validating"
-            found = validate(self.average, clips)
+            found = self.recipe.validate(self.average, samples)
             self.doing = "training"
             self._log(
                 {
@@ -211,13 +187,14 @@ class Run:
                 },
                 found.picture,
             )
+            one, of_it = training_of(self.options.preset).sample
             self.say(
-                f"step {self.step}: gain {found.gain:+.3f} dB (worst clip {min(found.gains):+.2f}), sharp frames kept"
+                f"step {self.step}: gain {found.gain:+.3f} dB (worst {one} {min(found.gains):+.2f}), sharp {of_it} kept"
                 f" to {min(found.kept):.1f} dB" + (", the best yet" if found.gain > self.best else "")
             )
             if found.gain > self.best:
                 self.best = found.gain
-                weights = {name: value.contiguous() for name, value in self.average.state_dict().items()}
+                weights = {name: value.contiguous() for name, value in self.recipe.exported(self.average).items()}
                 about = {"preset": self.options.preset, "step": str(self.step), "data": self.options.data}
                 self._write(WEIGHTS, safetensors.torch.save(weights, about))
         self.save()
@@ -291,8 +268,3 @@ class Run:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def floats(picture: Tensor) -> Tensor:
-    """uint8 [B, 3, H, W] as fp32 in [0, 1], channels last."""
-    return (picture.float() / 255).contiguous(memory_format=torch.channels_last)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,19 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor
 
-from mtu.calib.datasets import LAYOUTS
 from mtu.core.errors import InvalidInputError, MissingExtraError, OutputError
-from mtu.models.checkpoint import load_checkpoint
-from mtu.models.families import in_words, variant
-from mtu.models.mtu.config import preset_config
-from mtu.training.batches import batches, training_clips, validation_clips
-from mtu.training.options import Options, Say, data_folder, resumed
+from mtu.models.checkpoint import Checkpoint, load_checkpoint
+from mtu.models.families import find_preset, in_words, variant
+from mtu.training.batches import batches
+from mtu.training.options import Options, Say, new_options, resumed
 from mtu.training.pulse import Pulse
+from mtu.training.recipe import find_recipe
 from mtu.training.run import Outcome, Run
 from mtu.training.run_folder import CHECKPOINT, LOGS, read_checkpoint, run_folder
-from mtu.training.weights import is_centred
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -60,14 +56,15 @@ def train(
     if resume and start_from:
         raise InvalidInputError("--resume goes on with the weights of the run: leave --start-from out")
     saved = read_checkpoint(folder) if resume else None
-    options = resumed(Options(**saved["options"]), given) if saved else Options(**given)
+    options = resumed(Options(**saved["options"]), given) if saved else new_options(given)
     if not resume and (folder / CHECKPOINT).exists():
         raise OutputError(f"{folder} holds a run already: add --resume to go on with it, or choose another name")
     start = load_start(start_from, options) if start_from else None
     with run_folder(folder), Pulse(say) as pulse:
-        pulse.doing = lambda: "reading or making the clips for validation"
+        pulse.doing = lambda: "reading or making what validation is of"
         # All that can be wrong with the data is found before there are other processes.
-        draw, clips = training_clips(options, pulse.say), validation_clips(options, pulse.say)
+        recipe = find_recipe(options.preset)
+        source, samples = recipe.training_source(options, pulse.say), recipe.validation_samples(options, pulse.say)
         fabric = new_fabric(machine, folder)
         fabric.launch()
         if not fabric.is_global_zero:
@@ -78,13 +75,11 @@ def train(
             run.restore(saved)
         elif start:
             run.begin_with(start)
-        if (recorded := data_folder(options.data)) and recorded[0] in LAYOUTS and options.motion_weight:
-            run.say(
-                "the motion loss takes optical flow between the sharp frames (OpenCV DIS), an estimate, for the truth"
-            )
+        if remark := recipe.remark(options, source):
+            run.say(remark)
         first = run.batch + fabric.global_rank
-        with contextlib.closing(batches(options, draw, first, fabric.world_size, machine.workers)) as loader:
-            return run.go(loader, clips)
+        with contextlib.closing(batches(source, first, fabric.world_size, machine.workers)) as loader:
+            return run.go(loader, samples)
 
 
 def new_fabric(machine: Machine, folder: Path) -> Fabric:
@@ -111,15 +106,17 @@ def new_fabric(machine: Machine, folder: Path) -> Fabric:
     )
 
 
-def load_start(path: Path, options: Options) -> dict[str, Tensor]:
+def load_start(path: Path, options: Options) -> Checkpoint:
     """Weights to begin with. Raises as `load_checkpoint` does, and InvalidInputError for those of another network."""
-    found, wanted = load_checkpoint(path), dataclasses.asdict(preset_config(options.preset))
+    found, (family, wanted) = load_checkpoint(path), find_preset(options.preset)
 
-    def said(settings: Mapping[str, Any]) -> str:
-        return f"{variant('mtu', settings)} ({in_words(settings)})"
+    def said(family: str, settings: Mapping[str, Any]) -> str:
+        return f"{variant(family, settings)} ({in_words(settings)})"
 
-    if (found.family, found.settings) != ("mtu", wanted):
-        raise InvalidInputError(f"{path} is of {said(found.settings)}, and --preset asks for {said(wanted)}")
-    if options.centre and not is_centred(found.network()):
-        raise InvalidInputError(f"the kernels of {path} are not centred, and centring would ruin them: add --no-centre")
-    return dict(found.weights)
+    if (found.family, dict(found.settings)) != (family, dict(wanted)):
+        raise InvalidInputError(
+            f"{path} is of {said(found.family, found.settings)}, and --preset asks for {said(family, wanted)}"
+        )
+    if why := find_recipe(options.preset).check_start(found, options):
+        raise InvalidInputError(f"{path} cannot be begun with: {why}")
+    return found

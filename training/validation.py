@@ -1,9 +1,10 @@
-"""What a network makes of whole clips, as at inference: recurrent, frame by frame, rounded to 8 bits. Imports torch."""
+"""What a network makes of clips or pictures, as at inference: frame by frame, rounded to 8 bits. Imports torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,23 @@ KEPT_CLIPS = 4
 
 HIGHEST = 80.0
 """PSNR in dB of equal pictures, for means; one 8-bit step at every thirtieth value is about as much."""
+
+
+class Sample(Protocol):
+    """A clip, or a picture as a clip of one frame; both uint8 [T, H, W, 3]."""
+
+    @property
+    def blurred(self) -> Picture:
+        """What the network is given."""
+        ...
+
+    @property
+    def sharp(self) -> Picture:
+        """What it should give."""
+        ...
+
+
+S = TypeVar("S", bound=Sample)
 
 
 @dataclass(frozen=True)
@@ -42,14 +60,23 @@ class Validation:
 def validate(network: Network, clips: Sequence[Clip]) -> Validation:
     """Restores each clip with the network, on the device it is on. The network is left in evaluation mode."""
     network.eval()
+
+    def restored(clip: Clip, of_sharp: bool) -> Sequence[Picture]:
+        return [picture for picture, _ in restore(network, clip.sharp if of_sharp else clip.blurred)]
+
+    return judged(restored, clips)
+
+
+def judged(restored: Callable[[S, bool], Sequence[Picture]], samples: Sequence[S]) -> Validation:
+    """How a network did whose frames for a sample `restored` gives: of the blurred ones, or of the sharp ones."""
     gains, kept, pictures = [], [], []
-    for number, clip in enumerate(clips):
-        restored = [picture for picture, _ in restore(network, clip.blurred)]
-        gains.append(mean_psnr(restored, clip.sharp) - mean_psnr(clip.blurred, clip.sharp))
+    for number, sample in enumerate(samples):
+        frames = restored(sample, False)
+        gains.append(mean_psnr(frames, sample.sharp) - mean_psnr(sample.blurred, sample.sharp))
         if number < KEPT_CLIPS:
-            kept.append(mean_psnr([picture for picture, _ in restore(network, clip.sharp)], clip.sharp))
-        middle = len(restored) // 2
-        pictures.append(np.concatenate((clip.blurred[middle], restored[middle], clip.sharp[middle]), 1))
+            kept.append(mean_psnr(restored(sample, True), sample.sharp))
+        middle = len(frames) // 2
+        pictures.append(np.concatenate((sample.blurred[middle], frames[middle], sample.sharp[middle]), 1))
     return Validation(tuple(gains), tuple(kept), pictures[0])
 
 

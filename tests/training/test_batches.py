@@ -83,11 +83,11 @@ def test_the_loader_gives_each_process_its_batches_with_and_without_workers(tiny
     wanted = Options(**OPTIONS)
     draw = MadeClips(wanted)
     source = Batches(wanted, draw)
-    alone = list(itertools.islice(batches.batches(wanted, draw, 1, 2, 0), 3))
+    alone = list(itertools.islice(batches.batches(source, 1, 2, 0), 3))
     assert all(equal(batch, source.batch(number)) for batch, number in zip(alone, (1, 3, 5), strict=True))
     # A worker is another process, which knows nothing of what a test has changed: no margin of its own.
     recorded = Recorded((sliding_clip(7, 24, 24, (1, 2)), sliding_clip(7, 24, 24, (0, 3))))
-    with contextlib.closing(batches.batches(wanted, recorded, 1, 2, 1)) as loader:
+    with contextlib.closing(batches.batches(Batches(wanted, recorded), 1, 2, 1)) as loader:
         (process,) = multiprocessing.active_children()
         if (status := Path(f"/proc/{process.pid}/status")).exists():
             ignored = int(status.read_text().split("SigIgn:")[1].split()[0], 16)
@@ -162,7 +162,7 @@ def test_data_sets_that_cannot_be_used(tmp_path: Path) -> None:
         path.write_bytes(content[:80] + bytes(len(content) - 96) + content[-16:])
     for workers in (0, 1):
         with (
-            contextlib.closing(batches.batches(wanted, training_clips(wanted), 0, 1, workers)) as loader,
+            contextlib.closing(batches.batches(Batches(wanted, training_clips(wanted)), 0, 1, workers)) as loader,
             pytest.raises(InvalidInputError) as caught,
         ):
             next(loader)

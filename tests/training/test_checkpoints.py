@@ -23,7 +23,7 @@ from torch import Tensor  # noqa: E402
 from mtu.core.errors import InvalidInputError, MissingFileError, MtuError, OutputError  # noqa: E402
 from mtu.models.checkpoint import random_checkpoint  # noqa: E402
 from mtu.models.mtu.architecture import Network  # noqa: E402
-from mtu.training import batches, run  # noqa: E402
+from mtu.training import batches, mtu_recipe  # noqa: E402
 from mtu.training.batches import Batch  # noqa: E402
 from mtu.training.options import Options  # noqa: E402
 from mtu.training.run import CHECKPOINT, WEIGHTS, Run  # noqa: E402
@@ -124,10 +124,10 @@ def test_weights_are_kept_for_export_and_the_best_ones(finished: Path, monkeypat
     assert kept.keys() == Network(TINY["mtu2"], auxiliary=True).state_dict().keys()
     before = (finished / WEIGHTS).read_bytes()
     worse = dataclasses.replace(validate(Network(TINY["mtu2"]), [sliding_clip(3, 16, 16, (0, 1))]), gains=(-50.0,))
-    monkeypatch.setattr(run, "validate", lambda network, clips: worse)
+    monkeypatch.setattr(mtu_recipe, "validate", lambda network, clips: worse)
     train(finished, {"max_steps": 5}, CPU, resume=True)
     assert (finished / WEIGHTS).read_bytes() == before and content(finished)["best"] == saved["best"]
-    monkeypatch.setattr(run, "validate", lambda network, clips: dataclasses.replace(worse, gains=(50.0,)))
+    monkeypatch.setattr(mtu_recipe, "validate", lambda network, clips: dataclasses.replace(worse, gains=(50.0,)))
     assert train(finished, {"max_steps": 7}, CPU, resume=True).best == 50
     assert same(load_file(finished / WEIGHTS), dict(content(finished)["average"]))
 

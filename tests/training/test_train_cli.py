@@ -29,7 +29,7 @@ from mtu.models.mtu.config import preset_config  # noqa: E402
 from mtu.training import batches, options, pulse  # noqa: E402
 from mtu.training.losses import frame_losses  # noqa: E402
 from mtu.training.options import Options  # noqa: E402
-from mtu.training.run import CHECKPOINT, WEIGHTS, Run, floats  # noqa: E402
+from mtu.training.run import CHECKPOINT, WEIGHTS, Run  # noqa: E402
 from mtu.training.weights import initialise  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -75,12 +75,12 @@ def test_training_on_made_clips_lowers_the_loss_and_exports(
     held_out = batches.Batches(wanted, batches.MadeClips(wanted))[0]
 
     def loss(network: Network) -> float:
-        frames, states, total = [floats(frame) for frame in held_out.blurred], None, 0.0
+        frames, states, total = [batches.floats(frame) for frame in held_out.blurred], None, 0.0
         with torch.no_grad():
             for t, sharp in enumerate(held_out.sharp):
                 out, states, inner = network.train_step(frames[t : t + 5], states)
                 total += float(
-                    frame_losses(out, inner, floats(sharp), frames[t + 2], None, held_out.target[t], wanted)[0]
+                    frame_losses(out, inner, batches.floats(sharp), frames[t + 2], None, held_out.target[t], wanted)[0]
                 )
         return total / len(held_out.sharp)
 

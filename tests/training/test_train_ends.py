@@ -22,7 +22,7 @@ from tests.training.test_train_cli import SMALL, tiny  # noqa: E402, F401
 
 from mtu.core.errors import InvalidInputError, OutputError  # noqa: E402
 from mtu.runtime.video import write_png  # noqa: E402
-from mtu.training import pulse, run, start  # noqa: E402
+from mtu.training import mtu_recipe, pulse, run, start  # noqa: E402
 from mtu.training.pulse import Pulse  # noqa: E402
 from mtu.training.run_folder import CHECKPOINT, run_folder  # noqa: E402
 
@@ -55,7 +55,7 @@ def test_sigterm_at_any_time_leaves_a_checkpoint_or_no_folder(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, saved: bool
 ) -> None:
     with monkeypatch.context() as patch:
-        ended_by_sigterm(patch, run if name == "validate" else start, name)
+        ended_by_sigterm(patch, start if name in ("new_fabric", "batches") else mtu_recipe, name)
         ended = cli.run(capsys, "mtu-train", *SMALL, "-o", tmp_path / "runs" / "run")
     assert ended.code == 143 and "Traceback" not in ended.err
     assert [path.name for path in tmp_path.iterdir()] == (["runs"] if saved else [])
@@ -154,8 +154,8 @@ def test_words_of_a_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         monkeypatch.setattr(
             run.Run, name, lambda self, *a, original=original: words.append(self.words()) or original(self, *a)
         )
-    validate = run.validate
-    monkeypatch.setattr(run, "validate", lambda *a: words.append(owner[0].words()) or validate(*a))
+    validate = mtu_recipe.validate
+    monkeypatch.setattr(mtu_recipe, "validate", lambda *a: words.append(owner[0].words()) or validate(*a))
     owner: list[Any] = []
     initialise = run.Run.__init__
     monkeypatch.setattr(run.Run, "__init__", lambda self, *a, **k: owner.append(self) or initialise(self, *a, **k))
@@ -168,7 +168,7 @@ def test_the_time_of_a_step_is_without_validation(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     now = [0.0]  # a batch of three steps takes 6 s, a validation 90
-    for place, name, seconds in ((run.Run, "train_batch", 6.0), (run, "validate", 90.0)):
+    for place, name, seconds in ((run.Run, "train_batch", 6.0), (mtu_recipe, "validate", 90.0)):
         original = getattr(place, name)
 
         def slow(*a: Any, original: Any = original, seconds: float = seconds) -> Any:
