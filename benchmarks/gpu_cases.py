@@ -1,6 +1,7 @@
-"""The kernel on a GPU with numpy and cuda-bindings alone: the cases of the op against the truth, and its time.
+"""The kernels on a GPU with numpy and cuda-bindings alone: the cases of all ops against the truth, and their time.
 
-`python -m mtu.benchmarks.gpu_cases NAME` runs one case in a process that is small enough for compute-sanitizer.
+`python -m mtu.benchmarks.gpu_cases NAME` runs the cases of one name in a process that is small enough for
+compute-sanitizer.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtu.benchmarks.gpu_report import GpuReport
-from mtu.plugins import nvrtc
-from mtu.plugins.correlation_argmax_warp import cuda_op
-from mtu.plugins.correlation_argmax_warp.cases import CASES, Case
+from mtu.plugins import iterative_filters, nvrtc
+from mtu.plugins.correlation_argmax_warp import OP
+from mtu.plugins.correlation_argmax_warp.cases import Case
+from mtu.plugins.iterative_filters import cases as filters_cases
+from mtu.plugins.kernel import Kernel, Layout, launcher
+from mtu.plugins.op import OPS, Op, find_op
 
 Array = NDArray[Any]
 ONE_CASE = "published_half"
@@ -29,10 +34,21 @@ SIZES: Mapping[str, tuple[int, int]] = {"1280x720": (180, 320), "1920x1080": (27
 """Frame sizes, and height and width of their motion maps."""
 CHANNELS, DETAIL_CHANNELS = 52, 26
 """Of the published networks but the largest."""
+FILTERED_CHANNELS = 128
+"""Of IFAN, at an eighth of the frame's size."""
+PREDICTED_US: Mapping[str, float] = {
+    "IterativeFilters 1280x720 fp16 linear": 7,
+    "IterativeFilters 1280x720 fp16 hwc8": 8,
+}
+"""What docs/kernel.md predicts for an H200 (the middle), in microseconds, by the name of the timing."""
+
+
+class PaddingError(AssertionError):
+    """A kernel did not write zeros where the layout has them."""
 
 
 class Cuda:
-    """The first GPU through cuda-bindings. Memory is an address. The tests have one that emulates the kernel."""
+    """The first GPU through cuda-bindings. Memory is an address. The tests have one that emulates the kernels."""
 
     def __init__(self) -> None:
         from cuda.bindings import driver
@@ -42,7 +58,6 @@ class Cuda:
         self._check(driver.cuInit(0))
         context = self._check(driver.cuDevicePrimaryCtxRetain(self._check(driver.cuDeviceGet(0))))
         self._check(driver.cuCtxSetCurrent(context))
-        self._launcher = cuda_op.launcher(0)
 
     def allocate(self, size: int) -> int:
         """The address of so many bytes, a multiple of 256."""
@@ -61,9 +76,14 @@ class Cuda:
         self._check(self._driver.cuCtxSynchronize())
         self._check(self._driver.cuMemcpyDtoH(array.ctypes.data, address, array.nbytes))
 
-    def launch(self, problem: cuda_op.Problem, *pointers: int) -> None:
-        """Enqueues the kernel; the pointers are those of `cuda_op.Launcher.launch`."""
-        self._launcher.launch(problem, *pointers, 0)  # type: ignore[call-arg]
+    @property
+    def stream(self) -> int:
+        """Where kernels go."""
+        return 0
+
+    def launch(self, kernel: Kernel, problem: Any, pointers: Sequence[int], count: int | None = None) -> None:
+        """Enqueues an op; see `Launcher.launch`."""
+        launcher(kernel, 0).launch(problem, pointers, self.stream, count)
 
     def milliseconds(self, call: Callable[[], None]) -> float:
         """How long the device takes for what `call` enqueues."""
@@ -76,9 +96,9 @@ class Cuda:
         return float(check(driver.cuEventElapsedTime(before, after)))
 
 
-def laid_out(array: Array, layout: cuda_op.Layout) -> Array:
-    """[B, C, h, w] as the layout has it in memory; the padding, which must not be read, is NaN."""
-    if layout == "linear":
+def laid_out(array: Array, layout: Layout) -> Array:
+    """An array as the layout has it in memory: [B, C, h, w]. The padding, which must not be read, is NaN."""
+    if layout == "linear" or array.ndim != 4:
         return np.ascontiguousarray(array)
     batch, channels, h, w = array.shape
     out = np.full((batch, h, w, -(-channels // 8) * 8), np.nan, array.dtype)
@@ -94,26 +114,27 @@ def garbage(shape: Sequence[int], dtype: Any) -> Array:
 
 
 class Call:
-    """The kernel with memory for one set of inputs; what it writes to is full of garbage at first."""
+    """An op with memory for one set of inputs; what it writes to is full of garbage at first."""
 
     def __init__(
         self,
         machine: Cuda,
+        kernel: Kernel,
         inputs: Sequence[Array],
-        attributes: Mapping[str, int] | None = None,
+        outputs: Sequence[Array],
+        attributes: Mapping[str, int],
         *,
-        layout: cuda_op.Layout = "linear",
+        layout: Layout = "linear",
         unaligned: bool = False,
     ) -> None:
-        """`inputs` are motion, motion_prev, detail_prev. `unaligned` shifts all tensors by one element."""
-        motion, _, detail = inputs
-        more: dict[str, Any] = {"motion_type": motion.dtype.name, "detail_type": detail.dtype.name}
-        more.update(attributes or {}, motion_layout=layout, detail_layout=layout)
-        self.problem = cuda_op.Problem(*(*motion.shape, detail.shape[1]), **more)
-        self._machine, self._channels, self._allocated = machine, detail.shape[1], list[int]()
+        """`outputs` say shapes and types. `unaligned` shifts all tensors by one element."""
+        shapes, kinds = [array.shape for array in inputs], [array.dtype.name for array in inputs]
+        self.problem = kernel.problem_of(attributes, shapes, kinds, [layout] * len(inputs))
+        self._machine, self._kernel, self._allocated = machine, kernel, list[int]()
         arrays = [laid_out(array, layout) for array in inputs]
-        self._outputs = [garbage(arrays[2].shape, detail.dtype), garbage((len(motion), *motion.shape[2:]), np.int32)]
-        self._workspace = garbage([cuda_op.workspace_bytes(self.problem)], np.uint8)
+        self._outputs = [garbage(laid_out(array, layout).shape, array.dtype) for array in outputs]
+        self._channels = [array.shape[1] if layout == "hwc8" and array.ndim == 4 else None for array in outputs]
+        self._workspace = garbage([max(kernel.workspace_bytes(self.problem), 1)], np.uint8)
         self.pointers: list[int] = []
         for array in (*arrays, *self._outputs, self._workspace):
             offset = array.itemsize if unaligned and array is not self._workspace else 0
@@ -129,54 +150,93 @@ class Call:
 
     def spoil(self) -> None:
         """Fills everything that the kernel writes with garbage."""
-        for address, array in zip(self.pointers[3:], (*self._outputs, self._workspace), strict=True):
+        written = (*self._outputs, self._workspace)
+        for address, array in zip(self.pointers[-len(written) :], written, strict=True):
             self._machine.write(address, garbage(array.shape, array.dtype))
 
     def launch(self) -> None:
         """Enqueues it."""
-        self._machine.launch(self.problem, *self.pointers)
+        self.launch_first(None)
 
-    def results(self) -> tuple[Array, Array]:
-        """Copies of warped [B, c, H, W] and displacement, as the last launch left them."""
-        for address, array in zip(self.pointers[3:], self._outputs, strict=False):
+    def launch_first(self, count: int | None) -> None:
+        """Enqueues so many of its launches."""
+        self._machine.launch(self._kernel, self.problem, self.pointers, count)
+
+    def results(self) -> tuple[Array, ...]:
+        """Copies of the outputs as linear, as the last launch left them."""
+        results = []
+        for address, array, channels in zip(
+            self.pointers[-len(self._outputs) - 1 : -1], self._outputs, self._channels, strict=True
+        ):
             self._machine.read(address, array)
-        warped, displacement = (array.copy() for array in self._outputs)
-        if self.problem.detail_layout == "hwc8":
-            if warped[..., self._channels :].any():
-                raise AssertionError("the padding of HWC8 was not written as zeros")
-            warped = warped[..., : self._channels].transpose(0, 3, 1, 2)
-        return warped, displacement
+            copy = array.copy()
+            if channels is not None:
+                if copy[..., channels:].any():
+                    raise PaddingError("the padding of HWC8 was not written as zeros")
+                copy = copy[..., :channels].transpose(0, 3, 1, 2)
+            results.append(copy)
+        return tuple(results)
 
-    def run(self) -> tuple[Array, Array]:
+    def run(self) -> tuple[Array, ...]:
         """The results of one launch on garbage."""
         self.spoil()
         self.launch()
         return self.results()
 
 
-def is_right(machine: Cuda, case: Case, layout: cuda_op.Layout = "linear", unaligned: bool = False) -> bool:
-    """Whether the kernel gives the truth for a case, every bit of it."""
-    call = Call(machine, list(case.inputs.values()), case.attributes, layout=layout, unaligned=unaligned)
-    return all(
-        np.array_equal(result, truth, equal_nan=truth.dtype.kind == "f")
-        for result, truth in zip(call.run(), case.expected, strict=True)
-    )
+def call_of(machine: Cuda, op: Op, case: Any, **how: Any) -> Call:
+    """An op with memory for a case; `how` as for `Call`."""
+    kernel = op.part(op.kernel)
+    return Call(machine, kernel, list(case.inputs.values()), case.expected, case.attributes, **how)
 
 
-def check_cases(report: GpuReport, machine: Cuda, cases: Sequence[Case] = CASES) -> None:
-    """Every case in every layout, aligned and not."""
-    for layout in ("linear", "hwc8"):
-        chosen = [case for case in cases if layout == "linear" or case.dtype == "float16"]
-        for unaligned in (False, True):
-            name = f"cases, {layout}{', unaligned' if unaligned else ''}"
-            report.run(name, partial(_check_cases, report, machine, name, chosen, layout, unaligned))
+def is_right(machine: Cuda, op: Op, case: Any, layout: Layout = "linear", unaligned: bool = False) -> bool:
+    """Whether the kernel gives the truth for a case: every bit of it, or as near as the case allows."""
+    try:
+        results = call_of(machine, op, case, layout=layout, unaligned=unaligned).run()
+    except PaddingError:
+        return False
+    return all(map(_is_near, results, case.expected, getattr(case, "allowed", repeat(None))))
+
+
+def _is_near(result: Array, truth: Array, allowed: Array | None) -> bool:
+    if allowed is None:
+        return np.array_equal(result, truth, equal_nan=truth.dtype.kind == "f")
+    return bool((np.abs(result.astype(np.float64) - truth) <= allowed).all())
+
+
+def all_cases() -> Iterator[tuple[Op, Any]]:
+    """Those of all ops."""
+    for op in map(find_op, OPS):
+        for case in op.part("cases:CASES"):
+            yield op, case
+
+
+def check_cases(report: GpuReport, machine: Cuda, cases: Iterable[tuple[Op, Any]] | None = None) -> None:
+    """Every case of every op in every layout, aligned and not."""
+    found = list(all_cases() if cases is None else cases)
+    for op in dict.fromkeys(op.name for op, _ in found):
+        for layout in ("linear", "hwc8"):
+            chosen = [each for each in found if each[0].name == op]
+            chosen = [each for each in chosen if layout == "linear" or each[1].dtype == "float16"]
+            for unaligned in (False, True):
+                name = f"cases of {op}, {layout}{', unaligned' if unaligned else ''}"
+                report.run(name, partial(_check_cases, report, machine, name, chosen, layout, unaligned))
 
 
 def _check_cases(
-    report: GpuReport, machine: Cuda, name: str, cases: Sequence[Case], layout: cuda_op.Layout, unaligned: bool
+    report: GpuReport, machine: Cuda, name: str, cases: Sequence[tuple[Op, Any]], layout: Layout, unaligned: bool
 ) -> None:
-    wrong = [case.name for case in cases if not is_right(machine, case, layout, unaligned)]
+    wrong = [case.name for op, case in cases if not is_right(machine, op, case, layout, unaligned)]
     report.check(name, not wrong, f"{len(cases)} cases" + (f", wrong: {', '.join(wrong)}" if wrong else ""))
+
+
+def video_cases(size: str, h: int, w: int) -> Iterator[tuple[str, Op, Any]]:
+    """For each op what to call its time, the op and a case of the size of a video in fp16, on noise."""
+    more: dict[str, Any] = {"channels": CHANNELS, "detail_channels": DETAIL_CHANNELS, "max_displacement": 10}
+    yield f"kernel {size} fp16", OP, Case(size, "as in a video", h, w, "random", dtype="float16", **more)
+    filters = filters_cases.Case(size, "as in a video", h // 2, w // 2, channels=FILTERED_CHANNELS, dtype="float16")
+    yield f"{iterative_filters.OP.name} {size} fp16", iterative_filters.OP, filters
 
 
 def time_cases(
@@ -186,24 +246,19 @@ def time_cases(
     samples: int = 30,
     several: int = 10,
 ) -> None:
-    """The kernel at the sizes of videos in fp16, on noise: so many in a row, over their number."""
+    """The kernels at the sizes of videos: so many in a row, over their number."""
     for size, (h, w) in sizes.items():
-        case = Case(
-            *(size, "as in a video", h, w, "random"),
-            channels=CHANNELS,
-            detail_channels=DETAIL_CHANNELS,
-            max_displacement=10,
-            dtype="float16",
-        )
-        for layout in ("linear", "hwc8"):
-            name = f"kernel {size} fp16 {layout}, by itself"
-            report.run(name, partial(_time, report, machine, name, case, layout, samples, several))
+        for name, op, case in video_cases(size, h, w):
+            for layout in ("linear", "hwc8"):
+                of = f"{name} {layout}"
+                timed = partial(_time, report, machine, of, op, case, layout, samples, several)
+                report.run(f"{of}, by itself", timed)
 
 
 def _time(
-    report: GpuReport, machine: Cuda, name: str, case: Case, layout: cuda_op.Layout, samples: int, several: int
+    report: GpuReport, machine: Cuda, name: str, op: Op, case: Any, layout: Layout, samples: int, several: int
 ) -> None:
-    call = Call(machine, list(case.inputs.values()), case.attributes, layout=layout)
+    call = call_of(machine, op, case, layout=layout)
 
     def launches() -> None:
         for _ in range(several):
@@ -211,7 +266,9 @@ def _time(
 
     launches()  # compiled, and warm
     values = [machine.milliseconds(launches) / several for _ in range(samples)]
-    report.time(name, "kernel by itself", values)
+    predicted = {"predicted_us": PREDICTED_US[name]} if name in PREDICTED_US else {}
+    group = "kernel by itself" if op is OP else f"{op.name} by itself"
+    report.time(f"{name}, by itself", group, values, **predicted)
 
 
 # --- under compute-sanitizer ----------------------------------------------------------------------------------------
@@ -258,11 +315,15 @@ def last_lines(text: str) -> str:
 
 
 def main(name: str) -> int:
-    """Runs the case of this name; 0 if the kernel is right."""
-    (case,) = (case for case in CASES if case.name == name)
-    right = is_right(Cuda(), case)
-    print(f"{name}: {'right' if right else 'WRONG'}")
-    return 0 if right else 1
+    """Runs the cases of this name; 0 if the kernels are right."""
+    wrong = 0
+    for op, case in all_cases():
+        if case.name == name:
+            for layout in ("linear", "hwc8"):
+                right = is_right(Cuda(), op, case, layout)
+                print(f"{op.name} {name} {layout}: {'right' if right else 'WRONG'}")
+                wrong += not right
+    return int(wrong > 0)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import torch
 
 from mtu.benchmarks.gpu_cases import Cuda
 from mtu.benchmarks.gpu_report import Skip
-from mtu.plugins.correlation_argmax_warp import cuda_op
 
 cuda: Any = torch.cuda  # parts of it have no types
 Enqueue = Callable[[], Any]
@@ -30,14 +29,10 @@ class Device(Cuda):
             raise Skip("this torch finds no CUDA device: install one built with CUDA")
         super().__init__()
 
-    def launch(self, problem: cuda_op.Problem, *pointers: int) -> None:
-        """Puts the kernel on the current stream; the pointers are those of `cuda_op.Launcher.launch`."""
-        self._launcher.launch(problem, *pointers, torch.cuda.current_stream().cuda_stream)  # type: ignore[call-arg]
-
-    def launch_prepare(self, problem: cuda_op.Problem, *pointers: int) -> None:
-        """As `launch`, but the first of its two kernels only."""
-        first, _ = cuda_op.launches(problem, *pointers, self._launcher.multiprocessors)  # type: ignore[call-arg]
-        self._launcher.start(problem, first, torch.cuda.current_stream().cuda_stream)
+    @property
+    def stream(self) -> int:
+        """torch's current one."""
+        return int(torch.cuda.current_stream().cuda_stream)
 
     def synchronize(self) -> None:
         """Waits for everything; raises RuntimeError if something went wrong on the device."""

@@ -18,8 +18,9 @@ from mtu.benchmarks.gpu_device import Device, Enqueue, interleaved
 from mtu.benchmarks.gpu_report import GpuReport
 from mtu.plugins.correlation_argmax_warp import cuda_op, torch_op
 from mtu.plugins.correlation_argmax_warp.cases import MIN_GAP
+from mtu.plugins.kernel import Layout
 
-LAYOUTS: Mapping[torch.dtype, tuple[cuda_op.Layout, ...]] = {
+LAYOUTS: Mapping[torch.dtype, tuple[Layout, ...]] = {
     torch.float16: ("linear", "hwc8"),
     torch.float32: ("linear",),
 }
@@ -54,7 +55,11 @@ def random_inputs(
 
 def call_of(device: Device, inputs: Sequence[Tensor], max_displacement: int = 10, **how: Any) -> Call:
     """The kernel with copies of these inputs."""
-    return Call(device, [each.cpu().numpy() for each in inputs], {"max_displacement": max_displacement}, **how)
+    arrays = [each.cpu().numpy() for each in inputs]
+    motion, _, detail = arrays
+    outputs = [detail, np.empty((len(motion), *motion.shape[2:]), np.int32)]
+    attributes = {"max_displacement": max_displacement}
+    return Call(device, cuda_op.KERNEL, arrays, outputs, attributes, **how)
 
 
 # --- against the truth ----------------------------------------------------------------------------------------------
@@ -86,7 +91,7 @@ def _check_random(
     device: Device,
     name: str,
     make_inputs: Callable[[], tuple[Tensor, Tensor, Tensor]],
-    layout: cuda_op.Layout,
+    layout: Layout,
     max_displacement: int = 10,
 ) -> None:
     inputs = motion, motion_prev, detail = make_inputs()
@@ -273,7 +278,7 @@ def _time_size(
             name = f"{size} {kind} {layout}"
             chosen = kernels[name] = [call_of(device, inputs, layout=layout) for inputs in sets]
             calls[f"kernel {name}"] = _rounds(device, [kernel.launch for kernel in chosen], launches)
-            prepares = [partial(device.launch_prepare, kernel.problem, *kernel.pointers) for kernel in chosen]
+            prepares = [partial(kernel.launch_first, 1) for kernel in chosen]
             calls[f"prepare {name}"] = _rounds(device, prepares, launches)
         calls[f"unfused {size} {kind}"] = _cycle(unfused, sets)
         calls[f"torch op {size} {kind}"] = _cycle(torch_op.correlation_argmax_warp, sets)

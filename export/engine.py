@@ -20,7 +20,7 @@ from mtu.export.build_thread import Progress, Say, new_monitor, run_in_thread
 from mtu.export.chain_files import LOG, check_chain_target, stage_names
 from mtu.export.engine_options import BuildOptions, Target, find_target
 from mtu.export.timing_cache import read_timing_cache, write_timing_cache
-from mtu.plugins.op import with_plugin
+from mtu.plugins.op import revisions
 from mtu.plugins.register import register_plugins
 from mtu.runtime.backends import Stages
 from mtu.runtime.bundle import BUNDLE, Bundle, chain_json
@@ -131,9 +131,7 @@ class Build:
         self._kept = self._kept_layers(models)
         is_cast = options.fp16 and interface.precision == "fp32"
         self._interface = in_fp16(interface) if is_cast else interface
-        self._plugins = with_plugin(interface.ops) if options.plugin else {}
-        if bare := sorted(set(interface.ops) - set(self._plugins)) if options.plugin else []:
-            say(f"note: {' and '.join(bare)} has no plugin in this release: it is built from standard layers")
+        self._plugins = revisions(interface.ops) if options.plugin else {}
         self._graphs = [self._prepare(graph, models[graph.name], is_cast) for graph in self._interface.graphs]
         if self._plugins:
             check_plugin_import(target.library)

@@ -17,7 +17,7 @@ from pathlib import Path
 from mtu.core.cache import cache_directory
 from mtu.core.errors import InvalidInputError, MissingFileError, OutputError
 from mtu.export.engine_options import BuildOptions
-from mtu.plugins.op import with_plugin
+from mtu.plugins.op import revisions
 from mtu.runtime.bundle import Bundle
 from mtu.runtime.engine import Engine, Profile, Sizes, check_files, file_digest, open_engine
 from mtu.runtime.gpu import Gpu, find_gpu
@@ -73,7 +73,7 @@ def _name(bundle: Bundle, library: Library, gpu: Gpu, size: Sizes) -> str:
         "graphs": [file_digest(path) for path in bundle.files],
         "library": [library.name, library.version],
         "gpu": {"name": gpu.name, "compute_capability": gpu.compute_capability},
-        "plugins": with_plugin(bundle.interface.ops),
+        "plugins": revisions(bundle.interface.ops),
         "size": str(size),
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()

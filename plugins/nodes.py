@@ -45,14 +45,12 @@ def _kind(elem_type: int) -> np.dtype[np.generic]:
 
 
 def check_nodes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> None:
-    """Raises InvalidInputError unless the kernels can do all nodes of our ops that have one.
+    """Raises InvalidInputError unless the kernels can do all nodes of our ops.
 
     `shapes` are those of the graph's inputs, `model` has the ops' functions, by which sizes behind a node are found.
     """
     known = tensors_of(with_sizes(model, shapes))
     for node, op in op_nodes(model):
-        if not op.revision:
-            continue
         sizes, kinds = zip(*(known[name] for name in node.input), strict=True)
         given = {each.name: each.i for each in node.attribute if each.name in op.attributes}
         op.check(given, list(sizes), [kind.name for kind in kinds])

@@ -21,17 +21,19 @@ STANDARD = "c++17"
 
 
 def read_source(path: Path) -> str:
-    """A .cu file with the headers beside it in the places where it includes them, each once."""
-    seen: set[str] = set()
+    """A .cu file with the headers that it includes by "..." in their places, each once."""
+    seen: set[Path] = set()
 
-    def text(name: str) -> str:
-        if name in seen:
+    def text(path: Path) -> str:
+        if path in seen:
             return ""
-        seen.add(name)
-        content = (path.parent / name).read_text(encoding="utf-8").replace("#pragma once\n", "")
-        return re.sub(r'^#include "(.+)"\n', lambda found: text(found[1]), content, flags=re.M)
+        seen.add(path)
+        content = path.read_text(encoding="utf-8").replace("#pragma once\n", "")
+        return re.sub(
+            r'^#include "(.+)"\n', lambda found: text((path.parent / found[1]).resolve()), content, flags=re.M
+        )
 
-    return text(path.name)
+    return text(path.resolve())
 
 
 def compiler_version() -> str:

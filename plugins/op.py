@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from mtu.core.errors import InvalidInputError
@@ -17,7 +17,7 @@ OPS: Mapping[str, str] = {
     "CorrelationArgmaxWarp": "correlation_argmax_warp",
     "IterativeFilters": "iterative_filters",
 }
-"""The folder of each op, by the op's name. cpp/ops.h lists those with a kernel for C++."""
+"""The folder of each op, by the op's name. cpp/ops.h has the same table for C++."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Op:
-    """A custom op: who it is, what its kernel can do, and where its parts are.
-
-    One without a kernel is standard operators everywhere, in an engine too.
-    """
+    """A custom op: who it is, what its kernel can do, and where its parts are."""
 
     name: str
     version: int
@@ -65,17 +62,17 @@ class Op:
     """The inputs that the first output is made of. The others are matched, in fp32 by itself: fp16 will do."""
     function: str
     """module:name of `f(**attributes) -> onnx.FunctionProto`, the op in standard operators."""
-    revision: int = 0
-    """Of the kernel, its workspace and what an engine keeps: an engine of another one cannot run. 0: no kernel."""
-    limits: Mapping[str, Limit] = field(default_factory=dict)
+    revision: int
+    """Of the kernel, its workspace and what an engine keeps: an engine of another one cannot run."""
+    limits: Mapping[str, Limit]
     """What the kernel can do, by attribute or size."""
-    problem: str = ""
-    """module:name of `f(attributes, shapes, types)`, which raises InvalidInputError for what the kernel cannot do."""
-    plugin: str = ""
+    kernel: str
+    """module:name of the `kernel.Kernel`."""
+    plugin: str
     """module:name of the adapter to TensorRT, a subclass of `trt_python.Plugin`."""
 
     def part(self, place: str) -> Any:
-        """What `function`, `problem` or `plugin` names."""
+        """What `function`, `kernel` or `plugin` names."""
         module, name = place.split(":")
         return getattr(importlib.import_module(f"{__package__}.{OPS[self.name]}.{module}"), name)
 
@@ -88,7 +85,7 @@ class Op:
 
         `shapes` and `types` ("float32") are those of the node's inputs, `attributes` what the node says.
         """
-        self.part(self.problem)({**self.attributes, **attributes}, shapes, types)
+        self.part(self.kernel).problem_of({**self.attributes, **attributes}, shapes, types)
 
 
 @functools.cache
@@ -101,6 +98,6 @@ def find_op(name: str) -> Op:
     return op
 
 
-def with_plugin(ops: Iterable[str]) -> dict[str, int]:
-    """Those of these ops that have a kernel, and its revision."""
-    return {name: op.revision for name in ops if (op := find_op(name)).revision}
+def revisions(ops: Iterable[str]) -> dict[str, int]:
+    """The revision of each of these ops."""
+    return {name: find_op(name).revision for name in ops}

@@ -9,13 +9,15 @@ program, so every one is put into the library's message log first.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from mtu.core.errors import InvalidInputError
 from mtu.plugins import register as registry
+from mtu.plugins.kernel import Kernel, launcher
+from mtu.plugins.nvrtc import current_device
 from mtu.plugins.op import DOMAIN, Op
 
 REVISION = "revision"
@@ -41,12 +43,13 @@ _keep: list[Any] = []
 class Plugin:
     """One node. Holds its attributes and nothing else, so clones share nothing.
 
-    The op's folder has a subclass, with those of `CALLBACKS` that are not here, `output_count` and
-    `check_attributes`. `plugin_class` makes a plugin of it: adds the interfaces of a library, and `op`, `library`.
+    The op's folder has a subclass, with what is only declared here; `plugin_class` makes a plugin of it: adds the
+    interfaces of a library, and `op`, `library`.
     """
 
     op: Op
     library: registry.Library
+    input_count: int
     output_count: int
     check_attributes: Callable[..., None]
     """Raises InvalidInputError for attributes that no executor of the op takes."""
@@ -59,6 +62,7 @@ class Plugin:
         self.plugin_name, self.plugin_version, self.plugin_namespace = self.op.name, str(self.op.version), DOMAIN
         self.num_outputs = self.output_count
         self.attributes = dict(attributes)
+        self._kernel: Kernel = self.op.part(self.op.kernel)
         serialised = {**attributes, REVISION: self.op.revision}
         self.timing_cache_id = ",".join(f"{name}={value}" for name, value in serialised.items())
         self._fields, self._kept = _fields(self.trt, serialised)
@@ -67,6 +71,22 @@ class Plugin:
     def trt(self) -> Any:
         """The library's module."""
         return self.library.module
+
+    def check_shapes(self, shapes: Sequence[Sequence[int]]) -> None:
+        """Raises InvalidInputError for shapes of the inputs that no executor of the op takes."""
+        raise NotImplementedError
+
+    def output_types(self, inputs: Sequence[Any]) -> list[Any]:
+        """From the types of the inputs."""
+        raise NotImplementedError
+
+    def output_shapes(self, inputs: Sequence[Any]) -> list[Any]:
+        """From the shapes of the inputs, which may not be known yet."""
+        raise NotImplementedError
+
+    def supports_format_combination(self, position: int, tensors: Sequence[Any], inputs: int) -> bool:
+        """Whether tensor `position`, inputs first, may be as it is; what comes after it is not known."""
+        raise NotImplementedError
 
     def get_capability_interface(self, kind: Any) -> Any:
         """It is all of them."""
@@ -86,6 +106,70 @@ class Plugin:
     def get_fields_to_serialize(self) -> Any:
         """What an engine keeps."""
         return self._fields
+
+    def is_offered(self, tensor: Any) -> bool:
+        """Whether a tensor has one of the types and layouts of `kernel`: linear fp32 or fp16, or fp16 in HWC8."""
+        kinds, layouts = self.trt.DataType, self.trt.TensorFormat
+        linear = tensor.format == layouts.LINEAR and tensor.type in (kinds.FLOAT, kinds.HALF)
+        return bool(linear or (tensor.format == layouts.HWC8 and tensor.type == kinds.HALF))
+
+    def get_output_data_types(self, inputs: Sequence[Any]) -> list[Any]:
+        """Refuses another number of inputs."""
+        if len(inputs) != self.input_count:
+            wanted = f"it must have {self.input_count}"
+            raise InvalidInputError(f"the node has {len(inputs)} inputs, {wanted}: export the model again")
+        return self.output_types(inputs)
+
+    def get_output_shapes(self, inputs: Sequence[Any], shape_inputs: Sequence[Any], builder: Any) -> list[Any]:
+        """Checks sizes that are known."""
+        shapes = [list(dims) for dims in inputs]
+        if all(size.is_constant() for shape in shapes for size in shape):
+            self.check_shapes([[size.get_constant_value() for size in shape] for shape in shapes])
+        return self.output_shapes(inputs)
+
+    def configure_plugin(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+        """Refuses what the kernel cannot do at the largest sizes."""
+        self._largest(inputs)
+
+    def get_workspace_size(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
+        """Bytes for the largest sizes."""
+        return self._kernel.workspace_bytes(self._largest(inputs))
+
+    def on_shape_change(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+        """Compiles and loads the kernels, which is quick when done before and must not happen during capture."""
+        launcher(self._kernel, current_device()).prepare(self._checked(inputs))
+
+    def enqueue(
+        self,
+        inputs: Sequence[Any],
+        outputs: Sequence[Any],
+        input_pointers: Sequence[int],
+        output_pointers: Sequence[int],
+        workspace: int,
+        stream: int,
+    ) -> None:
+        """Launches the kernels."""
+        pointers = [*input_pointers, *output_pointers, workspace]
+        launcher(self._kernel, current_device()).launch(self._checked(inputs), pointers, stream)
+
+    def _checked(self, inputs: Sequence[Any]) -> Any:
+        """The problem at hand; raises InvalidInputError if the kernel cannot do it."""
+        shapes = [list(tensor.dims) for tensor in inputs]
+        self.check_shapes(shapes)
+        return self._problem(inputs, shapes)
+
+    def _largest(self, inputs: Sequence[Any]) -> Any:
+        """The largest problem that there may be: of bounds, which need not fit each other."""
+        return self._problem([tensor.desc for tensor in inputs], [tensor.max for tensor in inputs])
+
+    def _problem(self, tensors: Sequence[Any], shapes: Sequence[Sequence[int]]) -> Any:
+        half, hwc8 = self.trt.DataType.HALF, self.trt.TensorFormat.HWC8
+        return self._kernel.problem_of(
+            self.attributes,
+            shapes,
+            ["float16" if tensor.type == half else "float32" for tensor in tensors],
+            ["hwc8" if tensor.format == hwc8 else "linear" for tensor in tensors],
+        )
 
 
 class Creator:

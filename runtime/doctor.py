@@ -26,7 +26,7 @@ from typing import Literal
 from mtu.core.errors import InvalidInputError, MtuError
 from mtu.core.extras import NEEDS, missing
 from mtu.models.families import find_family
-from mtu.plugins.op import OPS, with_plugin
+from mtu.plugins.op import OPS, revisions
 from mtu.runtime.backends import FACTORIES, GPU_ONLY, Model, Stages, automatic, packages_missing
 from mtu.runtime.bundle import open_bundle
 from mtu.runtime.engine import Engine, check_files, refusals
@@ -139,13 +139,13 @@ def _av() -> str:
 def _plugin(library: LibraryName, path: str | None = None) -> str:
     from mtu.plugins.register import register_plugins
 
-    plugins = with_plugin(OPS)
+    plugins = revisions(OPS)
     register_plugins(load_library(library), [*plugins], None if path is None else Path(path))
     return f"{_revisions(plugins)}, registers with {library}"
 
 
 def _revisions(plugins: Mapping[str, int]) -> str:
-    return " and ".join(f"revision {revision}" for revision in plugins.values())
+    return " and ".join(f"{op} revision {revision}" for op, revision in plugins.items())
 
 
 def _model(directory: str) -> str:

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from mtu.plugins import nvrtc
-from mtu.plugins.op import find_op
+from mtu.plugins.op import revisions
 from mtu.runtime import backends, tensorrt_library
 from mtu.runtime import gpu as gpu_module
 from mtu.runtime.bundle import Bundle
@@ -105,7 +105,7 @@ def write_engine(bundle: Bundle, directory: Path, profile: Profile, **changes: A
         interface=bundle.interface,
         library="tensorrt",
         library_version=VERSIONS["tensorrt"],
-        plugins={op: find_op(op).revision for op in bundle.interface.ops},
+        plugins=revisions(bundle.interface.ops),
         gpu=NAME,
         compute_capabilities=(".".join(map(str, CAPABILITY)),),
         hardware_compatibility="none",

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from mtu.benchmarks.gpu_report import GpuReport
-from mtu.plugins.correlation_argmax_warp import cuda_op
 
 
 @pytest.fixture
@@ -31,16 +30,6 @@ def fails(error):
     raise error
 
 
-def emulate(emulator, problem, pointers, count=2):
-    """Runs the first `count` of the kernel's two launches on memory of the host."""
-    half = int(problem.motion_type == "float16")
-    names = ("emulator_prepare", "emulator_match")[:count]
-    for name, launch in zip(names, cuda_op.launches(problem, *pointers, 4), strict=False):
-        extra = [half] if name == "emulator_prepare" else [half, problem.pool_size]
-        values = [kind(value) for kind, value in zip(launch.types, launch.arguments, strict=True)]
-        getattr(emulator, name)(*extra, *launch.grid, launch.threads, *values)
-
-
 def hand_out_engines(monkeypatch, small, flavour):
     """A host with a library, whose builder hands out engines of the small network; the list of what it was asked."""
     from tests import fake_cuda
@@ -54,18 +43,18 @@ def hand_out_engines(monkeypatch, small, flavour):
 
     fake_cuda.install(monkeypatch, fake_cuda.Gpu(flavour=flavour, registered={"CorrelationArgmaxWarp"}))
     monkeypatch.setattr(fake_cuda.Event, "time_till", lambda self, later: 0.25, raising=False)
+    monkeypatch.setattr("mtu.export.engine.build_engine", build)  # first: what it imports is to be the real one
     monkeypatch.setattr("mtu.plugins.register.register_plugins", lambda *_: None)
-    monkeypatch.setattr("mtu.export.engine.build_engine", build)
     return built
 
 
 class Cpu:
-    """A `Device` that is none: the kernel is emulated, and everything else runs on the CPU."""
+    """A `Device` that is none: the kernels are emulated, and everything else runs on the CPU."""
 
     name = "cpu"
 
-    def __init__(self, emulator) -> None:
-        self.emulator, self.blocks = emulator, {}
+    def __init__(self, emulators) -> None:
+        self.emulators, self.blocks = emulators, {}
 
     def allocate(self, size) -> int:
         block = np.empty(size + 256, np.uint8)
@@ -82,14 +71,8 @@ class Cpu:
     def read(self, address, array) -> None:
         ctypes.memmove(array.ctypes.data, address, array.nbytes)
 
-    def start(self, problem, pointers, count) -> None:
-        emulate(self.emulator, problem, pointers, count)
-
-    def launch(self, problem, *pointers) -> None:
-        self.start(problem, pointers, 2)
-
-    def launch_prepare(self, problem, *pointers) -> None:
-        self.start(problem, pointers, 1)
+    def launch(self, kernel, problem, pointers, count=None) -> None:
+        self.emulators[kernel].launch(problem, pointers, count)
 
     def synchronize(self) -> None:
         pass

@@ -97,7 +97,7 @@ from mtu.plugins.nvrtc import compiled
 for kind in ("float16", "float32"):
     problem = cuda_op.Problem(1, 52, 180, 320, 26, motion_type=kind, detail_type=kind)
     for arch in ("sm_80", "sm_86", "sm_89", "sm_90"):
-        assert compiled(cuda_op.kernel_source(), arch, cuda_op.defines(problem))
+        assert compiled(cuda_op.KERNEL.text(), arch, cuda_op.defines(problem))
 E2
 step "NVRTC compiles the kernel in fp16 and fp32, for sm_80, 86, 89 and 90" code
 step "gpu-check --only first-run refuses honestly without a GPU" \

@@ -17,6 +17,6 @@ OP = Op(
         "scale": Limit("scale must be {}", 1, 64),
         "motion_channels": Limit("motion must have {} channels", most=128),
     },
-    problem="cuda_op:problem_of",
+    kernel="cuda_op:KERNEL",
     plugin="trt_plugin:Plugin",
 )

@@ -1,21 +1,18 @@
-"""The op on the GPU for Python: what the kernels can do, how they are started. Imports cuda.bindings late.
+"""The op on the GPU for Python: what the kernels can do, what is to be started. Needs no GPU.
 
-The counterpart of cuda/launch.cu; both start cuda/kernel.cu, and a test holds them together. Pointers and streams are
-plain integers, so that TensorRT, torch and pycuda can all call it.
+The counterpart of cuda/launch.cu; both start cuda/kernel.cu, and a test holds them together.
 """
 
 from __future__ import annotations
 
-import ctypes
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
-from mtu.core.errors import InvalidInputError
-from mtu.plugins import nvrtc
 from mtu.plugins.correlation_argmax_warp import OP
+from mtu.plugins.kernel import CUDA_TYPES, INT, POINTER, ElementType, Kernel, Layout, divide_up, refuse
 from mtu.plugins.nvrtc import Launch
 
 # As in cuda/common.cuh and cuda/launch.cu.
@@ -28,16 +25,13 @@ WINDOW = 24
 STRIP = 4
 MIN_ROWS, MAX_ROWS = 4, 32
 
-ElementType = Literal["float32", "float16"]
-Layout = Literal["linear", "hwc8"]
-
 
 @dataclass(frozen=True)
 class Problem:
     """One call of the op: sizes of `motion` [batch, motion_channels, height, width], of detail, attributes, layouts.
 
-    detail_prev and warped are [batch, detail_channels, scale*height, scale*width]. Layout "linear" is [N, C, H, W];
-    "hwc8", for float16, is [N, H, W, C rounded up to 8]. Raises InvalidInputError for what the kernel cannot do.
+    detail_prev and warped are [batch, detail_channels, scale*height, scale*width]. Raises InvalidInputError for what
+    the kernel cannot do.
     """
 
     batch: int
@@ -57,11 +51,8 @@ class Problem:
         reason = self._refusal()
         if reason is not None:
             motion = [self.batch, self.motion_channels, self.height, self.width]
-            raise InvalidInputError(
-                f"the CUDA kernel of {OP.name} cannot do this: {reason}; got motion {motion}, max_displacement"
-                f" {self.max_displacement}, pool_size {self.pool_size}, scale {self.scale}; use --no-plugin: it builds"
-                " the op from standard layers"
-            )
+            got = f"motion {motion}, max_displacement {self.max_displacement}, pool_size {self.pool_size}"
+            raise refuse(OP, reason, f"{got}, scale {self.scale}")
 
     def _refusal(self) -> str | None:
         """The counterpart of `check` in launch.cu."""
@@ -121,31 +112,27 @@ class _Plan(NamedTuple):
     """Bytes of the four parts of the workspace."""
 
 
-def _divide_up(a: int, b: int) -> int:
-    return -(-a // b)
-
-
 @functools.lru_cache(maxsize=64)
 def _plan(problem: Problem) -> _Plan:
     p = problem
     span, lines = 2 * p.max_displacement + 1, p.batch * p.height
-    windows = _divide_up(span, WINDOW)
+    windows = divide_up(span, WINDOW)
     outputs = (POSITIONS + 1 - p.pool_size) // STRIP * STRIP
-    chunks = _divide_up(p.motion_channels, CHUNK_BYTES // (2 if p.motion_type == "float16" else 4))
-    columns = _divide_up(p.width, outputs)
+    chunks = divide_up(p.motion_channels, CHUNK_BYTES // (2 if p.motion_type == "float16" else 4))
+    columns = divide_up(p.width, outputs)
     pitch = (columns - 1) * outputs + windows * WINDOW + POSITIONS
     sizes = (
         lines * columns * POSITIONS * (chunks * CHUNK_BYTES + 4),
-        lines * _divide_up(pitch * (chunks * CHUNK_BYTES + 8), 128) * 128,
+        lines * divide_up(pitch * (chunks * CHUNK_BYTES + 8), 128) * 128,
         lines * p.width * 8,
-        p.batch * columns * _divide_up(p.height, MIN_ROWS) * 4,
+        p.batch * columns * divide_up(p.height, MIN_ROWS) * 4,
     )
-    groups = _divide_up(span * windows, WARPS)
-    return _Plan(chunks, columns, outputs, groups, pitch, tuple(_divide_up(size, 256) * 256 for size in sizes))
+    groups = divide_up(span * windows, WARPS)
+    return _Plan(chunks, columns, outputs, groups, pitch, tuple(divide_up(size, 256) * 256 for size in sizes))
 
 
 def workspace_bytes(problem: Problem) -> int:
-    """Bytes of device memory that a launch needs beside its arguments, aligned to 16 bytes, uninitialised."""
+    """See `Kernel`."""
     return sum(_plan(problem).sizes)
 
 
@@ -155,33 +142,24 @@ def rows_per_block(problem: Problem, multiprocessors: int) -> int:
     plan, at_once = _plan(problem), multiprocessors * (1 if problem.pool_size > 5 else 2)
 
     def cost(rows: int) -> int:
-        blocks = plan.columns * _divide_up(problem.height, rows) * problem.batch * plan.groups
-        return _divide_up(blocks, at_once) * (min(rows, problem.height) + problem.pool_size - 1)
+        blocks = plan.columns * divide_up(problem.height, rows) * problem.batch * plan.groups
+        return divide_up(blocks, at_once) * (min(rows, problem.height) + problem.pool_size - 1)
 
     return min(range(MAX_ROWS, MIN_ROWS - 1, -1), key=cost)
 
 
-_POINTER, _INT = ctypes.c_void_p, ctypes.c_int
-
-
-def launches(
-    problem: Problem,
-    motion: int,
-    motion_prev: int,
-    detail_prev: int,
-    warped: int,
-    displacement: int,
-    workspace: int,
-    multiprocessors: int,
-) -> tuple[Launch, Launch]:
-    """What to start for one call, in order; see `Launcher.launch`."""
+def launches(problem: Problem, pointers: Sequence[int], multiprocessors: int) -> tuple[Launch, Launch]:
+    """What to start for one call, in order. The pointers are those of motion, motion_prev, detail_prev, warped,
+    displacement (int32 [batch, height, width]) and a workspace of `workspace_bytes(problem)`.
+    """
+    motion, motion_prev, detail_prev, warped, displacement, workspace = pointers
     p, plan = problem, _plan(problem)
     rows = rows_per_block(p, multiprocessors)
-    down = _divide_up(p.height, rows)
+    down = divide_up(p.height, rows)
     parts = [workspace + sum(plan.sizes[:i]) for i in range(len(plan.sizes))]
     prepare = Launch(
         "mtu_prepare",
-        (max(plan.columns, _divide_up(plan.pitch, POSITIONS)), p.height, 2 * p.batch),
+        (max(plan.columns, divide_up(plan.pitch, POSITIONS)), p.height, 2 * p.batch),
         PREPARE_THREADS,
         (
             *(motion, motion_prev, *parts),
@@ -189,7 +167,7 @@ def launches(
             *(plan.columns, plan.outputs, p.pool_size // 2, p.max_displacement, plan.pitch),
             int(p.motion_layout == "hwc8"),
         ),
-        (_POINTER,) * 6 + (_INT,) * 11,
+        (POINTER,) * 6 + (INT,) * 11,
     )
     match = Launch(
         "mtu_match",
@@ -200,74 +178,21 @@ def launches(
             *(plan.chunks, p.height, p.width, plan.pitch, p.max_displacement, rows, plan.groups),
             *(p.detail_channels, p.scale, 2 if p.detail_type == "float16" else 4, int(p.detail_layout == "hwc8")),
         ),
-        (_POINTER,) * 7 + (_INT,) * 11,
+        (POINTER,) * 7 + (INT,) * 11,
     )
     return prepare, match
 
 
-def kernel_source() -> str:
-    """cuda/kernel.cu with its headers."""
-    return nvrtc.read_source(Path(__file__).parent / "cuda" / "kernel.cu")
-
-
 def defines(problem: Problem) -> dict[str, str]:
     """The macros that make kernel.cu the kernels of one problem."""
-    return {
-        "MTU_POOL": str(problem.pool_size),
-        "MTU_TYPE": "mtu::Half" if problem.motion_type == "float16" else "float",
-    }
+    return {"MTU_POOL": str(problem.pool_size), "MTU_TYPE": CUDA_TYPES[problem.motion_type]}
 
 
-class Launcher:
-    """Starts the op on one device, whose primary context must be current in the calling thread."""
-
-    def __init__(self, device: int) -> None:
-        self._device = nvrtc.Device(device)
-        self._loaded: dict[tuple[tuple[str, str], ...], dict[str, Any]] = {}
-
-    @property
-    def multiprocessors(self) -> int:
-        """Of the device."""
-        return self._device.multiprocessors
-
-    def prepare(self, problem: Problem) -> None:
-        """Compiles and loads the kernels of a problem; quick when they are. To be called before a capture."""
-        self._kernels(problem)
-
-    def _kernels(self, problem: Problem) -> dict[str, Any]:
-        macros = defines(problem)
-        key = tuple(macros.items())
-        if key not in self._loaded:
-            self._loaded[key] = self._device.load(kernel_source(), macros, ("mtu_prepare", "mtu_match"))
-        return self._loaded[key]
-
-    def start(self, problem: Problem, launch: Launch, stream: int) -> None:
-        """Enqueues one of the launches of a problem. Raises RuntimeError if CUDA refuses."""
-        nvrtc.start(self._kernels(problem), launch, stream)
-
-    def launch(
-        self,
-        problem: Problem,
-        motion: int,
-        motion_prev: int,
-        detail_prev: int,
-        warped: int,
-        displacement: int,
-        workspace: int,
-        stream: int,
-    ) -> None:
-        """Enqueues the op: two asynchronous launches on `stream`, nothing else, so it can be captured into a graph.
-
-        Device pointers, aligned to their element; `displacement` is int32 [batch, height, width]; `workspace` has
-        `workspace_bytes(problem)`. Pad channels of "hwc8" are not read, and written as zeros. Raises RuntimeError if
-        CUDA refuses.
-        """
-        pointers = (motion, motion_prev, detail_prev, warped, displacement, workspace)
-        for launch in launches(problem, *pointers, self.multiprocessors):
-            self.start(problem, launch, stream)
-
-
-@functools.cache
-def launcher(device: int) -> Launcher:
-    """The launcher of a device, one for the process."""
-    return Launcher(device)
+KERNEL = Kernel(
+    source=Path(__file__).parent / "cuda" / "kernel.cu",
+    names=("mtu_prepare", "mtu_match"),
+    defines=defines,
+    launches=launches,
+    problem_of=problem_of,
+    workspace_bytes=workspace_bytes,
+)

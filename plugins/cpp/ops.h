@@ -2,12 +2,13 @@
 #pragma once
 
 #include "../correlation_argmax_warp/tensorrt/adapter.h"
+#include "../iterative_filters/tensorrt/adapter.h"
 
 namespace mtu {
 
 template <typename... Each>
 struct List {};
 
-using Ops = List<CorrelationArgmaxWarp>;
+using Ops = List<CorrelationArgmaxWarp, IterativeFilters>;
 
 }  // namespace mtu

@@ -30,6 +30,8 @@
 #include <iterator>
 #include <limits>
 
+#include "../cuda/problem.h"
+
 namespace mtu {
 
 constexpr const char* kNamespace = "mtu";
@@ -202,6 +204,43 @@ bool sizes_fit(const nvinfer1::PluginTensorDesc* inputs, int32_t rank, const cha
         }
     }
     return true;
+}
+
+// Whether the tensor has one of the types and layouts of kernels: linear fp32 or fp16, or fp16 in HWC8.
+inline bool is_offered(const nvinfer1::PluginTensorDesc& tensor) noexcept {
+    using nvinfer1::DataType;
+    using nvinfer1::TensorFormat;
+    return (tensor.format == TensorFormat::kLINEAR &&
+            (tensor.type == DataType::kFLOAT || tensor.type == DataType::kHALF)) ||
+           (tensor.format == TensorFormat::kHWC8 && tensor.type == DataType::kHALF);
+}
+
+inline Type type_of(const nvinfer1::PluginTensorDesc& tensor) noexcept {
+    return tensor.type == nvinfer1::DataType::kHALF ? Type::kHalf : Type::kFloat;
+}
+
+inline Layout layout_of(const nvinfer1::PluginTensorDesc& tensor) noexcept {
+    return tensor.format == nvinfer1::TensorFormat::kHWC8 ? Layout::kHwc8 : Layout::kLinear;
+}
+
+// "types 0, 1 and formats 0, 2" of tensors, by the numbers of DataType and TensorFormat: 0 is fp32 and 1 fp16; 0 is
+// linear and 2 HWC8.
+inline Text listed(const nvinfer1::PluginTensorDesc* tensors, int32_t count) noexcept {
+    Text text;
+    for (int32_t i = 0; i < count; ++i) {
+        text.add("%s%d", i == 0 ? "types " : ", ", static_cast<int>(tensors[i].type));
+    }
+    for (int32_t i = 0; i < count; ++i) {
+        text.add("%s%d", i == 0 ? " and formats " : ", ", static_cast<int>(tensors[i].format));
+    }
+    return text;
+}
+
+// Whether the size of an input is known not to be `times` that of the first.
+inline bool differ(const nvinfer1::DimsExprs* inputs, int32_t tensor, int32_t axis, int64_t times) noexcept {
+    const nvinfer1::IDimensionExpr& a = *inputs[0].d[axis];
+    const nvinfer1::IDimensionExpr& b = *inputs[tensor].d[axis];
+    return a.isConstant() && b.isConstant() && times * a.getConstantValue() != b.getConstantValue();
 }
 
 // Bytes of the workspace for these sizes, or bounds of them; 0, with the reason said, if the kernel cannot do it.

@@ -16,18 +16,22 @@ pytest.importorskip("torch")
 from tests import fake_cuda
 from tests.frames import moving_frames
 from tests.gpu_stand_ins import fails, hand_out_engines, of, records, report
-from tests.plugins.emulated import emulator
+from tests.plugins.emulated import emulators
+from tests.plugins.subjects import SUBJECTS
 
 from mtu.benchmarks import gpu_cases, gpu_check, gpu_first_run
 from mtu.benchmarks.gpu_report import Skip
 from mtu.core.errors import InvalidInputError
-from mtu.plugins import nvrtc
-from mtu.plugins.correlation_argmax_warp import cuda_op
-from mtu.plugins.correlation_argmax_warp.cases import CASES
+from mtu.plugins import kernel, nvrtc
+from mtu.plugins.op import OPS
 from mtu.runtime.tensorrt_library import load_library
 
-__all__ = ["emulator", "records", "report"]  # fixtures
-CHOSEN = [case for case in CASES if case.name in ("batch", "flat_half", "channels_3", "special", "small", "pool_7")]
+__all__ = ["emulators", "records", "report"]  # fixtures
+CHOSEN = [
+    (op, case)
+    for op, case in gpu_cases.all_cases()
+    if case.name in ("batch", "flat_half", "channels_3", "special", "small", "pool_7", "odd_half", "huge")
+]
 
 
 # --- the kernel -----------------------------------------------------------------------------------------------------
@@ -39,7 +43,7 @@ class Status(IntEnum):
 
 
 class Driver(types.ModuleType):
-    """cuda.bindings.driver, as far as the cases need it: memory of the host, the kernel by its emulator."""
+    """cuda.bindings.driver, as far as the cases need it: memory of the host, the kernels by their emulators."""
 
     CUresult = Status
     CUdevice_attribute = types.SimpleNamespace(
@@ -48,10 +52,10 @@ class Driver(types.ModuleType):
         CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT=4,
     )
 
-    def __init__(self, emulator) -> None:
+    def __init__(self, emulators) -> None:
         super().__init__("cuda.bindings.driver")
-        self.emulator, self.blocks, self.macros, self.answer, self.current = emulator, [], {}, Status.CUDA_SUCCESS, None
-        emulator.emulator_setup(0, 4)
+        self.emulators, self.blocks, self.answer, self.current = emulators, [], Status.CUDA_SUCCESS, None
+        self.compiled = {}
 
     def __getattr__(self, name):
         if not name.startswith("cu"):
@@ -84,16 +88,17 @@ class Driver(types.ModuleType):
     def cuMemcpyDtoH(self, target, source, size):
         return self.cuMemcpyHtoD(target, source, size)
 
+    def cuModuleLoadData(self, cubin):
+        return Status.CUDA_SUCCESS, cubin
+
     def cuModuleGetFunction(self, module, name):
-        return Status.CUDA_SUCCESS, (name.decode(), self.macros)
+        return Status.CUDA_SUCCESS, (name.decode(), *self.compiled[module])
 
     def cuLaunchKernel(self, function, *rest):
-        name, macros = function
-        (grid, threads, (arguments, kinds)) = rest[:3], rest[3], rest[8]
-        values = [kind(value) for kind, value in zip(kinds, arguments, strict=True)]
-        half = int(macros["MTU_TYPE"] == "mtu::Half")
-        extra = [half] if name == "mtu_prepare" else [half, int(macros["MTU_POOL"])]
-        getattr(self.emulator, name.replace("mtu_", "emulator_"))(*extra, *grid, threads, *values)
+        name, source, macros = function
+        grid, threads, (arguments, kinds) = rest[:3], rest[3], rest[8]
+        (emulator,) = (self.emulators[each.kernel] for each in SUBJECTS if each.kernel.text() == source)
+        emulator.start(nvrtc.Launch(name, grid, threads, arguments, kinds), macros)
         return (Status.CUDA_SUCCESS,)
 
     def cuEventElapsedTime(self, before, after):
@@ -101,8 +106,8 @@ class Driver(types.ModuleType):
 
 
 @pytest.fixture
-def driver(emulator, monkeypatch):
-    driver = Driver(emulator)
+def driver(emulators, monkeypatch):
+    driver = Driver(emulators)
     bindings = types.ModuleType("cuda.bindings")
     bindings.driver = driver
     monkeypatch.setitem(sys.modules, "cuda.bindings", bindings)
@@ -110,22 +115,23 @@ def driver(emulator, monkeypatch):
 
     def compiled(source, arch, macros):
         assert arch == "sm_90"
-        driver.macros = dict(macros)
-        return b"cubin"
+        cubin = f"cubin {len(driver.compiled)}".encode()
+        driver.compiled[cubin] = source, dict(macros)
+        return cubin
 
     monkeypatch.setattr(nvrtc, "compiled", compiled)
-    cuda_op.launcher.cache_clear()
+    kernel.launcher.cache_clear()
     yield driver
-    cuda_op.launcher.cache_clear()
+    kernel.launcher.cache_clear()
 
 
 def test_cases_are_checked_without_torch(report, records, driver):
     gpu_cases.check_cases(report, gpu_cases.Cuda(), CHOSEN)
     assert [(record["name"], record["passed"], record["detail"]) for record in records] == [
-        ("cases, linear", True, "6 cases"),
-        ("cases, linear, unaligned", True, "6 cases"),
-        ("cases, hwc8", True, "2 cases"),
-        ("cases, hwc8, unaligned", True, "2 cases"),
+        (f"cases of {op}, {layout}", True, f"{count} cases")
+        for op, counts in (("CorrelationArgmaxWarp", (6, 2)), ("IterativeFilters", (3, 1)))
+        for layout, count in zip(("linear", "hwc8"), counts, strict=True)
+        for layout in (layout, f"{layout}, unaligned")
     ]
 
 
@@ -135,7 +141,7 @@ def test_a_kernel_that_does_nothing_is_seen(report, records, driver, kernel):
     driver.cuLaunchKernel = lambda function, *rest: (
         (Status.CUDA_SUCCESS,) if function[0] == kernel else launch(function, *rest)
     )
-    gpu_cases.check_cases(report, gpu_cases.Cuda(), [case for case in CHOSEN if case.name == "flat_half"])
+    gpu_cases.check_cases(report, gpu_cases.Cuda(), [(op, case) for op, case in CHOSEN if case.name == "flat_half"])
     assert [record["passed"] for record in of(records, "check")] == [False] * len(of(records, "check"))
     assert of(records, "error") or len(of(records, "check")) == 4
 
@@ -149,8 +155,9 @@ def test_a_fault_on_the_device_is_an_error(report, records, driver):
 def test_the_kernel_is_timed_by_itself(report, records, driver):
     gpu_cases.time_cases(report, gpu_cases.Cuda(), {"32x24": (6, 8)}, samples=3, several=2)
     assert [(record["name"], record["median_ms"], record["samples"]) for record in records] == [
-        ("kernel 32x24 fp16 linear, by itself", 0.25, 3),
-        ("kernel 32x24 fp16 hwc8, by itself", 0.25, 3),
+        (f"{name} 32x24 fp16 {layout}, by itself", 0.25, 3)
+        for name in ("kernel", "IterativeFilters")
+        for layout in ("linear", "hwc8")
     ]
 
 
@@ -158,7 +165,10 @@ def test_one_case_says_whether_it_is_right(driver, capsys, monkeypatch):
     assert gpu_cases.main(gpu_cases.ONE_CASE) == 0
     monkeypatch.setattr(driver, "cuLaunchKernel", lambda *_: (Status.CUDA_SUCCESS,))
     assert gpu_cases.main(gpu_cases.ONE_CASE) == 1
-    assert capsys.readouterr().out == "published_half: right\npublished_half: WRONG\n"
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 2 * 2 * len(OPS)
+    assert [line.split(": ")[1] for line in said] == ["right"] * (len(said) // 2) + ["WRONG"] * (len(said) // 2)
+    assert said[:2] == [f"CorrelationArgmaxWarp published_half {layout}: right" for layout in ("linear", "hwc8")]
 
 
 # --- compute-sanitizer ----------------------------------------------------------------------------------------------

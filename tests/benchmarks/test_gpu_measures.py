@@ -10,7 +10,7 @@ pytest.importorskip("torch")
 import torch
 from tests import fake_cuda
 from tests.gpu_stand_ins import Cpu, fails, hand_out_engines, of, records, report
-from tests.plugins.emulated import emulator
+from tests.plugins.emulated import emulators
 
 from mtu.benchmarks import gpu_engines, gpu_kernel, gpu_network, gpu_precision
 from mtu.benchmarks.gpu_report import Skip
@@ -18,7 +18,7 @@ from mtu.plugins.correlation_argmax_warp import cuda_op, torch_op
 from mtu.plugins.correlation_argmax_warp.cases import CASES
 from mtu.plugins.correlation_argmax_warp.reference import pooled_costs
 
-__all__ = ["emulator", "records", "report"]  # fixtures
+__all__ = ["emulators", "records", "report"]  # fixtures
 
 SIZES = {"32x24": (6, 8)}
 RATES = {"copy": 4e12, "fp16": 8e14, "fp32": 5e13}
@@ -26,9 +26,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
-def device(emulator):
-    emulator.emulator_setup(0, 4)
-    return Cpu(emulator)
+def device(emulators):
+    return Cpu(emulators)
 
 
 # --- the kernel -----------------------------------------------------------------------------------------------------
@@ -45,7 +44,8 @@ def test_the_kernel_passes_its_check(report, records, device):
 
 @pytest.mark.parametrize("stop_after", [0, 1])
 def test_a_kernel_that_does_not_write_is_seen(report, records, device, stop_after):
-    device.launch = lambda problem, *pointers: device.start(problem, pointers, stop_after)
+    launch = device.launch
+    device.launch = lambda kernel, problem, pointers, count=None: launch(kernel, problem, pointers, stop_after)
     gpu_kernel.check_kernel(report, device, sizes=SIZES)
     passed = {record["name"] for record in of(records, "check") if record["passed"]}
     assert passed <= {"the same twice", "the same in a CUDA graph"}

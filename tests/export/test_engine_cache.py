@@ -69,7 +69,7 @@ def test_whatever_an_engine_depends_on_makes_another(small, built, tmp_path, mon
     newer = types.SimpleNamespace(name="tensorrt", version="10.17.0")
     directories = {ask(small)[0].directory, ask(small, (32, 52))[0].directory, ask(small, library=newer)[0].directory}
     directories.add(ask(small, gpu=replace(GPU, memory=1))[0].directory)  # says nothing
-    monkeypatch.setattr(engine_cache, "with_plugin", lambda ops: dict.fromkeys(ops, 99))
+    monkeypatch.setattr(engine_cache, "revisions", lambda ops: dict.fromkeys(ops, 99))
     directories.add(ask(small)[0].directory)
     other.graph("first").write_bytes(small.graph("first").read_bytes() + b"\n")
     directories.add(ask(other)[0].directory)

@@ -291,15 +291,15 @@ def test_an_fp16_graph_keeps_layers_on_both_sides_of_the_op(bundle, keep):
 
 
 @pytest.mark.needs_library("tensorrt_rtx")
-def test_an_engine_is_built_from_standard_layers_and_says_so(tmp_path, bundle):
+@pytest.mark.parametrize("plugin", [True, False], ids=["plugin", "no plugin"])
+def test_an_engine_has_the_plugin_or_standard_layers(tmp_path, bundle, plugin):
     from mtu.export.engine import build_engine
     from mtu.export.engine_options import BuildOptions
     from mtu.runtime.engine import Profile
 
-    said: list[str] = []
-    options = BuildOptions(Profile.fixed(32, 48), runtime="tensorrt-rtx", fp16=True)
-    engine = build_engine(bundle, tmp_path / "engine", options, say=said.append)
-    assert engine.manifest.plugins == {} and find_op("IterativeFilters").revision == 0
-    (note,) = [text for text in said if "IterativeFilters" in text]
-    assert note == "note: IterativeFilters has no plugin in this release: it is built from standard layers"
-    assert any("no plugin layer" in text for text in said)
+    for fp16 in (True, False):
+        said: list[str] = []
+        options = BuildOptions(Profile.fixed(32, 48), runtime="tensorrt-rtx", fp16=fp16, plugin=plugin)
+        engine = build_engine(bundle, tmp_path / str(fp16), options, say=said.append)
+        assert engine.manifest.plugins == ({"IterativeFilters": find_op("IterativeFilters").revision} if plugin else {})
+        assert any("no plugin layer" in text for text in said) == (not plugin), said

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.plugins.cpp_library import ARCHITECTURE, FOLDER, INCLUDES, KERNEL
+from tests.plugins.cpp_library import ARCHITECTURE, FOLDER, INCLUDES, PLUGINS
 from tests.processes import need
 
 from mtu.plugins import build
@@ -45,7 +45,7 @@ def host(include, tmp_path_factory) -> Path:
     program = tmp_path_factory.mktemp("host") / "plugin_host"
     # nvcc knows where CUDA's headers are; the compiler is g++.
     warnings = "-Xcompiler=-Wall,-Wextra,-Werror,-Wno-deprecated-declarations"
-    command = [build.find_nvcc(), "-std=c++17", warnings, "-isystem", include, "-I", KERNEL, "-o", program]
+    command = [build.find_nvcc(), "-std=c++17", warnings, "-isystem", include, "-I", PLUGINS, "-o", program]
     command += [FOLDER / "plugin_host.cpp", "-ldl"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 
 INCLUDES = [Path(part) for part in os.environ.get("TENSORRT_INCLUDE_DIR", "").split(os.pathsep) if part]
 FOLDER = Path(__file__).parent
-KERNEL = ROOT / "plugins" / "correlation_argmax_warp" / "cuda"
+PLUGINS = ROOT / "plugins"
 ARCHITECTURE = "86"
 
 

@@ -32,6 +32,7 @@ int main(int argc, char** argv) {
         check_recorded(library);
     } else {
         check_library(library);
+        check_filters(library);
     }
     if (argc == 3 && argv[2][0] != '-') {
         void* tensorrt = dlopen(argv[2], RTLD_NOW | RTLD_LOCAL);

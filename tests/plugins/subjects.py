@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from tests.plugins import one_node
 
+from mtu.plugins.kernel import Kernel
 from mtu.plugins.op import OPS, Op, find_op
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Subject:
     """An op, its cases, and its tensors with the names of their dynamic sizes."""
 
@@ -29,6 +30,10 @@ class Subject:
 
     def part(self, module: str) -> Any:
         return importlib.import_module(f"mtu.plugins.{self.folder}.{module}")
+
+    @property
+    def kernel(self) -> Kernel:
+        return self.part("cuda_op").KERNEL
 
     @property
     def torch_function(self) -> Callable[..., Any]:
@@ -73,12 +78,18 @@ FILTERS = Subject(find_op("IterativeFilters"), {"x": _MAP, "filters": ("B", "F",
 SUBJECTS = (WARP, FILTERS)
 assert {subject.op.name for subject in SUBJECTS} == {*OPS}
 
-every_case = pytest.mark.parametrize(
-    ("subject", "case"),
-    [
-        pytest.param(subject, case, id=case.name if subject is WARP else f"{subject.folder}-{case.name}")
-        for subject in SUBJECTS
-        for case in subject.part("cases").CASES
-    ],
-)
-"""A test of `subject` and `case` runs all cases of all ops."""
+
+def cases_where(chosen: Callable[[Subject, Any], bool]) -> pytest.MarkDecorator:
+    """A test of `subject` and `case` runs the chosen cases of all ops."""
+    return pytest.mark.parametrize(
+        ("subject", "case"),
+        [
+            pytest.param(subject, case, id=case.name if subject is WARP else f"{subject.folder}-{case.name}")
+            for subject in SUBJECTS
+            for case in subject.part("cases").CASES
+            if chosen(subject, case)
+        ],
+    )
+
+
+every_case = cases_where(lambda subject, case: True)

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from tests.cli import run
 from tests.conftest import ROOT
-from tests.plugins.cpp_library import KERNEL, headers
+from tests.plugins.cpp_library import PLUGINS, headers
 from tests.processes import LIMIT, wait_until
 
 from mtu.plugins import build
-from mtu.plugins.correlation_argmax_warp import OP
+from mtu.plugins.op import OPS, find_op
 
 PYTHON = sys.executable
 
@@ -206,6 +206,7 @@ def test_ending_the_command_ends_the_compilers(toolchain, bare, tmp_path):
     assert not Path("out").exists() and not list(Path().glob("mtu-build-plugin-*"))
 
 
-def test_the_kernel_revision_is_one_number():
-    said = re.search(r"kKernelRevision = (\d+);", (KERNEL / "launch.h").read_text())
-    assert said is not None and int(said[1]) == OP.revision
+@pytest.mark.parametrize("name", OPS)
+def test_the_kernel_revision_is_one_number(name):
+    said = re.search(r"kKernelRevision = (\d+);", (PLUGINS / OPS[name] / "cuda" / "launch.h").read_text())
+    assert said is not None and int(said[1]) == find_op(name).revision

@@ -1,4 +1,4 @@
-"""The kernel on a GPU: by the launcher in Python, by the one in C++, and as TensorRT's C++ plugin.
+"""The kernels on a GPU: by the launcher in Python, by the one in C++, and as TensorRT's C++ plugin.
 
 Skipped without a GPU; a failure under MTU_REQUIRE_CUDA=1. The C++ ones need nvcc and, for the plugin, cmake and the
 headers of the TensorRT that is installed: those of 8.6 give the one adapter, those of 10 and later the other.
@@ -15,26 +15,24 @@ import pytest
 from tests import needs
 from tests.conftest import ROOT
 from tests.frames import moving_frames
-from tests.plugins.emulated import CUDA, CProblem
+from tests.plugins.emulated import c_problem, cuda_folder
+from tests.plugins.subjects import FILTERS, SUBJECTS, WARP, every_case
 
 from mtu.benchmarks.gpu_cases import Cuda, is_right
 from mtu.core.errors import InvalidInputError, MissingFileError
 from mtu.plugins import build
-from mtu.plugins.correlation_argmax_warp.cases import CASES
 from mtu.runtime import open_backend, restore
 from mtu.runtime.backends import FACTORIES
 from mtu.runtime.tensorrt_library import LIBRARIES, load_library
 
-VARIANTS = [(case, "linear") for case in CASES] + [(case, "hwc8") for case in CASES if case.dtype == "float16"]
-IDS = [f"{case.name}-{layout}" for case, layout in VARIANTS]
 WRAPPER = """
 #include "launch.cu"
-extern "C" int mtu_launch(const mtu::Problem* problem, const void* motion, const void* motion_prev, const void* detail,
-                          void* warped, std::int32_t* displacement, void* workspace) {
-    return mtu::launch(*problem, motion, motion_prev, detail, warped, displacement, workspace, nullptr);
-}
-extern "C" void mtu_leave_an_error() { cudaSetDevice(-1); }
+using namespace mtu::{folder};
+extern "C" int mtu_launch(const Problem* problem, void** p) {{ return launch(*problem, {arguments}, nullptr); }}
+extern "C" void mtu_leave_an_error() {{ cudaSetDevice(-1); }}
 """
+ARGUMENTS = {WARP: "p[0], p[1], p[2], p[3], static_cast<int*>(p[4]), p[5]", FILTERS: "p[0], p[1], p[2]"}
+every_layout = pytest.mark.parametrize("layout", ["linear", "hwc8"])
 
 
 @pytest.fixture(scope="module")
@@ -43,47 +41,62 @@ def python():
     return Cuda()
 
 
-@pytest.fixture(scope="module")
-def cpp(python, tmp_path_factory):
-    """launch.cu, started as the plugins do."""
+def wrapped(subject, folder):
+    """launch.cu of an op as a library, compiled for the GPU that is there."""
     try:
         nvcc = build.find_nvcc()
     except MissingFileError as error:
         needs.skip("nvcc", str(error))
-    folder = tmp_path_factory.mktemp("launch")
-    (folder / "wrapper.cu").write_text(WRAPPER)
-    command = [nvcc, "-std=c++17", "-arch=native", "-shared", "-Xcompiler=-fPIC", "-I", CUDA]
-    command += ["-o", folder / "launch.so", folder / "wrapper.cu"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wrapper, library = folder / f"{subject.folder}.cu", folder / f"{subject.folder}.so"
+    wrapper.write_text(WRAPPER.format(folder=subject.folder, arguments=ARGUMENTS[subject]))
+    command = [nvcc, "-std=c++17", "-arch=native", "-shared", "-Xcompiler=-fPIC", "-I", cuda_folder(subject)]
+    done = subprocess.run([*command, "-o", library, wrapper], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    library = ctypes.CDLL(str(folder / "launch.so"))
+    return ctypes.CDLL(str(library))
+
+
+@pytest.fixture(scope="module")
+def cpp(python, tmp_path_factory):
+    """The launchers in C++, started as the plugins do."""
+    folder = tmp_path_factory.mktemp("launch")
+    libraries = {subject.kernel: wrapped(subject, folder) for subject in SUBJECTS}
 
     class Cpp(Cuda):
-        def launch(self, problem, *pointers):
-            status = library.mtu_launch(ctypes.byref(CProblem(problem)), *map(ctypes.c_void_p, pointers))
+        def launch(self, kernel, problem, pointers, count=None):
+            addresses = (ctypes.c_void_p * len(pointers))(*pointers)
+            status = libraries[kernel].mtu_launch(c_problem(problem), addresses)
             assert status == 0, f"cudaError {status}"
 
     machine = Cpp()
-    machine.leave_an_error = library.mtu_leave_an_error
+    machine.leave_an_error = libraries[WARP.kernel].mtu_leave_an_error
     return machine
 
 
-@pytest.mark.needs_cuda
-@pytest.mark.parametrize(("case", "layout"), VARIANTS, ids=IDS)
-def test_the_python_launcher(python, case, layout):
-    assert is_right(python, case, layout) and is_right(python, case, layout, unaligned=True)
+def check(machine, subject, case, layout):
+    if layout == "hwc8" and case.dtype != "float16":
+        pytest.skip("HWC8 is for fp16")
+    assert is_right(machine, subject.op, case, layout) and is_right(machine, subject.op, case, layout, unaligned=True)
 
 
 @pytest.mark.needs_cuda
-@pytest.mark.parametrize(("case", "layout"), VARIANTS, ids=IDS)
-def test_the_cpp_launcher(cpp, case, layout):
-    assert is_right(cpp, case, layout) and is_right(cpp, case, layout, unaligned=True)
+@every_layout
+@every_case
+def test_the_python_launcher(python, subject, case, layout):
+    check(python, subject, case, layout)
+
+
+@pytest.mark.needs_cuda
+@every_layout
+@every_case
+def test_the_cpp_launcher(cpp, subject, case, layout):
+    check(cpp, subject, case, layout)
 
 
 @pytest.mark.needs_cuda
 def test_an_error_of_an_earlier_call_fails_no_launch(cpp):
-    cpp.leave_an_error()
-    assert is_right(cpp, CASES[0])
+    for subject in SUBJECTS:
+        cpp.leave_an_error()
+        assert is_right(cpp, subject.op, subject.part("cases").CASES[0])
 
 
 # In a process of its own: what the process has registered already, in Python, would be taken instead.

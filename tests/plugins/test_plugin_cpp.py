@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.plugins.cpp_library import ARCHITECTURE, FOLDER, KERNEL, headers, opened
+from tests.plugins.cpp_library import ARCHITECTURE, FOLDER, PLUGINS, headers, opened
 
 from mtu.core.errors import InvalidInputError
 from mtu.plugins import build
@@ -91,7 +91,7 @@ def test_a_call_reaches_the_kernel_as_it_was_meant(library, include, host, tmp_p
         "-isystem",
         include,
     ]
-    command += ["-I", KERNEL, "-o", tmp_path / "plugin.so", adapter, FOLDER / "plugin_launch.cpp"]
+    command += ["-I", PLUGINS, "-o", tmp_path / "plugin.so", adapter, FOLDER / "plugin_launch.cpp"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     done = subprocess.run([host, tmp_path / "plugin.so", "--recorded"], capture_output=True, text=True)

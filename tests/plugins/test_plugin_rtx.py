@@ -15,6 +15,8 @@ import pytest
 from tests.conftest import ROOT
 from tests.plugins.cpp_library import opened
 
+from mtu.plugins.op import OPS
+
 RTX = """
 import json, sys
 import numpy as np
@@ -86,7 +88,8 @@ def rtx(library):
 COUNT = """
 import tensorrt_rtx
 names = [creator.name for creator in tensorrt_rtx.get_plugin_registry().all_creators]
-print(names.count("CorrelationArgmaxWarp"))
+(count,) = {names.count(name) for name in ("CorrelationArgmaxWarp", "IterativeFilters")}
+print(count)
 """
 
 
@@ -122,7 +125,7 @@ def test_the_second_library_says_why_it_does_not_register(rtx, library, register
         beside.write_bytes(plugin)
     done = opened(COUNT + "ctypes.CDLL(sys.argv[1])" + COUNT, alone)
     assert (done.returncode, done.stdout) == (0, "0\n0\n")
-    assert done.stderr.startswith(f"[mtu] CorrelationArgmaxWarp: not registered: {beside}: ")
+    assert done.stderr.startswith(f"[mtu] {', '.join(OPS)}: not registered: {beside}: ")
     assert said in done.stderr and done.stderr.count("\n") == 1
 
 

@@ -25,7 +25,7 @@ from mtu.export.bundle_files import load_graphs
 from mtu.export.engine_graph import Messages, PreparedGraph, build_graph, prepare
 from mtu.export.engine_options import BuildOptions, Target
 from mtu.plugins import register, trt_python
-from mtu.plugins.correlation_argmax_warp import OP, trt_plugin
+from mtu.plugins.correlation_argmax_warp import OP, cuda_op, rules
 from mtu.plugins.op import DOMAIN, OPS
 from mtu.runtime.engine import Profile
 from mtu.runtime.tensorrt_library import Library, check_plugin_import, load_library
@@ -51,14 +51,18 @@ def library():
     return found
 
 
-@pytest.fixture
-def creator(library, monkeypatch):
-    """Our creator, registered under a namespace of its own, so that nothing else in this process gets in its way."""
+def registered(library, monkeypatch, op):
+    """Its creator, registered under a namespace of its own, so that nothing else in this process gets in its way."""
     namespace = next(NAMESPACES)
     for module in (trt_python, register):
         monkeypatch.setattr(module, "DOMAIN", namespace)
-    trt_python.register(library, OP)
+    trt_python.register(library, op)
     return trt_python._keep[-1]
+
+
+@pytest.fixture
+def creator(library, monkeypatch):
+    return registered(library, monkeypatch, OP)
 
 
 def fields(**values):
@@ -149,10 +153,10 @@ def test_the_builder_asks_the_plugin_and_makes_an_engine(library, creator, monke
     largest = max(result for name, result in called if name == "get_workspace_size")
     kind = {SINGLE: "float32", HALF: "float16"}
     batch, height, width = (1, 12, 18) if dynamic else (2, 6, 9)
-    problem = trt_plugin.Problem(batch, 13, height, width, 5, motion_type=kind[motion], detail_type=kind[detail])
+    problem = cuda_op.Problem(batch, 13, height, width, 5, motion_type=kind[motion], detail_type=kind[detail])
     both = motion == detail == HALF
     wide = dataclasses.replace(problem, motion_layout="hwc8", detail_layout="hwc8") if both else problem
-    assert largest == max(trt_plugin.workspace_bytes(problem), trt_plugin.workspace_bytes(wide))
+    assert largest == max(cuda_op.workspace_bytes(problem), cuda_op.workspace_bytes(wide))
     assert not trt_plugin_errors(said)
 
 
@@ -161,7 +165,8 @@ def trt_plugin_errors(said):
 
 
 def test_too_small_a_workspace_fails_the_build(library, creator, monkeypatch):
-    monkeypatch.setattr(trt_plugin, "workspace_bytes", lambda problem: 1 << 24)
+    large = dataclasses.replace(cuda_op.KERNEL, workspace_bytes=lambda problem: 1 << 24)
+    monkeypatch.setattr(cuda_op, "KERNEL", large)
     plan, _, said = build(library, model_of(creator.plugin_namespace), workspace=1 << 20)
     assert plan is None
     assert any("workspace" in text for severity, text in said if severity == "WARNING")
@@ -237,7 +242,9 @@ def supported(plugin, kinds, layouts):
     nothing = types.SimpleNamespace(desc=described((), None, None))
     # Entries after the position asked for are garbage.
     return all(
-        plugin.supports_format_combination(at, tensors[: at + 1] + [nothing] * (4 - at), 3)
+        plugin.supports_format_combination(
+            at, tensors[: at + 1] + [nothing] * (len(tensors) - at - 1), plugin.input_count
+        )
         for at in range(len(tensors))
     )
 
@@ -265,20 +272,20 @@ class Stand:
     """In place of the launcher."""
 
     def __init__(self):
-        self.prepared, self.launched = [], []
+        self.kernel, self.prepared, self.launched = cuda_op.KERNEL, [], []
 
     def prepare(self, problem):
         self.prepared.append(problem)
 
-    def launch(self, *arguments):
-        self.launched.append(arguments)
+    def launch(self, problem, pointers, stream):
+        self.launched.append((problem, pointers, stream))
 
 
 @pytest.fixture
 def stand(monkeypatch):
     stand = Stand()
-    monkeypatch.setattr(trt_plugin, "launcher", {3: stand}.__getitem__)
-    monkeypatch.setattr(trt_plugin, "current_device", lambda: 3)
+    monkeypatch.setattr(trt_python, "launcher", lambda *given: {(stand.kernel, 3): stand}[given])
+    monkeypatch.setattr(trt_python, "current_device", lambda: 3)
     return stand
 
 
@@ -290,9 +297,9 @@ def test_a_call_goes_to_the_kernel_as_it_came(creator, stand, kind, layout):
     plugin.enqueue(inputs, [], [11, 12, 13], [14, 15], 16, 17)
     name = {FLOAT: "float32", trt.DataType.HALF: "float16"}[kind]
     order = {LINEAR: "linear", HWC8: "hwc8"}[layout]
-    problem = trt_plugin.Problem(2, 13, 6, 9, 5, 7, 5, 4, name, name, order, order)
+    problem = cuda_op.Problem(2, 13, 6, 9, 5, 7, 5, 4, name, name, order, order)
     assert stand.prepared == [problem]
-    assert stand.launched == [(problem, 11, 12, 13, 14, 15, 16, 17)]
+    assert stand.launched == [(problem, [11, 12, 13, 14, 15, 16], 17)]
 
 
 @pytest.mark.parametrize(
@@ -325,7 +332,7 @@ def test_without_a_cuda_context_a_call_says_so(creator, monkeypatch):
         make(creator).on_shape_change([described(shape, FLOAT) for shape in SHAPES], [])
 
 
-@pytest.mark.parametrize("callback", ["trt_plugin.workspace_bytes", "rules.check_shapes"])
+@pytest.mark.parametrize("callback", ["get_workspace_size", "get_output_shapes"])
 def test_an_error_in_a_callback_fails_the_build(library, creator, small, monkeypatch, callback, capfd):
     """TensorRT takes an error in get_workspace_size for 0 bytes and builds on."""
     model = prepare(load_graphs(small)["step"], OPS)
@@ -337,7 +344,10 @@ def test_an_error_in_a_callback_fails_the_build(library, creator, small, monkeyp
     def fail(*arguments):
         raise RuntimeError("no such luck")
 
-    monkeypatch.setattr(f"mtu.plugins.correlation_argmax_warp.{callback}", fail)
+    if callback == "get_workspace_size":
+        monkeypatch.setattr(cuda_op, "KERNEL", dataclasses.replace(cuda_op.KERNEL, workspace_bytes=fail))
+    else:
+        monkeypatch.setattr(rules, "check_shapes", fail)
     messages = Messages()
     with library.logger.to(messages.take), pytest.raises(InvalidInputError) as refused:
         prepared = PreparedGraph(

@@ -1,10 +1,11 @@
-// What both kernels share: sizes, the layout that one writes and the other reads, the key of a match. Includes nothing.
+// What both kernels share: sizes, the layout that one writes and the other reads, the key of a match.
 #pragma once
+
+#include "../../cuda/half.cuh"
 
 namespace mtu {
 namespace {
 
-typedef unsigned short Half;  // the bits of a half
 typedef unsigned long long Key;
 
 constexpr int kWarpSize = 32;

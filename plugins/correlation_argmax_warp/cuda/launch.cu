@@ -1,10 +1,9 @@
 // The host side of kernel.cu for C++: checks, workspace, launches. cuda_op.py is the same in Python; a test holds both
 // together.
 
-#include <cuda_runtime_api.h>
-
 #include <atomic>
 
+#include "../../cuda/start.h"
 #include "kernel.cu"
 #include "launch.h"
 
@@ -19,15 +18,8 @@ MTU_MATCH(mtu_match_half_3, mtu::Half, 3)
 MTU_MATCH(mtu_match_half_5, mtu::Half, 5)
 MTU_MATCH(mtu_match_half_7, mtu::Half, 7)
 
-namespace mtu {
+namespace mtu::correlation_argmax_warp {
 namespace {
-
-#ifndef MTU_EMULATED  // tests/plugins/cuda_emulator runs the kernels on the CPU
-template <typename... Parameters, typename... Arguments>
-void start(void (*kernel)(Parameters...), dim3 grid, int threads, cudaStream_t stream, Arguments... arguments) {
-    kernel<<<grid, threads, 0, stream>>>(arguments...);
-}
-#endif
 
 using MatchKernel = decltype(&mtu_match_float_1);
 constexpr MatchKernel kMatchKernels[2][4] = {
@@ -37,7 +29,6 @@ constexpr MatchKernel kMatchKernels[2][4] = {
 constexpr int kOutputs[4] = {kStrips<1> * kStrip, kStrips<3> * kStrip, kStrips<5> * kStrip, kStrips<7> * kStrip};
 constexpr int kMinRows = 4;
 
-std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 std::size_t aligned(std::int64_t bytes) { return static_cast<std::size_t>(divide_up(bytes, 256) * 256); }
 
 struct Plan {
@@ -154,4 +145,4 @@ int launch(const Problem& p, const void* motion, const void* motion_prev, const 
     return cudaGetLastError();
 }
 
-}  // namespace mtu
+}  // namespace mtu::correlation_argmax_warp

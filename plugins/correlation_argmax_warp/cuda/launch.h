@@ -1,19 +1,13 @@
 // What the TensorRT adapters and the tests call. Plain C++17: no CUDA header, no TensorRT header.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
+#include "../../cuda/problem.h"
 
-namespace mtu {
+namespace mtu::correlation_argmax_warp {
 
 // Raised whenever the kernel, its workspace or what an engine serialises changes. ../__init__.py says the same; a test
 // holds them together.
 constexpr int32_t kKernelRevision = 1;
-
-enum class Type : int32_t { kFloat = 0, kHalf = 1 };
-
-// kLinear: [N][C][H][W]. kHwc8: [N][H][W][C rounded up to 8], half only.
-enum class Layout : int32_t { kLinear = 0, kHwc8 = 1 };
 
 // One call of the op. Sizes are those of motion; detail_prev is [batch, detail_channels, scale*height, scale*width].
 struct Problem {
@@ -45,4 +39,4 @@ std::size_t workspace_bytes(const Problem& problem) noexcept;
 int launch(const Problem& problem, const void* motion, const void* motion_prev, const void* detail_prev, void* warped,
            int32_t* displacement, void* workspace, void* stream) noexcept;
 
-}  // namespace mtu
+}  // namespace mtu::correlation_argmax_warp

@@ -8,18 +8,6 @@ namespace {
 
 constexpr float kTiny = 1e-12f;
 
-#ifndef MTU_EMULATED  // tests/plugins/cuda_emulator has its own for the CPU
-
-[[maybe_unused]] __device__ __forceinline__ float to_float(Half x) {
-    float y;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x));
-    return y;
-}
-
-#endif
-
-[[maybe_unused]] __device__ __forceinline__ float to_float(float x) { return x; }
-
 // Copies both maps into chunks of 32 bytes a position, in the order in which `match` reads them, with zeros for
 // positions outside the map and channels that do not exist:
 //   motion       a [batch][column of blocks][height], each [chunk][32 positions], those of the column and its pooling

@@ -10,20 +10,20 @@ struct CorrelationArgmaxWarp {
     static constexpr const char* kName = "CorrelationArgmaxWarp";
     static constexpr const char* kVersion = "1";
     static constexpr uint32_t kMagic = 0x5741434D;  // "MCAW"
-    static constexpr int32_t kRevision = kKernelRevision;
+    static constexpr int32_t kRevision = correlation_argmax_warp::kKernelRevision;
     static constexpr Attribute kAttributes[] = {{"max_displacement", 10}, {"pool_size", 5}, {"scale", 4}};
     static constexpr const char* kInputs[] = {"motion", "motion_prev", "detail_prev"};
     static constexpr const char* kOutputs[] = {"warped", "displacement"};
 
-    using Problem = mtu::Problem;
+    using Problem = correlation_argmax_warp::Problem;
     using Tensor = nvinfer1::PluginTensorDesc;
     using DataType = nvinfer1::DataType;
     using TensorFormat = nvinfer1::TensorFormat;
 
     // With the smallest sizes there are: what is refused then is the attributes' fault.
     static const char* check(const int32_t* attributes) noexcept {
-        return mtu::check(Problem{1, 1, 1, 1, 1, attributes[0], attributes[1], attributes[2], Type::kFloat,
-                                  Type::kFloat, Layout::kLinear, Layout::kLinear});
+        return correlation_argmax_warp::check(Problem{1, 1, 1, 1, 1, attributes[0], attributes[1], attributes[2],
+                                                      Type::kFloat, Type::kFloat, Layout::kLinear, Layout::kLinear});
     }
 
     // Either everything is linear, in any mix of fp32 and fp16, or everything but the displacement is fp16 in HWC8.
@@ -31,13 +31,10 @@ struct CorrelationArgmaxWarp {
     static bool supports(int32_t pos, const At& at) noexcept {
         const Tensor& tensor = at(pos);
         const auto like = [&](int32_t i) { return tensor.type == at(i).type && tensor.format == at(i).format; };
-        const bool linear = tensor.format == TensorFormat::kLINEAR &&
-                            (tensor.type == DataType::kFLOAT || tensor.type == DataType::kHALF);
-        const bool hwc8 = tensor.format == TensorFormat::kHWC8 && tensor.type == DataType::kHALF;
         switch (pos) {
-            case 0: return linear || hwc8;
+            case 0: return is_offered(tensor);
             case 1: return like(0);
-            case 2: return (linear || hwc8) && tensor.format == at(0).format;
+            case 2: return is_offered(tensor) && tensor.format == at(0).format;
             case 3: return like(2);
             case 4: return tensor.type == DataType::kINT32 && tensor.format == TensorFormat::kLINEAR;
             default: return false;
@@ -49,12 +46,10 @@ struct CorrelationArgmaxWarp {
         if (supports(0, at) && supports(1, at) && supports(2, at)) {
             return true;
         }
-        // The numbers are those of DataType and TensorFormat: 0 is fp32 and 1 fp16; 0 is linear and 2 HWC8.
         say(kName,
             "motion and motion_prev must both be fp32 or both fp16, detail_prev fp32 or fp16, all linear or all HWC8; "
-            "got types %d, %d, %d and formats %d, %d, %d",
-            static_cast<int>(inputs[0].type), static_cast<int>(inputs[1].type), static_cast<int>(inputs[2].type),
-            static_cast<int>(inputs[0].format), static_cast<int>(inputs[1].format), static_cast<int>(inputs[2].format));
+            "got %s",
+            listed(inputs, 3).get());
         return false;
     }
 
@@ -70,14 +65,12 @@ struct CorrelationArgmaxWarp {
             say(kName, "it takes three inputs of the shape [batch, channels, height, width]");
             return false;
         }
-        const auto differ = [&](int32_t tensor, int32_t axis, int64_t times) {
-            const nvinfer1::IDimensionExpr& a = *inputs[0].d[axis];
-            const nvinfer1::IDimensionExpr& b = *inputs[tensor].d[axis];
-            return a.isConstant() && b.isConstant() && times * a.getConstantValue() != b.getConstantValue();
+        const auto differs = [&](int32_t tensor, int32_t axis, int64_t times) {
+            return differ(inputs, tensor, axis, times);
         };
         const int64_t scale = attributes[2];
-        if (differ(1, 0, 1) || differ(1, 1, 1) || differ(1, 2, 1) || differ(1, 3, 1) || differ(2, 0, 1) ||
-            differ(2, 2, scale) || differ(2, 3, scale)) {
+        if (differs(1, 0, 1) || differs(1, 1, 1) || differs(1, 2, 1) || differs(1, 3, 1) || differs(2, 0, 1) ||
+            differs(2, 2, scale) || differs(2, 3, scale)) {
             say(kName,
                 "motion and motion_prev must have one shape, detail_prev the same batch and %d times the height and "
                 "width",
@@ -111,22 +104,18 @@ struct CorrelationArgmaxWarp {
             return refused("detail_prev must have motion's batch, and scale times its height and width");
         }
         const auto size = [](auto value) { return static_cast<int32_t>(value); };
-        const auto type = [](const Tensor& t) { return t.type == DataType::kHALF ? Type::kHalf : Type::kFloat; };
-        const auto layout = [](const Tensor& t) {
-            return t.format == TensorFormat::kHWC8 ? Layout::kHwc8 : Layout::kLinear;
-        };
         result = Problem{size(m[0]),      size(m[1]),      size(m[2]),      size(m[3]),
                          size(d[1]),      attributes[0],   attributes[1],   attributes[2],
-                         type(inputs[0]), type(inputs[2]), layout(inputs[0]), layout(inputs[2])};
-        const char* reason = mtu::check(result);
+                         type_of(inputs[0]), type_of(inputs[2]), layout_of(inputs[0]), layout_of(inputs[2])};
+        const char* reason = correlation_argmax_warp::check(result);
         return reason == nullptr || refused(reason);
     }
 
-    static std::size_t workspace_bytes(const Problem& problem) noexcept { return mtu::workspace_bytes(problem); }
+    static std::size_t workspace_bytes(const Problem& problem) noexcept { return correlation_argmax_warp::workspace_bytes(problem); }
 
     static int launch(const Problem& problem, const void* const* inputs, void* const* outputs, void* workspace,
                       cudaStream_t stream) noexcept {
-        return mtu::launch(problem, inputs[0], inputs[1], inputs[2], outputs[0], static_cast<int32_t*>(outputs[1]),
+        return correlation_argmax_warp::launch(problem, inputs[0], inputs[1], inputs[2], outputs[0], static_cast<int32_t*>(outputs[1]),
                            workspace, stream);
     }
 };

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #define MTU_EMULATED
 #define __global__
@@ -94,6 +95,14 @@ inline void __threadfence() {}
 inline int __shfl_xor_sync(unsigned, int value, int mask) {
     return static_cast<int>(emulator::exchange({{static_cast<unsigned>(value)}})[emulator::lane() ^ mask].words[0]);
 }
+// The lane that is `step` further on; at the warp's ends its own.
+inline float shifted(float value, int step) {
+    const emulator::Lane* lanes = emulator::exchange({{__float_as_uint(value)}});
+    const int from = emulator::lane() + step;
+    return from < 0 || from > 31 ? value : __uint_as_float(lanes[from].words[0]);
+}
+inline float __shfl_up_sync(unsigned, float value, int step) { return shifted(value, -step); }
+inline float __shfl_down_sync(unsigned, float value, int step) { return shifted(value, step); }
 inline float __shfl_xor_sync(unsigned, float value, int mask) {
     return __uint_as_float(emulator::exchange({{__float_as_uint(value)}})[emulator::lane() ^ mask].words[0]);
 }
@@ -116,6 +125,7 @@ namespace {
 typedef unsigned short Half;
 
 inline float to_float(Half x) { return static_cast<float>(bit_cast<_Float16>(x)); }
+inline Half to_half(float x) { return bit_cast<Half>(static_cast<_Float16>(x)); }
 inline float infinity() { return INFINITY; }
 inline int this_thread() { return static_cast<int>(threadIdx.x); }
 
@@ -139,6 +149,24 @@ void start(void (*kernel)(Parameters...), dim3 grid, int threads, void*, Argumen
     auto call = [&] { kernel(arguments...); };
     emulator::run(grid, threads, [](void* body) { (*static_cast<decltype(call)*>(body))(); }, &call);
 }
+
+// Starts a kernel by the addresses of its arguments, as CUDA's driver does.
+template <typename... Parameters, std::size_t... I>
+void start_of(void (*kernel)(Parameters...), dim3 grid, int threads, void** arguments, std::index_sequence<I...>) {
+    start(kernel, grid, threads, nullptr, *static_cast<Parameters*>(arguments[I])...);
+}
+struct Named {
+    const char* name;
+    void (*start)(dim3 grid, int threads, void** arguments);
+};
+template <typename... Parameters>
+constexpr std::index_sequence_for<Parameters...> places(void (*)(Parameters...)) {
+    return {};
+}
+#define EMULATED(kernel)                                                   \
+    {#kernel, [](dim3 grid, int threads, void** arguments) {               \
+         mtu::start_of(kernel, grid, threads, arguments, mtu::places(kernel)); \
+     }}
 
 }  // namespace
 }  // namespace mtu

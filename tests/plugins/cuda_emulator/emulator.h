@@ -1,4 +1,5 @@
-// The fibers behind cuda_runtime_api.h, and what the tests call through ctypes. One translation unit with launch.cu.
+// The fibers behind cuda_runtime_api.h, and what the tests call through ctypes. Included by one translation unit for each
+// op, behind its launch.cu and `using namespace` its own, with the kernels in `kKernels`.
 
 #include <ucontext.h>
 
@@ -9,7 +10,6 @@
 #include <vector>
 
 #include "cuda_runtime_api.h"
-#include "launch.cu"
 
 namespace emulator {
 
@@ -160,31 +160,14 @@ void emulator_fail(int call, int code, int stale) {
 
 int emulator_last_error() { return emulator::last_error; }
 
-const char* emulator_check(const mtu::Problem* problem) { return mtu::check(*problem); }
+const char* emulator_check(const Problem* problem) { return check(*problem); }
 
-std::size_t emulator_workspace_bytes(const mtu::Problem* problem) { return mtu::workspace_bytes(*problem); }
+int emulator_revision() { return kKernelRevision; }
 
-int emulator_revision() { return mtu::kKernelRevision; }
-
-int emulator_launch(const mtu::Problem* problem, const void* motion, const void* motion_prev, const void* detail_prev,
-                    void* warped, std::int32_t* displacement, void* workspace) {
-    return mtu::launch(*problem, motion, motion_prev, detail_prev, warped, displacement, workspace, nullptr);
-}
-
-// The two kernels as cuda_op.py starts them, by their arguments in order.
-int emulator_prepare(int half, unsigned x, unsigned y, unsigned z, unsigned threads, const void* p0, const void* p1,
-                     void* p2, void* p3, unsigned long long* p4, unsigned* p5, int p6, int p7, int p8, int p9, int p10,
-                     int p11, int p12, int p13, int p14, int p15, int p16) {
-    mtu::start(half ? mtu_prepare_half : mtu_prepare_float, dim3(x, y, z), threads, nullptr, p0, p1, p2, p3, p4, p5, p6,
-               p7, p8, p9, p10, p11, p12, p13, p14, p15, p16);
-    return 0;
-}
-
-int emulator_match(int half, int pool, unsigned x, unsigned y, unsigned z, unsigned threads, const void* p0,
-                   const void* p1, unsigned long long* p2, unsigned* p3, const void* p4, void* p5, int* p6, int p7,
-                   int p8, int p9, int p10, int p11, int p12, int p13, int p14, int p15, int p16, int p17) {
-    mtu::start(mtu::kMatchKernels[half][pool / 2], dim3(x, y, z), threads, nullptr, p0, p1, p2, p3, p4, p5, p6, p7, p8,
-               p9, p10, p11, p12, p13, p14, p15, p16, p17);
-    return 0;
+// As cuda_op.py starts it; whether there is a kernel of this name.
+bool emulator_start(const char* name, unsigned x, unsigned y, unsigned z, int threads, void** arguments) {
+    for (const mtu::Named& each : kKernels)
+        if (std::strcmp(each.name, name) == 0) return each.start(dim3(x, y, z), threads, arguments), true;
+    return false;
 }
 }
