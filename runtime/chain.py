@@ -24,12 +24,13 @@ from mtu.runtime.session import Restored, Session, Stream
 
 
 class StagedBackend:
-    """The backends of a chain. It says what a `Backend` says of itself; `open_session` runs it."""
+    """Several backends that make one, such as those of a chain. It says what a `Backend` says of itself; `open_session`
+    runs it."""
 
-    def __init__(self, stages: Sequence[Backend]) -> None:
-        """At least two, of which each but the last gives pictures."""
+    def __init__(self, stages: Sequence[Backend], interface: Interface | None = None) -> None:
+        """At least two. `interface` is that of the whole, None for a chain: each but the last gives pictures."""
         self.stages = tuple(stages)
-        self.interface = combined([stage.interface for stage in stages])
+        self.interface = interface or combined([stage.interface for stage in stages])
         self.name = " + ".join(dict.fromkeys(stage.name for stage in stages))
         self.device = " + ".join(dict.fromkeys(stage.device for stage in stages))
         self.arithmetic = " + ".join(dict.fromkeys(stage.arithmetic for stage in stages))
@@ -42,9 +43,13 @@ class StagedBackend:
 
     def submit(self, *_: Any) -> Any:
         """A chain has no graphs of its own."""
-        raise InvalidInputError("a chain is run by a session of each stage: use mtu.runtime.open_session")
+        raise InvalidInputError("several models are run by a session of each: use mtu.runtime.open_session")
 
     read_states = write_states = submit
+
+    def session(self, *, scene_threshold: float | None, strict: bool) -> Joint:
+        """What runs one stream. The arguments are those of `Session`."""
+        return Chain(self, scene_threshold=scene_threshold, strict=strict)
 
     def close(self) -> None:
         """Closes all stages."""
@@ -122,7 +127,7 @@ class Joint(Stream):
     """Sessions that make one. They find no cuts themselves: those of the whole end the scene of all."""
 
     def __init__(
-        self, sessions: Sequence[Session | Chain], streams: Sequence[str], scene_threshold: float | None
+        self, sessions: Sequence[Session | Joint], streams: Sequence[str], scene_threshold: float | None
     ) -> None:
         self._sessions = sessions
         super().__init__(streams, scene_threshold)
@@ -178,10 +183,10 @@ class Chain(Joint):
 
 def open_session(
     backend: Backend, *, scene_threshold: float | None = SCENE_THRESHOLD, strict: bool = False
-) -> Session | Chain:
+) -> Session | Joint:
     """The session for one stream over `backend`, whatever it is. The arguments are those of `Session`."""
     if isinstance(backend, StagedBackend):
-        return Chain(backend, scene_threshold=scene_threshold, strict=strict)
+        return backend.session(scene_threshold=scene_threshold, strict=strict)
     return Session(backend, scene_threshold=scene_threshold, strict=strict)
 
 

@@ -22,6 +22,7 @@ from mtu.core.interface import Interface
 from mtu.runtime.backends import Backend, Build, Model, PrecisionChoice, open_backend, open_model
 from mtu.runtime.chain import interface_of, open_session
 from mtu.runtime.compare import Comparison
+from mtu.runtime.gate import THRESHOLD, GatedBackend, gated
 from mtu.runtime.outputs import Outputs, Shown
 from mtu.runtime.scene_store import SceneStore
 from mtu.runtime.scenes import SCENE_THRESHOLD
@@ -52,6 +53,10 @@ class Job:
     tile: TileChoice = "auto"
     compare: Comparison | None = None
     heat: bool = False
+    where: Path | None = None
+    """The model whose map says where frames are restored; None: everywhere."""
+    threshold: float | None = None
+    """Of `where`, None for `THRESHOLD`."""
     save_motion: Path | None = None
     save_maps: Path | None = None
     streams: Mapping[str, str] = field(default_factory=dict)
@@ -87,7 +92,8 @@ class RunReport:
     """How each frame is cut: `count`, and of each tile `width`, `height` and the least `overlap`; None: it is not."""
     map: dict[str, Any] | None = None
     """Of a model that gives maps: `unit`, what its values stand for (None: only themselves), and for each of `frames`
-    its `time` in seconds, and the `mean` and 95th percentile (`p95`) over the frame, in that unit."""
+    its `time` in seconds, and the `mean` and 95th percentile (`p95`) over the frame, in that unit; with a gate also its
+    `threshold`, and of each frame the share of it that was `restored`."""
     redone: list[int] = field(default_factory=list)
     """Frames restored without memory, because the model gave values that are not finite."""
     resumed: int = 0
@@ -129,23 +135,28 @@ def run_job(
         frame, model = (source.height, source.width), open_model(job.model)
         check_streams(job.streams, interface_of(model))
         tiling = choose_tiling(job.tile, frame, model)
-        backend = open_backend(
-            job.backend,
-            model,
-            job.device,
-            size=tiling.tile if tiling else frame,
-            precision=job.precision,
-            streams=tiling.count if tiling else 1,
-            cuda_graph=job.cuda_graph,
-            plugin_library=job.plugin_library,
-            build=job.build,
-            say=say,
-        )
+        opened: dict[str, Any] = {
+            "size": tiling.tile if tiling else frame,
+            "precision": job.precision,
+            "streams": tiling.count if tiling else 1,
+            "cuda_graph": job.cuda_graph,
+            "plugin_library": job.plugin_library,
+            "build": job.build,
+            "say": say,
+        }
+        seeing, threshold = _where(job, interface_of(model))
+        backend = open_backend(job.backend, model, job.device, **opened)
         stack.enter_context(contextlib.closing(backend))
+        gate = None
+        if seeing is not None:
+            other = open_backend(job.backend, seeing, job.device, **opened)
+            stack.enter_context(contextlib.closing(other))
+            backend = whole = GatedBackend(backend, other, threshold)
+            gate = whole.gate
         tiling, why = fit_memory(job.tile, tiling, frame, backend)
         session = _open_session(job, model, backend, tiling)
         stored = stack.enter_context(contextlib.closing(session)) if isinstance(session, StoredSession) else None
-        outputs = stack.enter_context(Outputs(job, source, backend.interface))
+        outputs = stack.enter_context(Outputs(job, source, backend.interface, gate))
         writer = outputs.writer
         report = _new_report(job, source, backend, writer)
         if tiling is not None:
@@ -181,7 +192,12 @@ def run_job(
             stored.store.remove()
         if (given := backend.interface.the("map")) is not None:
             report.map = {"unit": given.unit and given.unit.name, "frames": outputs.map_figures}
-        report.remarks = [*reader.remarks, *writer.remarks, *backend.remarks, *_redone_remark(session.redone)]
+        if gate is not None and report.map is not None:
+            report.map["threshold"] = threshold
+            shares = [each["restored"] for each in outputs.map_figures]
+            part = sum(shares) / len(shares)
+            report.remarks.append(f"{part:.1%} of all pixels were restored, those with a sigma above {threshold:g}")
+        report.remarks += [*reader.remarks, *writer.remarks, *backend.remarks, *_redone_remark(session.redone)]
         report.remarks += [] if stored is None else stored.remarks
         report.seconds = time.perf_counter() - began
     return report
@@ -223,6 +239,19 @@ def check_resume(job: Job, interface: Interface) -> None:
     if interface.the("map") is not None or job.save_motion is not None:
         what = "the motion (--save-motion)" if job.save_motion is not None else f"the maps of {interface.variant}"
         raise InvalidInputError(f"--resume keeps pictures, and not {what}: leave it out")
+
+
+def _where(job: Job, restoring: Interface) -> tuple[Model | None, float]:
+    """The model that says where frames are restored, and the threshold. Raises InvalidInputError as `gated`."""
+    if job.where is None:
+        if job.threshold is not None:
+            raise InvalidInputError(f"--threshold {job.threshold:g} is for --where, which is not given: leave it out")
+        return None, 0.0
+    if job.heat:
+        raise InvalidInputError("--heat shows a map and --where uses one: leave one out (--save-maps keeps the map)")
+    seeing, threshold = open_model(job.where), THRESHOLD if job.threshold is None else job.threshold
+    gated(restoring, interface_of(seeing), threshold)
+    return seeing, threshold
 
 
 def _redone_remark(frames: list[int]) -> list[str]:

@@ -34,9 +34,15 @@ def _colours() -> NDArray[np.uint8]:
     return table
 
 
-def figures(values: NDArray[np.floating], output: Output) -> dict[str, float]:
-    """Mean and 95th percentile over a frame, in the unit of the output where it has one."""
+def in_unit(values: NDArray[np.floating], output: Output) -> NDArray[np.float32]:
+    """A map's values as the quantity that they stand for, where the output says one; themselves elsewhere."""
     found: NDArray[Any] = values.astype(np.float32)
     if output.unit is not None:
         found = np.maximum(output.unit.factor * found + output.unit.offset, 0)
+    return found
+
+
+def figures(values: NDArray[np.floating], output: Output) -> dict[str, float]:
+    """Mean and 95th percentile over a frame, in the unit of the output where it has one."""
+    found = in_unit(values, output)
     return {"mean": round(float(found.mean()), 4), "p95": round(float(np.percentile(found, 95)), 4)}

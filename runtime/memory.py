@@ -66,7 +66,7 @@ def needed(backend: Backend, frame: tuple[int, int], tile: tuple[int, int], tile
     frame has, each with states of its own.
     """
     total = VIDEO_FIXED + VIDEO_PIXEL * frame[0] * frame[1] * backend.interface.scale**2
-    for stage in backend.stages if isinstance(backend, StagedBackend) else (backend,):
+    for stage in _models(backend):
         interface, pixels = stage.interface, tile[0] * tile[1]
         # The last word: "fp16 computed in fp32" is fp32.
         cost = COSTS.get((stage.name, stage.arithmetic.split()[-1]))
@@ -77,6 +77,15 @@ def needed(backend: Backend, frame: tuple[int, int], tile: tuple[int, int], tile
         total += cost.of(interface.working_bytes, pixels) + (tiles - 1) * kept
         tile = tile[0] * interface.scale, tile[1] * interface.scale
     return total
+
+
+def _models(backend: Backend) -> Iterator[Backend]:
+    """Itself, or what it is made of, each of which has the states of its own."""
+    if not isinstance(backend, StagedBackend):
+        yield backend
+        return
+    for stage in backend.stages:
+        yield from _models(stage)
 
 
 def state_bytes(interface: Interface, height: int, width: int) -> int:

@@ -15,6 +15,7 @@ from mtu.core.errors import InvalidInputError, OutputError
 from mtu.core.interface import Interface, Output
 from mtu.core.window import Picture
 from mtu.runtime.compare import Comparison, compared_size, compose
+from mtu.runtime.gate import Gate
 from mtu.runtime.maps import figures, heat_picture
 from mtu.runtime.motion_picture import motion_picture
 from mtu.runtime.session import Restored
@@ -38,14 +39,17 @@ class Outputs:
     A context manager; leaving it without `commit` removes what was written.
     """
 
-    def __init__(self, job: Job, source: SourceInfo, interface: Interface) -> None:
-        """Raises InvalidInputError for what the model does not give, and as `open_writer`."""
+    def __init__(self, job: Job, source: SourceInfo, interface: Interface, gate: Gate | None) -> None:
+        """`gate` is that of the model, if it has one. Raises InvalidInputError for what the model does not give, and as
+        `open_writer`."""
+        self._gate = gate
         self._compare: Comparison | None = job.compare or ("side-by-side" if job.heat else None)
         self._turn = source.display_matrix
         self._map, self._motion = interface.the("map"), interface.the("displacement")
         self._shows = "heat" if job.heat else "picture" if interface.the("picture") else "map"
         self.map_figures: list[dict[str, float]] = []
-        """Of each frame so far, for a model that gives maps: its time in seconds and what `figures` says."""
+        """Of each frame so far, for a model that gives maps: its time in seconds, what `figures` says, and with a gate
+        which share is `restored`."""
         if job.compare is not None and self._shows == "map":
             raise InvalidInputError(
                 f"--compare: the model {interface.variant} gives a map, no picture; leave it out, or show the map in"
@@ -99,6 +103,8 @@ class Outputs:
         if self._map is not None:
             seconds = round(float(source.pts * source.time_base), 6)
             self.map_figures.append({"time": seconds, **figures(_map(result), self._map)})
+            if self._gate is not None:
+                self.map_figures[-1]["restored"] = round(self._gate.share(_map(result)), 4)
         if self._shows == "map":
             self.writer.write(_map(result), source)
         else:

@@ -36,15 +36,28 @@ def write_bundle(
     return open_bundle(directory)
 
 
-def map_bundle(directory: Path, unit: Unit | None = None) -> Bundle:
-    """Gives the mean of the three colours, over 255, as a map."""
+def map_bundle(directory: Path, unit: Unit | None = None, offset: int = 0) -> Bundle:
+    """Gives the mean of the three colours, over 255, as a map; of the frame at `offset`."""
     nodes = [
         helper.make_node("Cast", ["frame"], ["x"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["x", "axes"], ["mean"], keepdims=0),
         helper.make_node("Div", ["mean", "peak"], ["map"]),
     ]
     constants = {"axes": np.array([3]), "peak": np.array(255, np.float32)}
-    return write_bundle(directory, Output(Tensor("map", "float32", (1, "H", "W")), "map", unit=unit), nodes, constants)
+    inputs = (Input(FRAME.tensor, Frame("image", offset)),)
+    output = Output(Tensor("map", "float32", (1, "H", "W")), "map", unit=unit)
+    return write_bundle(directory, output, nodes, constants, inputs)
+
+
+def negative_bundle(directory: Path, **described) -> Bundle:
+    """Gives 255 less the frame."""
+    nodes = [
+        helper.make_node("Cast", ["frame"], ["x"], to=TensorProto.FLOAT),
+        helper.make_node("Sub", ["top", "x"], ["y"]),
+        helper.make_node("Cast", ["y"], ["negative"], to=TensorProto.UINT8),
+    ]
+    picture = Output(Tensor("negative", "uint8", (1, "H", "W", 3)), "picture")
+    return write_bundle(directory, picture, nodes, {"top": np.array(255, np.float32)}, **described)
 
 
 def views_bundle(directory: Path, *, right: int = 0, left: int = 0) -> Bundle:

@@ -140,6 +140,13 @@ MuxOption = Annotated[
     list[str] | None,
     _encoder("--mux", "-m", metavar="KEY=VALUE", help="Option for the container, or faststart; may be repeated."),
 ]
+WhereOption = Annotated[
+    Path | None,
+    _model(metavar="MODEL", help="Restore only where the map of this model (such as DMENet) says blur."),
+]
+ThresholdOption = Annotated[
+    float | None, _model(metavar="PIXELS", help="Of --where: the sigma up to which frames stay.", show_default="1")
+]
 CudaGraphOption = Annotated[bool, _model(help="Replay a frame's work as one CUDA graph (TensorRT).")]
 StrictOption = Annotated[
     bool, _model("--strict", help="Stop at values that are not finite, instead of starting afresh there.")
