@@ -26,6 +26,7 @@ from mtu.runtime.backends import Backend, Build, open_backend, open_model
 from mtu.runtime.bundle import Bundle, open_bundle
 from mtu.runtime.chain import Chain, open_session, restore
 from mtu.runtime.engine import Engine, open_engine
+from mtu.runtime.gate import GatedBackend
 from mtu.runtime.scenes import SCENE_THRESHOLD
 from mtu.runtime.session import Restored, Session, check_frame
 from mtu.runtime.tiles import TiledSession, Tiling
@@ -36,6 +37,7 @@ __all__ = [
     "Bundle",
     "Chain",
     "Engine",
+    "GatedBackend",
     "InvalidInputError",
     "MissingExtraError",
     "MissingFileError",

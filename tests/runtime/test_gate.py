@@ -104,8 +104,8 @@ def test_frames_and_maps_of_the_same_number_go_together(tmp_path, models, offset
     """However far either looks ahead, with states, and over a cut."""
     restoring = models(trail(tmp_path / "trail"))
     seeing = models(map_bundle(tmp_path / "map", SIGMA, offset))
-    frames = moving_frames(7, 8, 12)
-    frames += [255 - frame // 4 for frame in frames[:4]]
+    base = moving_frames(1, 8, 12)[0] // 2
+    frames = [base + 5 * number for number in range(7)] + [255 - base // 2 - 4 * number for number in range(4)]
     pictures, alone = restored_by(restoring, frames, scene_threshold=20.0)
     assert alone.cuts == [7]
     maps = [frames[min(max(n + offset, 0 if n < 7 else 7), 6 if n < 7 else 10)].mean(2) / 255 for n in range(11)]
