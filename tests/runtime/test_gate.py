@@ -240,6 +240,7 @@ def test_the_frame_can_be_shown_beside_what_became_of_it(tmp_path, capsys):
         ("negative", "map", ("--threshold", "-0.5"), "--threshold -0.5: give pixels of sigma"),
         ("negative", "map", ("--threshold", "nan"), "--threshold nan: give pixels of sigma"),
         ("negative", "map", ("--threshold", "inf"), "--threshold inf: give pixels of sigma"),
+        ("negative", "map", ("--resume",), "--resume keeps pictures, and not the maps of test where test"),
         ("negative", "map", ("--heat",), "--heat shows a map and --where uses one"),
         ("negative", None, ("--threshold", "1"), "--threshold 1 is for --where, which is not given"),
         ("negative", None, ("--save-maps", "maps"), "--save-maps: the model test gives no map"),
