@@ -12,24 +12,21 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mtu.core.errors import InvalidInputError
-from mtu.core.interface import Interface
-from mtu.runtime.backends import Backend, Build, Model, PrecisionChoice, open_backend, open_model
-from mtu.runtime.chain import interface_of, open_session
+from mtu.runtime.backends import Backend, Build, PrecisionChoice
 from mtu.runtime.compare import Comparison
-from mtu.runtime.gate import THRESHOLD, GatedBackend, gated
+from mtu.runtime.opened import Models
 from mtu.runtime.outputs import Outputs, Shown
-from mtu.runtime.scene_store import SceneStore
 from mtu.runtime.scenes import SCENE_THRESHOLD
 from mtu.runtime.session import Restored, Stream
 from mtu.runtime.stages import Pipe, Stage, StoppedError
-from mtu.runtime.stored_session import STORE_BYTES, StoredSession, made_by, store_beside
-from mtu.runtime.tiles import MEASURED, TileChoice, TiledSession, Tiling, choose_tiling, fit_memory
+from mtu.runtime.stored_session import STORE_BYTES, StoredSession, store_beside
+from mtu.runtime.tiles import TileChoice
 from mtu.runtime.video import EncodeOptions, Frame, Reader, ReadOptions, SourceInfo, Writer, open_streams
 
 PATIENCE = 3.0
@@ -118,51 +115,35 @@ class RunReport:
 def run_job(
     job: Job,
     *,
+    models: Models | None = None,
     start: Callable[[RunReport, int | None], None] = lambda report, frames: None,
     progress: Callable[[], None] = lambda: None,
     say: Callable[[str], None] = lambda text: None,
 ) -> RunReport:
     """Restores `job.source` into `job.target`, which gets its name when it is whole.
 
-    `start` is called before frame 1 with the report so far (its notes are complete) and the expected number of frames,
-    `progress` after each frame, `say` with what takes long before that. Raises MtuError for what the user can put
-    right; then, and for every other exception, nothing stands at the target's name.
+    `models` are those of several runs, None opens the model for this one. `start` is called before frame 1 with the
+    report so far (its notes are complete) and the expected number of frames, `progress` after each frame, `say` with
+    what takes long before that. Raises MtuError for what the user can put right; then, and for every other exception,
+    nothing stands at the target's name.
     """
     with contextlib.ExitStack() as stack:
         reader = open_streams(job.source, job.streams, job.read)
         source = reader.info
         pipeline = stack.enter_context(Pipeline(reader, into_pipe=job.target == "-"))
-        frame, model = (source.height, source.width), open_model(job.model)
-        check_streams(job.streams, interface_of(model))
-        tiling = choose_tiling(job.tile, frame, model)
-        opened: dict[str, Any] = {
-            "size": tiling.tile if tiling else frame,
-            "precision": job.precision,
-            "streams": tiling.count if tiling else 1,
-            "cuda_graph": job.cuda_graph,
-            "plugin_library": job.plugin_library,
-            "build": job.build,
-            "say": say,
-        }
-        seeing, threshold = _where(job, interface_of(model))
-        backend = open_backend(job.backend, model, job.device, **opened)
-        stack.enter_context(contextlib.closing(backend))
-        gate = None
-        if seeing is not None:
-            other = open_backend(job.backend, seeing, job.device, **opened)
-            stack.enter_context(contextlib.closing(other))
-            backend = whole = GatedBackend(backend, other, threshold)
-            gate = whole.gate
-        tiling, why = fit_memory(job.tile, tiling, frame, backend)
-        session = _open_session(job, model, backend, tiling)
+        if models is None:
+            models = stack.enter_context(Models())
+        opened = models.open(job, (source.height, source.width), say)
+        backend, gate = opened.backend, opened.gate
+        session = opened.session(job)
         stored = stack.enter_context(contextlib.closing(session)) if isinstance(session, StoredSession) else None
+        if stored is not None:
+            stack.callback(stored.store.is_kept)  # else it goes
         outputs = stack.enter_context(Outputs(job, source, backend.interface, gate))
         writer = outputs.writer
         report = _new_report(job, source, backend, writer)
-        if tiling is not None:
-            report.tiles = tiling.as_json()
-            report.notes.append(f"each frame is restored in {tiling}; {MEASURED}")
-        report.notes += [why] if why else []
+        report.tiles = None if opened.tiling is None else opened.tiling.as_json()
+        report.notes += opened.notes
         if not job.resume and job.target != "-" and store_beside(job.target).is_dir():
             report.notes.append(
                 f"an interrupted run has left restored scenes of {job.target}: --resume goes on with them"
@@ -193,65 +174,16 @@ def run_job(
         if (given := backend.interface.the("map")) is not None:
             report.map = {"unit": given.unit and given.unit.name, "frames": outputs.map_figures}
         if gate is not None and report.map is not None:
-            report.map["threshold"] = threshold
+            report.map["threshold"] = opened.threshold
             shares = [each["restored"] for each in outputs.map_figures]
             part = sum(shares) / len(shares)
-            report.remarks.append(f"{part:.1%} of all pixels were restored, those with a sigma above {threshold:g}")
+            report.remarks.append(
+                f"{part:.1%} of all pixels were restored, those with a sigma above {opened.threshold:g}"
+            )
         report.remarks += [*reader.remarks, *writer.remarks, *backend.remarks, *_redone_remark(session.redone)]
         report.remarks += [] if stored is None else stored.remarks
         report.seconds = time.perf_counter() - began
     return report
-
-
-def check_streams(given: Collection[str], interface: Interface) -> None:
-    """Raises InvalidInputError unless `given` are the streams that a model reads, but for the first."""
-    first, *others = interface.streams
-    if set(given) == set(others):
-        return
-    if not others:
-        raise InvalidInputError(
-            f"--stream {next(iter(given))}: the model {interface.variant} reads one stream, which is the input: leave"
-            " the option out, or use a model that reads several"
-        )
-    found = f", and there is {' and '.join(given)}" if given else ""
-    raise InvalidInputError(
-        f"the model {interface.variant} reads {len(interface.streams)} streams: the input is {first}; the others are"
-        f" given with {' '.join(f'--stream {name}=PATH' for name in others)}{found}"
-    )
-
-
-def _open_session(job: Job, model: Model, backend: Backend, tiling: Tiling | None) -> Stream:
-    """For one stream, of whole frames or tiles, with a store of scenes or without."""
-    how: dict[str, Any] = {"scene_threshold": None if job.resume else job.scene_threshold, "strict": job.strict}
-    session: Stream = open_session(backend, **how) if tiling is None else TiledSession(backend, tiling, **how)
-    if not job.resume:
-        return session
-    check_resume(job, backend.interface)
-    tiles = None if tiling is None else tiling.as_json()
-    made = made_by(model, backend, tiles=tiles, strict=job.strict, scene_threshold=job.scene_threshold)
-    return StoredSession(session, SceneStore(store_beside(job.target), made, job.resume_bytes), job.scene_threshold)
-
-
-def check_resume(job: Job, interface: Interface) -> None:
-    """Raises InvalidInputError for what a store of scenes does not hold."""
-    if job.target == "-":
-        raise InvalidInputError("--resume is for a file or a directory, and the output is stdout: leave it out")
-    if interface.the("map") is not None or job.save_motion is not None:
-        what = "the motion (--save-motion)" if job.save_motion is not None else f"the maps of {interface.variant}"
-        raise InvalidInputError(f"--resume keeps pictures, and not {what}: leave it out")
-
-
-def _where(job: Job, restoring: Interface) -> tuple[Model | None, float]:
-    """The model that says where frames are restored, and the threshold. Raises InvalidInputError as `gated`."""
-    if job.where is None:
-        if job.threshold is not None:
-            raise InvalidInputError(f"--threshold {job.threshold:g} is for --where, which is not given: leave it out")
-        return None, 0.0
-    if job.heat:
-        raise InvalidInputError("--heat shows a map and --where uses one: leave one out (--save-maps keeps the map)")
-    seeing, threshold = open_model(job.where), THRESHOLD if job.threshold is None else job.threshold
-    gated(restoring, interface_of(seeing), threshold)
-    return seeing, threshold
 
 
 def _redone_remark(frames: list[int]) -> list[str]:

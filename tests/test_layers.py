@@ -14,7 +14,7 @@ import pytest
 import mtu.runtime.video
 from tests.conftest import ROOT
 
-FLOORS = ("core", "plugins", "models", "runtime", "export", "calib", "training", "benchmarks")
+FLOORS = ("core", "plugins", "models", "runtime", "export", "calib", "training", "farm", "benchmarks")
 """Lowest first."""
 FOLDER = ROOT / "runtime" / "video"
 LISTED = re.findall(r"^    ([\w/]+)  +\S", mtu.runtime.video.__doc__ or "", re.MULTILINE)

@@ -123,6 +123,12 @@ def test_nothing_stays_where_no_scene_was_whole(capsys, tmp_path, model, clip, m
     assert not store_beside(str(tmp_path / "out.mp4")).exists()
 
 
+def test_nothing_stays_of_a_run_that_is_refused(capsys, tmp_path, model, clip):
+    options = [clip, "-o", tmp_path / "out.mp4", "--model", model.directory, "--resume", "--codec", "none"]
+    cli.refused(cli.run(capsys, "mtu-run", *options), tmp_path, "none")
+    assert not store_beside(str(tmp_path / "out.mp4")).exists()
+
+
 def stored(tmp_path, model, frames, **options):
     backend = open_backend("onnxruntime", model)
     session = StoredSession(

@@ -1,0 +1,221 @@
+"""What there is to do for one source, as data: its scenes, and the units that workers take.
+
+A plan is made by decoding the source once. Each scene says where it begins and what its decoded frames are, so that a
+worker that reads from the middle of the file can prove that it has the right ones. Reads the source, writes the plan.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from mtu.core.errors import InvalidInputError, MissingFileError, OutputError
+from mtu.core.files import write_whole
+from mtu.runtime.scene_store import digest_of
+from mtu.runtime.scenes import SceneDetector
+from mtu.runtime.video import Frame, ReadOptions, open_reader
+
+VERSION = 1
+UNIT_FRAMES = 240
+"""Frames that a unit has at least, but for the last: short scenes are packed together."""
+_ENDS = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """Frames between two cuts."""
+
+    first: int
+    """Number of its first frame, counted from 0."""
+    frames: int
+    time: float
+    """Seconds after the first frame of the source, between the frame before and the first of the scene."""
+    head: str
+    """`digest_of` its first frame."""
+    digest: str
+    """sha256 over `digest_of` all of its frames, hexadecimal."""
+
+    @property
+    def end(self) -> int:
+        """Number of the frame after its last."""
+        return self.first + self.frames
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A source with its scenes, which cover it without a gap, and its units."""
+
+    version: int = VERSION
+    source: str
+    fingerprint: str
+    """What `fingerprint` says of the source."""
+    read: dict[str, Any]
+    """`ReadOptions` that differ from the defaults, as JSON."""
+    scene_threshold: float | None
+    width: int
+    height: int
+    frames: int
+    damage: str | None
+    """What could not be decoded; None: nothing."""
+    scenes: tuple[Scene, ...]
+    units: tuple[tuple[int, int], ...]
+    """Of each unit its first scene, and the one after its last."""
+
+    @property
+    def options(self) -> ReadOptions:
+        """How the source is read."""
+        rate = self.read.get("rate")
+        return ReadOptions(**{**self.read, "rate": rate and Fraction(rate)})
+
+    def scenes_of(self, unit: int) -> tuple[Scene, ...]:
+        """Raises InvalidInputError for a unit that there is not."""
+        if not 0 <= unit < len(self.units):
+            raise InvalidInputError(f"unit {unit}: the plan has {len(self.units)}, counted from 0")
+        return self.scenes[slice(*self.units[unit])]
+
+    def write(self, path: Path) -> None:
+        """As JSON. Raises OutputError."""
+        try:
+            write_whole(path, (json.dumps(dataclasses.asdict(self), indent=1) + "\n").encode())
+        except OSError as error:
+            raise OutputError(f"{path} cannot be written ({error.strerror})") from None
+
+    @classmethod
+    def load(cls, path: Path) -> Plan:
+        """Raises MissingFileError, or InvalidInputError for what is no plan of this version."""
+        try:
+            fields = json.loads(path.read_bytes())
+            if fields["version"] != VERSION:
+                raise InvalidInputError(f"{path} is of version {fields['version']}, this is {VERSION}: plan again")
+            fields["scenes"] = tuple(Scene(**scene) for scene in fields["scenes"])
+            fields["units"] = tuple((int(first), int(end)) for first, end in fields["units"])
+            plan = cls(**fields)
+        except FileNotFoundError:
+            raise MissingFileError(f"{path} does not exist: make it with mtu-farm plan") from None
+        except OSError as error:
+            raise InvalidInputError(f"{path} cannot be read ({error.strerror})") from None
+        except InvalidInputError:
+            raise
+        except (ValueError, TypeError, KeyError):
+            raise InvalidInputError(f"{path} is no plan, or is broken: make it again with mtu-farm plan") from None
+        if not plan._is_whole():
+            raise InvalidInputError(f"{path} is broken (scenes or units are missing): make it again with mtu-farm plan")
+        return plan
+
+    def _is_whole(self) -> bool:
+        next_frame = next_scene = 0
+        for scene in self.scenes:
+            if scene.first != next_frame or scene.frames < 1:
+                return False
+            next_frame = scene.end
+        for first, end in self.units:
+            if first != next_scene or end <= first:
+                return False
+            next_scene = end
+        return next_frame == self.frames and next_scene == len(self.scenes)
+
+    def check_source(self) -> None:
+        """Raises InvalidInputError unless the source is still what was planned."""
+        if fingerprint(self.source) != self.fingerprint:
+            raise InvalidInputError(f"{self.source} is not the file that was planned, or has changed: plan it again")
+
+
+def make_plan(
+    source: str,
+    read: ReadOptions,
+    scene_threshold: float | None,
+    unit_frames: int = UNIT_FRAMES,
+    *,
+    progress: Callable[[], None] = lambda: None,
+) -> Plan:
+    """Decodes `source` once; `progress` is called after each frame. Cuts are those that a session would find.
+
+    Raises InvalidInputError for a source that cannot be read, or read twice (stdin, an address), and for a segment.
+    """
+    if read.segment is not None:
+        raise InvalidInputError(f"--segment {read.segment}: a plan is for a whole source; cut the segment out first")
+    if source == "-" or "://" in source:
+        raise InvalidInputError(f"{source}: a plan is for files, which can be read again; write it to a file first")
+    before = fingerprint(source)
+    scenes: list[Scene] = []
+    detector, hashes = SceneDetector(scene_threshold), hashlib.sha256()
+    count, times = 0, [0.0]
+    with open_reader(source, read) as reader:
+        start = None
+        for frame in (event for event in reader if isinstance(event, Frame)):
+            time = float(frame.pts * frame.time_base)
+            start = time if start is None else start
+            digest = digest_of(frame.rgb)
+            if detector.is_cut(frame.rgb) or count == 0:
+                if scenes:
+                    scenes[-1] = _ended(scenes[-1], count, hashes)
+                begin = 0.0 if count == 0 else (times[-1] + time - start) / 2
+                scenes.append(Scene(first=count, frames=0, time=begin, head=digest, digest=""))
+                hashes = hashlib.sha256()
+            hashes.update(digest.encode())
+            times = [time - start]
+            count += 1
+            progress()
+        info, damage = reader.info, reader.damage
+    if not scenes:
+        raise InvalidInputError(f"{source}: no frame could be decoded" + (f": {damage}" if damage else ""))
+    scenes[-1] = _ended(scenes[-1], count, hashes)
+    if fingerprint(source) != before:
+        raise InvalidInputError(f"{source} has changed while it was read: plan it when it is whole")
+    given = {name: value for name, value in vars(read).items() if value != getattr(ReadOptions(), name)}
+    if read.rate is not None:
+        given["rate"] = str(read.rate)
+    return Plan(
+        source=source,
+        fingerprint=before,
+        read=given,
+        scene_threshold=scene_threshold,
+        width=info.width,
+        height=info.height,
+        frames=count,
+        damage=damage,
+        scenes=tuple(scenes),
+        units=tuple(packed([scene.frames for scene in scenes], unit_frames)),
+    )
+
+
+def _ended(scene: Scene, end: int, hashes: Any) -> Scene:
+    return dataclasses.replace(scene, frames=end - scene.first, digest=hashes.hexdigest())
+
+
+def packed(frames: list[int], least: int) -> Iterator[tuple[int, int]]:
+    """Neighbouring scenes of so many `frames` put together until they have at least `least`; the last may have less."""
+    begin = held = 0
+    for index, count in enumerate(frames, 1):
+        held += count
+        if held >= least or index == len(frames):
+            yield begin, index
+            begin, held = index, 0
+
+
+def fingerprint(source: str) -> str:
+    """What tells a source from another or a changed one, without reading all of it: sha256, hexadecimal, of the size
+    and both ends of a file, or of the names and sizes in a directory. Raises MissingFileError, InvalidInputError."""
+    path = Path(source)
+    try:
+        if path.is_dir():
+            listed = sorted((entry.name, entry.stat().st_size) for entry in os.scandir(path) if entry.is_file())
+            return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            digest = hashlib.sha256(str(size).encode())
+            for place in (0, max(0, size - _ENDS)):
+                file.seek(place)
+                digest.update(file.read(_ENDS))
+    except FileNotFoundError:
+        raise MissingFileError(f"{source} does not exist") from None
+    except OSError as error:
+        raise InvalidInputError(f"{source} cannot be read ({error.strerror})") from None
+    return digest.hexdigest()

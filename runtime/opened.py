@@ -1,0 +1,146 @@
+"""What runs share: a model opened for frames of one size, and the sessions over it. Imports numpy."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mtu.core.errors import InvalidInputError
+from mtu.core.interface import Interface
+from mtu.runtime.backends import Backend, Model, open_backend, open_model
+from mtu.runtime.chain import interface_of, open_session
+from mtu.runtime.gate import THRESHOLD, Gate, GatedBackend, gated
+from mtu.runtime.scene_store import SceneStore
+from mtu.runtime.session import Stream
+from mtu.runtime.stored_session import StoredSession, made_by, store_beside
+from mtu.runtime.tiles import MEASURED, Sides, TiledSession, Tiling, choose_tiling, fit_memory
+
+if TYPE_CHECKING:
+    from mtu.runtime.job import Job
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A model that is ready for frames of one size."""
+
+    model: Model
+    backend: Backend
+    tiling: Tiling | None
+    """How frames are cut; None: they are not."""
+    gate: Gate | None = None
+    threshold: float = 0.0
+    """Of the gate."""
+    notes: list[str] = field(default_factory=list)
+
+    def session(self, job: Job) -> Stream:
+        """For one stream, of whole frames or tiles, with a store of scenes or without; close a `StoredSession`.
+
+        Raises InvalidInputError for what a store does not hold, or holds of another run.
+        """
+        how: dict[str, Any] = {"scene_threshold": None if job.resume else job.scene_threshold, "strict": job.strict}
+        session: Stream = (
+            open_session(self.backend, **how) if self.tiling is None else TiledSession(self.backend, self.tiling, **how)
+        )
+        if not job.resume:
+            return session
+        check_resume(job, self.backend.interface)
+        tiles = None if self.tiling is None else self.tiling.as_json()
+        made = made_by(self.model, self.backend, tiles=tiles, strict=job.strict, scene_threshold=job.scene_threshold)
+        return StoredSession(session, SceneStore(store_beside(job.target), made, job.resume_bytes), job.scene_threshold)
+
+
+class Models:
+    """Opens the model of runs that differ in their sources and targets alone, again where the size of frames changes.
+
+    A context manager, which closes it.
+    """
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+        self._opened: dict[Sides, Opened] = {}
+
+    def open(self, job: Job, frame: Sides, say: Callable[[str], None]) -> Opened:
+        """For frames of height x width. Raises InvalidInputError and what `open_backend` raises."""
+        if frame not in self._opened:
+            model = open_model(job.model)
+            check_streams(job.streams, interface_of(model))
+            self.close()
+            self._opened[frame] = self._open(job, model, frame, say)
+        return self._opened[frame]
+
+    def _open(self, job: Job, model: Model, frame: Sides, say: Callable[[str], None]) -> Opened:
+        tiling = choose_tiling(job.tile, frame, model)
+        options: dict[str, Any] = {
+            "size": tiling.tile if tiling else frame,
+            "precision": job.precision,
+            "streams": tiling.count if tiling else 1,
+            "cuda_graph": job.cuda_graph,
+            "plugin_library": job.plugin_library,
+            "build": job.build,
+            "say": say,
+        }
+        seeing, threshold = _where(job, interface_of(model))
+        backend = self._stack.enter_context(contextlib.closing(open_backend(job.backend, model, job.device, **options)))
+        gate = None
+        if seeing is not None:
+            other = self._stack.enter_context(
+                contextlib.closing(open_backend(job.backend, seeing, job.device, **options))
+            )
+            backend = whole = GatedBackend(backend, other, threshold)
+            gate = whole.gate
+        tiling, why = fit_memory(job.tile, tiling, frame, backend)
+        notes = [] if tiling is None else [f"each frame is restored in {tiling}; {MEASURED}"]
+        notes += [why] if why else []
+        return Opened(model=model, backend=backend, tiling=tiling, gate=gate, threshold=threshold, notes=notes)
+
+    def close(self) -> None:
+        """Closes what is open."""
+        self._opened.clear()
+        self._stack.close()
+
+    def __enter__(self) -> Models:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def check_streams(given: Collection[str], interface: Interface) -> None:
+    """Raises InvalidInputError unless `given` are the streams that a model reads, but for the first."""
+    first, *others = interface.streams
+    if set(given) == set(others):
+        return
+    if not others:
+        raise InvalidInputError(
+            f"--stream {next(iter(given))}: the model {interface.variant} reads one stream, which is the input: leave"
+            " the option out, or use a model that reads several"
+        )
+    found = f", and there is {' and '.join(given)}" if given else ""
+    raise InvalidInputError(
+        f"the model {interface.variant} reads {len(interface.streams)} streams: the input is {first}; the others are"
+        f" given with {' '.join(f'--stream {name}=PATH' for name in others)}{found}"
+    )
+
+
+def check_resume(job: Job, interface: Interface) -> None:
+    """Raises InvalidInputError for what a store of scenes does not hold."""
+    if job.target == "-":
+        raise InvalidInputError("--resume is for a file or a directory, and the output is stdout: leave it out")
+    if interface.the("map") is not None or job.save_motion is not None:
+        what = "the motion (--save-motion)" if job.save_motion is not None else f"the maps of {interface.variant}"
+        raise InvalidInputError(f"--resume keeps pictures, and not {what}: leave it out")
+
+
+def _where(job: Job, restoring: Interface) -> tuple[Model | None, float]:
+    """The model that says where frames are restored, and the threshold. Raises InvalidInputError as `gated`."""
+    if job.where is None:
+        if job.threshold is not None:
+            raise InvalidInputError(f"--threshold {job.threshold:g} is for --where, which is not given: leave it out")
+        return None, 0.0
+    if job.heat:
+        raise InvalidInputError("--heat shows a map and --where uses one: leave one out (--save-maps keeps the map)")
+    seeing, threshold = open_model(job.where), THRESHOLD if job.threshold is None else job.threshold
+    gated(restoring, interface_of(seeing), threshold)
+    return seeing, threshold
