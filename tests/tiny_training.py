@@ -18,12 +18,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from mtu.models.ifan import PRESETS as IFAN_PRESETS
 from mtu.models.mtu.config import PRESETS, NetworkConfig
 from mtu.runtime.video import write_png
 from mtu.training import batches, options, pulse, run, start
 from mtu.training.batches import Batch
 from mtu.training.data.clips import Clip
 from mtu.training.options import Options
+from tests import ifan
 
 TINY = {"mtu1": NetworkConfig(1, 4, 1), "mtu2": NetworkConfig(2, 4, 1)}
 SMALL = {"VALIDATION_CLIPS": 1, "VALIDATION_FRAMES": 3, "VALIDATION_SIZE": 16, "MARGIN": 8}
@@ -35,6 +37,8 @@ def make_tiny(patch: pytest.MonkeyPatch) -> None:
     """The presets become tiny networks, and validation a matter of a moment; on a busy machine no line more is said."""
     for preset, config in TINY.items():
         patch.setitem(PRESETS, preset, dataclasses.asdict(config))
+    for preset, settings in (("ifan", ifan.TINY), ("ifan-dual", ifan.DUAL)):
+        patch.setitem(IFAN_PRESETS, preset, settings)
     patch.setattr(pulse, "SILENCE", 3600.0)
     for name, value in SMALL.items():
         patch.setattr(batches, name, value)

@@ -48,6 +48,9 @@ def new_network(options: Options) -> TrainedNetwork:
     """See `Recipe`."""
     network = TrainedNetwork(PRESETS[options.preset])
     initialise(network, torch.Generator().manual_seed(options.seed))
+    for value in network.parameters():
+        if value.dim() == 4 and value.shape[-1] > 1:  # of 1x1 kernels the gradients would have other strides
+            value.data = value.data.to(memory_format=torch.channels_last)
     return network
 
 

@@ -45,6 +45,7 @@ def new_network(options: Options) -> Network:
     network = Network(preset_config(options.preset), auxiliary=True)
     initialise(network, torch.Generator().manual_seed(options.seed))
     network.motion_layer.requires_grad_(network.config.units > 1)  # one unit does not use it
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
 
 

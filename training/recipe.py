@@ -42,7 +42,8 @@ class Recipe(Protocol):
         ...
 
     def new_network(self, options: Options) -> nn.Module:
-        """The network as it is trained, with first weights of the seed; what needs no gradient is not trained."""
+        """The network as it is trained, with first weights of the seed, for pictures that are channels last; what needs
+        no gradient is not trained."""
         ...
 
     def new_optimiser(self, parameters: Iterable[nn.Parameter], options: Options) -> torch.optim.Optimizer:

@@ -63,7 +63,7 @@ class Run:
         self.doing = "starting"
         self.recipe = find_recipe(options.preset)
         self.plain = self.recipe.new_network(options)
-        self.plain.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.plain.to(fabric.device)
         self._average = torch.optim.swa_utils.AveragedModel(self.plain, multi_avg_fn=self._follow)
         trained = [parameter for parameter in self.plain.parameters() if parameter.requires_grad]
         self.network, self.optimiser = fabric.setup(self.plain, self.recipe.new_optimiser(trained, options))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,12 @@ for package in ("skimage", "safetensors", "lightning_fabric", "tensorboard", "on
 
 import onnx  # noqa: E402
 from tests import cli, ifan  # noqa: E402
+from tests.conftest import ROOT  # noqa: E402
 from tests.graphs import before_rounding  # noqa: E402
 from tests.ifan import DUAL, TINY, arrays, reference  # noqa: E402
 from tests.tiny_training import CPU, make_tiny, new_run, noted  # noqa: E402
 from tests.training.test_checkpoints import content, same  # noqa: E402
+from tests.training.test_train_cli import environment  # noqa: E402
 
 from mtu.models import ifan as family  # noqa: E402
 from mtu.models.checkpoint import load_checkpoint  # noqa: E402
@@ -41,8 +45,6 @@ SMALL = ("--crop=16", "--batch=2", "--rate=1e-3", "--device=cpu", "--workers=0",
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     make_tiny(monkeypatch)
     monkeypatch.setattr(options, "WARM_UP", 1)
-    monkeypatch.setitem(family.PRESETS, "ifan", TINY)  # type: ignore[arg-type]
-    monkeypatch.setitem(family.PRESETS, "ifan-dual", DUAL)  # type: ignore[arg-type]
     stills.kept_still.cache_clear()
     yield
     stills.kept_still.cache_clear()
@@ -213,3 +215,19 @@ def test_a_run_begins_with_a_released_file(tmp_path: Path, settings: dict[str, i
     said: list[str] = []
     train(tmp_path / "run", {**GIVEN, "preset": preset, "max_steps": 1}, CPU, start_from=path, say=said.append)
     assert f"step 0: gain {expected.gain:+.3f} dB" in said[1]
+
+
+def test_two_processes_train_one_network(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.tiny_training", *SMALL, "--preset=ifan", "--devices=2", "-o", tmp_path / "run"],
+        cwd=ROOT,
+        env=environment(MTU_WATCH=str(tmp_path / "rank")),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert all(line.startswith("mtu-train: ") for line in ended.stderr.splitlines()), ended.stderr
+    ranks = [[line.split() for line in (tmp_path / f"rank{rank}").read_text().splitlines()] for rank in (0, 1)]
+    assert len({number for rank in ranks for number, _ in rank}) == 8  # each has batches of its own
+    assert [after for _, after in ranks[0]] == [after for _, after in ranks[1]]
