@@ -92,14 +92,19 @@ E2
 mkdir "$work/driver"
 step "pycuda loads beside a driver" run -c "$(cat "$work/code")" "$work/driver"
 cat > "$work/code" <<'E2'
-from mtu.plugins.correlation_argmax_warp import cuda_op
+from mtu.plugins.correlation_argmax_warp import cuda_op as warp
+from mtu.plugins.iterative_filters import cuda_op as filters
 from mtu.plugins.nvrtc import compiled
 for kind in ("float16", "float32"):
-    problem = cuda_op.Problem(1, 52, 180, 320, 26, motion_type=kind, detail_type=kind)
-    for arch in ("sm_80", "sm_86", "sm_89", "sm_90"):
-        assert compiled(cuda_op.KERNEL.text(), arch, cuda_op.defines(problem))
+    problems = {
+        warp.KERNEL: warp.Problem(1, 52, 180, 320, 26, motion_type=kind, detail_type=kind),
+        filters.KERNEL: filters.Problem(1, 128, 90, 160, type=kind),
+    }
+    for kernel, problem in problems.items():
+        for arch in ("sm_80", "sm_86", "sm_89", "sm_90"):
+            assert compiled(kernel.text(), arch, kernel.defines(problem))
 E2
-step "NVRTC compiles the kernel in fp16 and fp32, for sm_80, 86, 89 and 90" code
+step "NVRTC compiles the kernels in fp16 and fp32, for sm_80, 86, 89 and 90" code
 step "gpu-check --only first-run refuses honestly without a GPU" \
   expect 2 "no NVIDIA GPU answers" "${python_here[@]}" -m mtu.benchmarks.gpu_check --only first-run
 if command -v make > /dev/null; then
@@ -138,8 +143,8 @@ assert done.returncode in (0, 5), "a file cannot be imported"
 E2
 step "the tests that need a GPU are collected" code
 if [ -n "$plugin" ]; then
-  printf 'from mtu.plugins.register import register_plugins\nfrom mtu.runtime.tensorrt_library import load_library\nfrom pathlib import Path\nregister_plugins(load_library("tensorrt"), ["CorrelationArgmaxWarp"], Path("%s"))\n' "$plugin" > "$work/code"
-  step "the C++ plugin registers with the kit's TensorRT" code
+  printf 'from mtu.plugins.register import register_plugins\nfrom mtu.runtime.tensorrt_library import load_library\nfrom mtu.plugins.op import OPS\nfrom pathlib import Path\nregister_plugins(load_library("tensorrt"), [*OPS], Path("%s"))\n' "$plugin" > "$work/code"
+  step "the C++ plugins register with the kit's TensorRT" code
 else echo "left out: the C++ plugin registers: give PLUGIN_LIBRARY"; fi
 if [ -f "$root/.kit/first-run.npz" ]; then
   cp "$root/.kit/first-run.npz" "$work/"

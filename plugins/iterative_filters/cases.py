@@ -172,6 +172,11 @@ CASES: tuple[Case, ...] = (
     Case("batch", "entries of a batch do not mix", 5, 6, batch=3),
     Case("batch_separate", "the same, taps of their own", 5, 6, batch=2, shared_taps=0),
     Case("wide", "a long row", 2, 131, channels=2),
+    Case("wide_half", "a long row, channels that are no multiple of 8", 2, 131, channels=70, dtype="float16"),
+    Case("vectors", "rows that are multiples of 16 bytes, longer than 32 of them", 3, 132, channels=2),
+    Case("vectors_half", "the same in half precision", 3, 272, channels=2, dtype="float16", batch=2),
+    Case("vectors_half_separate", "the same, taps of their own, short rows", 9, 16, channels=8, dtype="float16",
+         shared_taps=0),
     # What the published networks have.
     Case("published", "channels of the published networks", 12, 20, channels=128),
     Case("published_half", "the same in half precision", 12, 20, channels=128, dtype="float16"),

@@ -170,20 +170,22 @@ def test_rtx_builds_the_op_in_every_type_and_size(rtx, tmp_path):
         assert result["plan"] > 0, said
 
 
+@pytest.mark.parametrize("family", ["mtu", "ifan"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_rtx_builds_both_exported_graphs_with_it(rtx, tmp_path, precision):
+def test_rtx_builds_exported_graphs_with_it(rtx, tmp_path, precision, family):
     import onnx
+    from tests.ifan import TINY
 
     from mtu.export.to_onnx import export_bundle
     from mtu.models.checkpoint import random_checkpoint
 
-    checkpoint = random_checkpoint("mtu", {"units": 2, "channels": 8, "blocks": 1})
+    checkpoint = random_checkpoint(family, {"mtu": {"units": 2, "channels": 8, "blocks": 1}, "ifan": TINY}[family])
     bundle = export_bundle(checkpoint, tmp_path / "bundle", precision=precision)
     jobs, nodes = [], []
     for graph in bundle.interface.graphs:
         path = bundle.graph(graph.name)
         model = onnx.load(path)
-        nodes.append([node.name for node in model.graph.node if node.op_type == "CorrelationArgmaxWarp"])
+        nodes.append([node.name for node in model.graph.node if node.op_type in OPS])
         for sizes in (((32, 48), (64, 96), (720, 1280)), ((64, 96),) * 3):
             profile = {each.tensor.name: [each.tensor.at(*size) for size in sizes] for each in graph.inputs}
             jobs.append({"onnx": str(path), "profile": profile, "workspace": 0})

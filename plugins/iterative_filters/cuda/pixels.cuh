@@ -75,7 +75,7 @@ __device__ __forceinline__ void filter_pixels(const Tensors<Half>& tensors,
         store(result, to);
     } else {
 #pragma unroll
-        for (int i = 0; i < kChannels; ++i) to[i] = i < count ? to_half(result[i]) : Half{0};
+        for (int i = 0; i < kChannels; ++i) to[i] = to_half(result[i]);  // 0 where there is no channel
     }
 }
 

@@ -1,8 +1,8 @@
 // As much of CUDA as kernel.cu and launch.cu use, on the CPU: a test double, found before CUDA's own header.
 //
 // A block's threads are fibers. They run one after the other, in an order shuffled by a seed, each until it has to
-// wait; so a missing barrier shows as a wrong result. Blocks run one after the other and find in shared memory, which
-// is static, what the last one left there.
+// wait; so a missing barrier shows as a wrong result. Blocks run one after the other, shuffled too, and find in shared
+// memory, which is static, what the last one left there.
 #pragma once
 
 #include <algorithm>

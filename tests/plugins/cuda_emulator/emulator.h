@@ -132,12 +132,15 @@ void run(dim3 grid, int threads, void (*body)(void*), void* argument) {
     entry = body;
     entry_argument = argument;
     grid_size = grid;
+    std::vector<dim3> blocks;
     for (unsigned z = 0; z < grid.z; ++z)
         for (unsigned y = 0; y < grid.y; ++y)
-            for (unsigned x = 0; x < grid.x; ++x) {
-                block_index = dim3(x, y, z);
-                run_block(threads);
-            }
+            for (unsigned x = 0; x < grid.x; ++x) blocks.emplace_back(x, y, z);
+    std::shuffle(blocks.begin(), blocks.end(), random_order);
+    for (const dim3& block : blocks) {
+        block_index = block;
+        run_block(threads);
+    }
 }
 
 }  // namespace emulator
