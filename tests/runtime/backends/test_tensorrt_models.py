@@ -66,6 +66,21 @@ def test_a_map_of_two_frames(make_gpu, tmp_path, seed):
     assert gpu.used == 0
 
 
+def test_a_network_with_another_op_registers_that_one(make_gpu, tmp_path):
+    pytest.importorskip("torch")
+    from tests.ifan import TINY
+
+    from mtu.export.to_onnx import export_bundle
+    from mtu.models.checkpoint import random_checkpoint
+
+    gpu = make_gpu()
+    bundle = export_bundle(random_checkpoint("ifan", TINY), tmp_path / "b")
+    _, backend = run(bundle, tmp_path, dim_frames(4, 32, 40))
+    assert gpu.registered == {"IterativeFilters"}
+    backend.close()
+    assert gpu.used == 0
+
+
 @pytest.mark.parametrize("flash", [(0, 0), (4, 6)])
 def test_a_map_that_is_not_finite_is_an_error(gpu, tmp_path, flash):
     """35 values in fp16 end in the middle of what the check reads at a time."""
