@@ -110,7 +110,7 @@ class GatedBackend(StagedBackend):
 
     def __init__(self, restoring: Backend, seeing: Backend, threshold: float = THRESHOLD) -> None:
         """Raises as `gated`. `close` closes both."""
-        super().__init__((seeing, restoring), gated(restoring.interface, seeing.interface, threshold))
+        super().__init__((restoring, seeing), gated(restoring.interface, seeing.interface, threshold))
         output = seeing.interface.the("map")
         assert output is not None
         self.gate = Gate(output, threshold)
@@ -127,11 +127,16 @@ class Gated(Joint):
         self, backend: GatedBackend, *, scene_threshold: float | None = SCENE_THRESHOLD, strict: bool = False
     ) -> None:
         """See `Session`."""
-        self._seeing, self._restoring = sessions = [
+        self._restoring, self._seeing = sessions = [
             open_session(each, scene_threshold=None, strict=strict) for each in backend.stages
         ]
         self._gate = backend.gate
         super().__init__(sessions, backend.interface.streams, scene_threshold)
+
+    @property
+    def max_displacement(self) -> int:
+        """See `Session.max_displacement`; that of the restoring model."""
+        return self._restoring.max_displacement
 
     def reset(self) -> None:
         """See `Stream.reset`."""

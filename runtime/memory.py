@@ -23,6 +23,8 @@ from mtu.runtime.chain import StagedBackend
 MIB = 2**20
 VIDEO_FIXED, VIDEO_PIXEL = 32 * MIB, 310
 """Bytes that reading, waiting and encoding hold, and for each pixel of a frame; measured from H.264 to H.264."""
+STREAM_PIXEL = 50
+"""Likewise for each further stream that is read in step, beside its frames in the window."""
 MOST = 0.9
 """The share of the free memory up to which an estimate, good to a tenth, is taken to fit."""
 
@@ -65,7 +67,8 @@ def needed(backend: Backend, frame: tuple[int, int], tile: tuple[int, int], tile
     `frame` and `tile` are height and width of the frames and of what the backend gets; `tiles` is how many of these a
     frame has, each with states of its own.
     """
-    total = VIDEO_FIXED + VIDEO_PIXEL * frame[0] * frame[1] * backend.interface.scale**2
+    others = len(backend.interface.streams) - 1
+    total = VIDEO_FIXED + (VIDEO_PIXEL * backend.interface.scale**2 + STREAM_PIXEL * others) * frame[0] * frame[1]
     for stage in _models(backend):
         interface, pixels = stage.interface, tile[0] * tile[1]
         # The last word: "fp16 computed in fp32" is fp32.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from mtu.core.interface import Output, Size, Tensor, Unit
 from mtu.runtime import Session, open_backend, open_session, read_frames
 from mtu.runtime.chain import StagedBackend
 from mtu.runtime.gate import Gate, GatedBackend
+from mtu.runtime.memory import COSTS, needed
 from mtu.runtime.video import read_picture, write_png
 
 SIGMA = Unit("sigma", 7.5, -0.5)
@@ -117,8 +120,9 @@ def test_frames_and_maps_of_the_same_number_go_together(tmp_path, models, offset
         assert np.array_equal(each.rgb[mask == 0], frame[mask == 0])
 
 
-def test_a_reset_forgets_what_waits_in_both(tmp_path, models):
-    gated = GatedBackend(models(trail(tmp_path / "trail")), models(map_bundle(tmp_path / "map", SIGMA, 1)))
+@pytest.mark.parametrize("offset", [1, 5])
+def test_a_reset_forgets_what_waits_in_both(tmp_path, models, offset):
+    gated = GatedBackend(models(trail(tmp_path / "trail")), models(map_bundle(tmp_path / "map", SIGMA, offset)))
     frames, other = moving_frames(5, 8, 12), moving_frames(4, 6, 10, seed=3)
     session = open_session(gated, **NO_CUTS)
     for frame in other:
@@ -154,6 +158,15 @@ def test_the_size_rule_is_that_of_both(tmp_path, models):
     frame = moving_frames(1, 7, 5)[0]
     (found,), _ = restored_by(GatedBackend(restoring, seeing), [frame])
     assert close(found.rgb, mixed(frame, 255 - frame, frame.mean(2) / 255)[0], 0.6)
+
+
+def test_the_memory_of_both_models_counts(tmp_path):
+    known = {"name": "onnxruntime", "device": "cpu", "arithmetic": "fp32", "remarks": [], "in_flight": 0}
+    bundles = negative_bundle(tmp_path / "n"), map_bundle(tmp_path / "m", SIGMA)
+    one, other = (SimpleNamespace(interface=replace(each.interface, working_bytes=900), **known) for each in bundles)
+    gated = GatedBackend(StagedBackend([one, one]), other)
+    size = (1000, 1000)
+    assert needed(gated, size, size, 1) - needed(one, size, size, 1) == 2 * COSTS["onnxruntime", "fp32"].of(900, 10**6)
 
 
 # mtu-run

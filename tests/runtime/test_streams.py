@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from tests import cli
-from tests.bundles import doubling_bundle, map_bundle, views_bundle
+from tests.bundles import doubling_bundle, map_bundle, negative_bundle, views_bundle
 from tests.cli import refused
 from tests.media import make_video, moving
 
 from mtu.core.errors import InvalidInputError
 from mtu.runtime import Session, deblur, open_backend, read_frames
+from mtu.runtime.memory import STREAM_PIXEL, needed
 from mtu.runtime.video import read_picture, write_png
 
 STREAMS = ("image", "right", "left")
@@ -189,6 +192,18 @@ def test_what_damage_took_is_said_where_a_stream_ends(tmp_path, capsys, views):
     (tmp_path / "right.mkv").write_bytes(whole[: len(whole) * 2 // 3])
     ended = run(capsys, views, source, tmp_path / "out.mp4", right=tmp_path / "right.mkv", left=source)
     refused(ended, tmp_path, "ends before frame", "(", "right.mkv: after")
+
+
+def test_the_memory_of_every_stream_counts(tmp_path, views):
+    need = []
+    for bundle in (negative_bundle(tmp_path / "bundle"), views):
+        interface = replace(bundle.interface, working_bytes=100)
+        backend = SimpleNamespace(name="onnxruntime", device="cpu", arithmetic="fp32", interface=interface)
+        # Of a second tile the states and the frames of the window are there all the time.
+        need.append([needed(backend, (1000, 1000), (1000, 1000), tiles) for tiles in (1, 2)])
+    (one, one_tiled), (three, three_tiled) = need
+    assert three - one == 2 * STREAM_PIXEL * 10**6
+    assert three_tiled - three == 3 * (one_tiled - one) > 0
 
 
 @pytest.mark.parametrize("make", [map_bundle, doubling_bundle])
