@@ -28,10 +28,10 @@ import numpy as np
 
 from mtu.calib.compare_frame import Agreement, Difference, compare_displacements, compare_tensors, find_matching
 from mtu.calib.compare_report import MODES, CompareReport, Floors, FrameResult, Mode, Run
-from mtu.calib.rollout import Array, first_frames, restored, windows
+from mtu.calib.rollout import Array, read_first, restored, windows
 from mtu.core.errors import InvalidInputError, NonFiniteError
 from mtu.core.interface import Interface, Role
-from mtu.core.window import Picture, cut
+from mtu.core.window import Moment, by_stream, check_streams, cut
 from mtu.export.engine_cache import cached_engine
 from mtu.models.families import in_words
 from mtu.runtime.backends import Backend, PrecisionChoice, open_backend, open_model
@@ -61,23 +61,29 @@ def compare_models(
     modes: Sequence[Mode],
     floors: Floors,
     *,
+    streams: Mapping[str, str] | None = None,
     say: Callable[[str], None] = lambda text: None,
     progress: Callable[[], None] = lambda: None,
 ) -> CompareReport:
-    """Compares two models on the first `frames` frames of a video or directory of images; None takes all.
+    """Compares two models on the first `frames` frames of a video or directory of images; None takes all. `streams` are
+    the sources of what the models read beside it, by name.
 
     `say` is told what takes long before the first frame and what is compared otherwise than asked for, `progress` is
     called after each frame. Raises MtuError for what the user can put right.
     """
-    pictures = first_frames(source, frames)
+    pictures = read_first(source, frames, streams or {})
     opening = next(pictures)
-    size = (opening.shape[0], opening.shape[1])
+    size = (opening.rgb.shape[0], opening.rgb.shape[1])
     with contextlib.ExitStack() as stack:
         one, other = (stack.enter_context(contextlib.closing(_open(side, size, say))) for side in (a, b))
+        for side in (one, other):
+            check_streams(streams or {}, side.interface)
+        first = one.interface.streams[0]
+        moments = ({first: frame.rgb, **frame.views} for frame in itertools.chain([opening], pictures))
         is_chain = isinstance(one, StagedBackend) or isinstance(other, StagedBackend)
         _check_floors(floors, one.interface, is_chain)
         chosen = _possible(modes, one.interface, is_chain, say)
-        runs = compare(one, other, itertools.chain([opening], pictures), chosen, progress)
+        runs = compare(one, other, moments, chosen, progress)
         return CompareReport(
             a=_described(a, one),
             b=_described(b, other),
@@ -198,11 +204,12 @@ def _facts(interface: Interface, ops: Sequence[str]) -> dict[str, str]:
 def compare(
     a: Backend,
     b: Backend,
-    frames: Iterable[Picture],
+    frames: Iterable[Moment],
     modes: Sequence[Mode] = MODES,
     progress: Callable[[], None] = lambda: None,
 ) -> list[Run]:
-    """Runs both models over `frames`, uint8 [H, W, 3], and compares them in each of `modes`. See Note [two modes].
+    """Runs both models over `frames`, uint8 [H, W, 3] or one of each stream, and compares them in each of `modes`. See
+    Note [two modes].
 
     `progress` is called after each frame. Raises InvalidInputError for models of different shapes, frames of different
     sizes or below 11x11 (SSIM's window); NonFiniteError, which names tensor, side and frame, if a model overflows. The
@@ -243,7 +250,7 @@ class _Comparison:
         self._made: dict[str, Array] = {}
         self._before: dict[str, Array] = {}
 
-    def feeds(self, frames: Iterable[Picture], progress: Callable[[], None]) -> Iterator[dict[str, Array]]:
+    def feeds(self, frames: Iterable[Moment], progress: Callable[[], None]) -> Iterator[dict[str, Array]]:
         """For each frame its window and, for the runner that threads none, the states that A made of the one before."""
         from mtu.calib.polygraphy_runner import no_states, taken_states
 
@@ -283,7 +290,7 @@ class _Comparison:
         return Restored(self._index, **{"picture": None, **found})
 
 
-def _compare_sessions(a: Backend, b: Backend, frames: Iterable[Picture], progress: Callable[[], None]) -> Run:
+def _compare_sessions(a: Backend, b: Backend, frames: Iterable[Moment], progress: Callable[[], None]) -> Run:
     """By what a person sees: the picture or the map of each frame."""
     run, seen = Run("rollout"), SHOWN[:2]
     for role in seen:
@@ -297,7 +304,7 @@ def _compare_sessions(a: Backend, b: Backend, frames: Iterable[Picture], progres
     return run
 
 
-def _restored(side: str, backend: Backend, frames: Iterable[Picture]) -> Iterator[Restored]:
+def _restored(side: str, backend: Backend, frames: Iterable[Moment]) -> Iterator[Restored]:
     try:
         yield from restored(backend, frames)
     except NonFiniteError as error:
@@ -326,13 +333,14 @@ def _result(
     )
 
 
-def _measurable(frames: Iterable[Picture], *interfaces: Interface) -> Iterator[Picture]:
+def _measurable(frames: Iterable[Moment], *interfaces: Interface) -> Iterator[Moment]:
     """The frames; raises InvalidInputError for one whose pictures are smaller than SSIM's window."""
     from mtu.calib.quality import SMALLEST
 
     smallest = max((-(-SMALLEST // each.scale) for each in interfaces if each.the("picture")), default=0)
+    streams = interfaces[0].streams
     for frame in frames:
-        height, width = frame.shape[:2]
+        height, width = by_stream(frame, streams)[streams[0]].shape[:2]
         if min(height, width) < smallest:
             raise InvalidInputError(f"frames of {width}x{height} are too small: at least {smallest}x{smallest}")
         yield frame

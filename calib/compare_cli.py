@@ -22,6 +22,7 @@ from mtu.runtime.console.options import (
     PRECISIONS,
     REPORT,
     JsonOption,
+    StreamOption,
     VersionOption,
 )
 from mtu.runtime.console.progress import frame_counter
@@ -48,6 +49,7 @@ def compare(
     frames: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Compare so many frames from the first.", show_default="all")
     ] = None,
+    stream: StreamOption = None,
     mode: Annotated[
         Literal["step", "rollout", "both"],
         typer.Option(metavar="MODE", help="step: in every frame both get A's states; rollout: each gets its own."),
@@ -89,12 +91,15 @@ def compare(
     ):
         if floor is not None and not (math.isfinite(floor) and 0 <= floor <= highest):
             raise InvalidInputError(f"{option} {floor:g}: give {allowed}")
+    from mtu.runtime.video import parse_streams
+
+    streams = parse_streams(stream or [])
     targets = {option: path for option, path in (("--json", json_file), ("--html", html_file)) if path is not None}
     patterns = (*MODEL_FILES, *(f"*/{kind}" for kind in MODEL_FILES))  # of a chain they are one level down
     files = [str(path) for side in (a, b) for pattern in patterns for path in Path(side).glob(pattern)]
     for option, path in targets.items():
         others = (str(other) for name, other in targets.items() if name != option)
-        check_report(path, source, a, b, *files, *others, option=option)
+        check_report(path, source, *streams.values(), a, b, *files, *others, option=option)
     require_for(PROGRAM)
     os.environ["POLYGRAPHY_AUTOINSTALL_DEPS"] = "0"  # read when Polygraphy is imported: it must not install packages
     from mtu.calib.compare import Side, compare_models
@@ -106,7 +111,14 @@ def compare(
     modes = [m for m in MODES if mode in (m, "both")]
     with frame_counter(PROGRAM, frames) as advance:
         report = compare_models(
-            *sides, source, frames, modes, floors, say=lambda text: say(PROGRAM, text), progress=advance
+            *sides,
+            source,
+            frames,
+            modes,
+            floors,
+            streams=streams,
+            say=lambda text: say(PROGRAM, text),
+            progress=advance,
         )
     _print(report)
     for option, path in targets.items():

@@ -8,36 +8,40 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from mtu.core.errors import InvalidInputError, NonFiniteError
 from mtu.core.interface import Graph, Interface
-from mtu.core.window import Picture, Window
+from mtu.core.window import Moment, Picture, Window, by_stream
 from mtu.runtime.backends import Backend
 from mtu.runtime.chain import open_session
 from mtu.runtime.session import Restored
+
+if TYPE_CHECKING:
+    from mtu.runtime.video import Frame
 
 Array = NDArray[Any]
 
 
 def windows(
-    interface: Interface, frames: Iterable[Picture]
+    interface: Interface, frames: Iterable[Moment]
 ) -> Iterator[tuple[int, tuple[int, int], dict[str, Picture]]]:
     """For each frame its number, its height and width, and what `Window.take` gives for it.
 
-    `frames` are uint8 [H, W, 3] of one size; InvalidInputError if they are not.
+    `frames` are uint8 [H, W, 3] of one size, or one of each stream; InvalidInputError if they are not.
     """
     window, size = Window(interface), (0, 0)
-    for number, frame in enumerate(frames):
+    for number, moment in enumerate(frames):
+        frame = by_stream(moment, interface.streams)[interface.streams[0]]
         if number and frame.shape[:2] != size:
             raise InvalidInputError(
                 f"frame {number} is {frame.shape[1]}x{frame.shape[0]}, the frames before are {size[1]}x{size[0]}: a"
                 " clip has frames of one size"
             )
         size = (frame.shape[0], frame.shape[1])
-        window.push(frame)
+        window.push(moment)
         if window.is_ready:
             yield window.next, size, window.take()
     while window.next < window.end:
@@ -69,7 +73,7 @@ def feeds(backend: Backend, frames: Iterable[Picture]) -> Iterator[tuple[str, di
         states = pending.states
 
 
-def restored(backend: Backend, frames: Iterable[Picture]) -> Iterator[Restored]:
+def restored(backend: Backend, frames: Iterable[Moment]) -> Iterator[Restored]:
     """A clip restored as one sequence; raises NonFiniteError if the model overflows, instead of starting again."""
     session = open_session(backend, scene_threshold=None, strict=True)
     for frame in frames:
@@ -78,15 +82,22 @@ def restored(backend: Backend, frames: Iterable[Picture]) -> Iterator[Restored]:
 
 
 def first_frames(source: Path | str, count: int | None) -> Iterator[Picture]:
-    """The first `count` frames of a video or directory of images; None takes all.
+    """The first `count` frames of a video or directory of images; None takes all. Raises as `read_first`."""
+    return (frame.rgb for frame in read_first(source, count, {}))
 
-    Raises InvalidInputError at the end of a clip that has fewer, or none, or was found to be damaged.
+
+def read_first(source: Path | str, count: int | None, streams: Mapping[str, str]) -> Iterator[Frame]:
+    """The first `count` frames of a video or directory of images, with those of further streams, sources by name; None
+    takes all.
+
+    Raises InvalidInputError at the end of a clip that has fewer, or none, or was found to be damaged, and for streams
+    that do not go together.
     """
-    from mtu.runtime.video import Frame, open_reader
+    from mtu.runtime.video import Frame, ReadOptions, open_streams
 
     taken = 0
-    with open_reader(str(source)) as reader:
-        for frame in itertools.islice((item.rgb for item in reader if isinstance(item, Frame)), count):
+    with open_streams(str(source), streams, ReadOptions()) as reader:
+        for frame in itertools.islice((item for item in reader if isinstance(item, Frame)), count):
             taken += 1
             yield frame
         if reader.damage is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,9 +62,26 @@ def by_stream(frame: Moment, streams: Sequence[str]) -> dict[str, Picture]:
         reads = f"{len(streams)} streams ({', '.join(streams)})" if len(streams) > 1 else f"one stream ({streams[0]})"
         raise InvalidInputError(
             f"the model reads {reads}, and gets {', '.join(map(str, given)) or 'none'}: a frame of each is needed, as"
-            " mtu-run --stream NAME=PATH gives them; other commands have no such option"
+            " --stream NAME=PATH of mtu-run and mtu-compare gives them; other commands have no such option"
         )
     return {name: given[name] for name in streams}
+
+
+def check_streams(given: Collection[str], interface: Interface) -> None:
+    """Raises InvalidInputError unless `given` are the streams that a model reads, but for the first."""
+    first, *others = interface.streams
+    if set(given) == set(others):
+        return
+    if not others:
+        raise InvalidInputError(
+            f"--stream {next(iter(given))}: the model {interface.variant} reads one stream, which is the input: leave"
+            " the option out, or use a model that reads several"
+        )
+    found = f", and there is {' and '.join(given)}" if given else ""
+    raise InvalidInputError(
+        f"the model {interface.variant} reads {len(interface.streams)} streams: the input is {first}; the others are"
+        f" given with {' '.join(f'--stream {name}=PATH' for name in others)}{found}"
+    )
 
 
 def pad(frame: Picture, size: Size) -> Picture:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mtu.core.errors import InvalidInputError
 from mtu.core.interface import Interface
+from mtu.core.window import check_streams
 from mtu.runtime.backends import Backend, Model, open_backend, open_model
 from mtu.runtime.chain import interface_of, open_session
 from mtu.runtime.gate import THRESHOLD, Gate, GatedBackend, gated
@@ -105,23 +106,6 @@ class Models:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def check_streams(given: Collection[str], interface: Interface) -> None:
-    """Raises InvalidInputError unless `given` are the streams that a model reads, but for the first."""
-    first, *others = interface.streams
-    if set(given) == set(others):
-        return
-    if not others:
-        raise InvalidInputError(
-            f"--stream {next(iter(given))}: the model {interface.variant} reads one stream, which is the input: leave"
-            " the option out, or use a model that reads several"
-        )
-    found = f", and there is {' and '.join(given)}" if given else ""
-    raise InvalidInputError(
-        f"the model {interface.variant} reads {len(interface.streams)} streams: the input is {first}; the others are"
-        f" given with {' '.join(f'--stream {name}=PATH' for name in others)}{found}"
-    )
 
 
 def check_resume(job: Job, interface: Interface) -> None:
