@@ -60,14 +60,14 @@ def negative_bundle(directory: Path, **described) -> Bundle:
     return write_bundle(directory, picture, nodes, {"top": np.array(255, np.float32)}, **described)
 
 
-def views_bundle(directory: Path, *, right: int = 0, left: int = 0) -> Bundle:
-    """Reads three streams: gives the red of the image, the green of the right view and the blue of the left one, of
-    frames at these offsets."""
+def views_bundle(directory: Path, *, right: int = 0, left: int = 0, channels: tuple[int, ...] = (0, 1, 2)) -> Bundle:
+    """Reads three streams: gives the red of the image, the green of the right view and the blue of the left one (or
+    other `channels` of theirs), of frames at these offsets."""
     offsets = {"image": 0, "right": right, "left": left}
     inputs = tuple(Input(Tensor(name, "uint8", (1, "H", "W", 3)), Frame(name, at)) for name, at in offsets.items())
     nodes = [helper.make_node("Gather", [name, f"of_{name}"], [f"c_{name}"], axis=3) for name in offsets]
     nodes.append(helper.make_node("Concat", [f"c_{name}" for name in offsets], ["picture"], axis=3))
-    constants = {f"of_{name}": np.array([channel]) for channel, name in enumerate(offsets)}
+    constants = {f"of_{name}": np.array([channel]) for name, channel in zip(offsets, channels, strict=True)}
     picture = Output(Tensor("picture", "uint8", (1, "H", "W", 3)), "picture")
     return write_bundle(directory, picture, nodes, constants, inputs, streams=tuple(offsets))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 from tests import cli
@@ -11,7 +12,7 @@ from tests.cli import refused
 from tests.frames import write_clip
 from tests.media import moving
 
-from mtu.runtime.video import write_png
+from mtu.runtime.video import read_picture, write_png
 
 STREAMS = ("image", "right", "left")
 
@@ -32,16 +33,22 @@ def compare(capsys, a, b, folders, *arguments, **streams):
 
 
 @pytest.mark.parametrize("mode", ["step", "rollout"])
-@pytest.mark.parametrize("right", [0, 1])
-def test_each_model_gets_every_stream(tmp_path, capsys, folders, mode, right):
-    a, b, report = views_bundle(tmp_path / "a"), views_bundle(tmp_path / "b", right=right), tmp_path / "r.json"
+@pytest.mark.parametrize(
+    ("changed", "channels"), [(None, (0, 1, 2)), ("image", (1, 1, 2)), ("right", (0, 2, 2)), ("left", (0, 1, 1))]
+)
+def test_each_model_gets_every_stream(tmp_path, capsys, folders, mode, changed, channels):
+    a, b, report = views_bundle(tmp_path / "a"), views_bundle(tmp_path / "b", channels=channels), tmp_path / "r.json"
     views = {name: folders[name] for name in STREAMS[1:]}
     ended = compare(capsys, a, b, folders, "--mode", mode, "--json", report, "--frames", 3, **views)
     assert ended.code == 0, ended.err
-    (run,) = json.loads(report.read_text())["runs"]
-    assert len(run["frames"]) == 3
-    # The last frame has no next one.
-    assert [frame["psnr"] is None or frame["psnr"] > 90 for frame in run["frames"]] == [not right, not right, True]
+    found = [frame["psnr"] for frame in json.loads(report.read_text())["modes"][mode]["frames"]]
+    if changed is None:
+        assert found == [None] * 3
+        return
+    at = STREAMS.index(changed)
+    pictures = [read_picture(folders[changed] / f"{number}.png").astype(float) for number in range(3)]
+    errors = [((each[..., at] - each[..., channels[at]]) ** 2).mean() / 3 for each in pictures]
+    assert found == [pytest.approx(10 * math.log10(255**2 / error), abs=1e-3) for error in errors]
 
 
 def test_streams_that_are_missing_or_too_many_are_refused(tmp_path, capsys, folders):

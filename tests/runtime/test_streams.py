@@ -233,7 +233,6 @@ def test_no_stream_is_overwritten(tmp_path, capsys, views, folders):
     "command",
     [
         ("mtu-calibrate", "ranges", "{b}", "--input", "{i}"),
-        ("mtu-calibrate", "int8", "{b}", "--input", "{i}", "-o", "{i}-int8"),
     ],
 )
 def test_commands_that_read_one_stream_say_so(tmp_path, capsys, views, folders, command):
