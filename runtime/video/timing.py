@@ -101,6 +101,15 @@ class Segment:
         """Whether `time` is at or after the end."""
         return self.until is not None and time >= self.until
 
+    def notes(self, last: Fraction, length: Fraction) -> list[str]:
+        """What to say if it ends after the source, whose last picture is shown from `last` on, for `length` seconds.
+
+        As much again passes: not every container says exactly how long a picture is shown.
+        """
+        if self.until is None or self.until <= last + 2 * length:
+            return []
+        return [f"the segment {self} ends after the source, which has pictures until {float(last + length):.4g} s"]
+
 
 class Clock:
     """Gives every picture (or packet) of a stream a timestamp above the one before, and counts what it changed.

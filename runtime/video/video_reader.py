@@ -31,6 +31,7 @@ class VideoReader(Reader):
         if options.rate is not None:
             raise InvalidInputError(f"--rate is for pictures, which have no times; {source} has its own: leave it out")
         self._segment, self.remarks, self._given = options.segment, [], 0
+        self._last = Fraction(0), Fraction(0)
         self._deinterlacer = Deinterlacer() if options.deinterlace else None
         self._field_order = FieldOrder()
         self._decoder = decoder = Decoder(source, options.video_stream, form)
@@ -72,6 +73,7 @@ class VideoReader(Reader):
                 time = pts * decoder.time_base - self._zero
                 if segment.holds(time):
                     self._given += 1
+                    self._last = time, duration * decoder.time_base
                     decoder.damage.picture(event)
                     # The fields of a picture that is scaled in height are mixed.
                     fields = self._field_order(event) if event.height == self._coded_height else "progressive"
@@ -101,6 +103,8 @@ class VideoReader(Reader):
             count = self._deinterlacer.count
             remark = f"{count} pictures were interlaced and made progressive" if count else "nothing was interlaced"
             self.remarks.append(remark)
+        if self._segment is not None:
+            self.remarks += self._segment.notes(*self._last)
         self.remarks += self._normalise.remarks() + self._clock.remarks("pictures")
         if lost := self._decoder.lost(whole=self._segment is None):
             self.damage = f"{self.info.name}: after {self._given} pictures: {'; '.join(lost)}"

@@ -73,6 +73,8 @@ class AnimatedWebPReader(Reader):
         # Frames often have an alpha channel where nothing can be seen through.
         colour, notes = colour_of(self._opening)
         notes = picture_notes(self._opening, notes, carried_by(self._opening), alpha=False) + self.remarks
+        last = self._parts[-1]
+        notes += self._segment.notes(last.time * _TICK, last.duration * _TICK)
         self.remarks = []
         self.info = SourceInfo(
             name=source,

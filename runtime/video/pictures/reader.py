@@ -30,6 +30,7 @@ class PictureReader(Reader):
             raise InvalidInputError(f"{source} is made of pictures and has no video streams: leave out --video-stream")
         rate = options.rate or USUAL_RATE
         self._time_base = 1 / rate
+        late = [] if segment is None else segment.notes((len(paths) - 1) / rate, self._time_base)
         paths = [path for index, path in enumerate(paths) if segment is None or segment.holds(index / rate)]
         if not paths:
             raise InvalidInputError(f"{source} has no pictures in segment {segment} (at {float(rate):g} per second)")
@@ -55,7 +56,7 @@ class PictureReader(Reader):
             colour=colour_of(picture)[0],
             pix_fmt=picture.format.name,
             segment=segment,
-            notes=(*_pages(paths, self._headers), *self.remarks),
+            notes=(*_pages(paths, self._headers), *self.remarks, *late),
             stems=stems if len(set(stems)) == len(stems) else tuple(path.name for path in paths),
         )
         self.remarks = []
