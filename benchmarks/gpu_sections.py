@@ -97,7 +97,7 @@ def tests(report: GpuReport, options: Options) -> None:
 
 
 def cases(report: GpuReport, options: Options) -> None:
-    """The kernel's cases, without torch."""
+    """The kernels' cases, without torch."""
     _need("cuda.core", "cuda.bindings")
     from mtu.benchmarks.gpu_cases import Cuda, check_cases
 
@@ -105,7 +105,7 @@ def cases(report: GpuReport, options: Options) -> None:
 
 
 def one_case(report: GpuReport, options: Options) -> None:
-    """One case of the kernel under compute-sanitizer."""
+    """One case of each kernel under compute-sanitizer."""
     _need("cuda.core", "cuda.bindings")
     from mtu.benchmarks.gpu_cases import check_one_case
 
@@ -113,7 +113,7 @@ def one_case(report: GpuReport, options: Options) -> None:
 
 
 def case_time(report: GpuReport, options: Options) -> None:
-    """The kernel's time, without torch."""
+    """The kernels' time, without torch."""
     _need("cuda.core", "cuda.bindings")
     from mtu.benchmarks.gpu_cases import Cuda, time_cases
 
@@ -195,7 +195,7 @@ def step_tensorrt(library: LibraryName, report: GpuReport, options: Options) -> 
     from mtu.benchmarks.gpu_network import MODELS
     from mtu.benchmarks.gpu_precision import CLIP
 
-    models = MODELS[:1] if options.quick else MODELS
+    models = MODELS[:1] if options.quick else (*MODELS, "ifan")
     time_tensorrt(report, library, models=models, plugin_library=options.plugin_library, clip=options.clip or CLIP)
 
 
@@ -231,7 +231,7 @@ class Section(NamedTuple):
 
 
 ENVIRONMENT = Section(environment, 0.1, "a GPU answers; what it and the packages are is written down")
-CASES = Section(cases, 0.15, "the kernel gives the truth for every case, bit for bit, in both layouts, aligned or not")
+CASES = Section(cases, 0.15, "the kernels give the truth for every case of every op, in both layouts, aligned or not")
 SECTIONS: Mapping[str, Section] = {
     "environment": ENVIRONMENT,
     "cases": CASES,
@@ -250,9 +250,9 @@ SECTIONS: Mapping[str, Section] = {
 }
 FIRST_RUN: Mapping[str, Section] = {
     "environment": ENVIRONMENT,
-    "one-case": Section(one_case, 0.15, "one case of the kernel is right, and compute-sanitizer finds no fault in it"),
+    "one-case": Section(one_case, 0.15, "one case of each kernel is right, and compute-sanitizer finds no fault in it"),
     "cases": CASES,
-    "case-time": Section(case_time, 0.05, "how long the kernel takes at 720p and 1080p"),
+    "case-time": Section(case_time, 0.05, "how long the kernels take at 720p and 1080p"),
     "engines": Section(engines, 0.3, "engines of mtu2 are built in fp32 and fp16"),
     "pictures": Section(partial(pictures, False), 0.1, "24 frames of the engines are onnxruntime's"),
     "pictures-graph": Section(partial(pictures, True), 0.1, "the same from a CUDA graph"),

@@ -189,6 +189,23 @@ def test_engines_are_timed_through_the_backend(report, records, library, small, 
     assert [record["value"] for record in of(records, "value")] == [999.0, 100.0]  # one engine twice
 
 
+def test_engines_of_a_network_with_another_op_are_timed(report, records, monkeypatch, make_gpu):
+    from tests.ifan import TINY
+
+    def build(bundle, directory, options):
+        plugins = {"plugins": {}} if not options.plugin else {}
+        return fake_cuda.write_engine(bundle, directory, options.profile, **plugins)
+
+    make_gpu("tensorrt")
+    monkeypatch.setattr("mtu.models.families.find_preset", lambda name: (name, TINY))
+    monkeypatch.setattr("mtu.export.engine.build_engine", build)
+    monkeypatch.setattr(fake_cuda.Event, "time_till", lambda self, later: 0.25, raising=False)
+    gpu_engines.time_tensorrt(report, "tensorrt", models=["ifan"], size=(16, 24), samples=4)
+    assert of(records, "error") == of(records, "skip") == []
+    times = {record["name"] for record in of(records, "time")}
+    assert {"ifan tensorrt fp16", "ifan tensorrt fp32 without plugin, without CUDA graph"} <= times
+
+
 def test_tensorrt_8_without_the_plugin_is_timed_without(report, records, monkeypatch, make_gpu):
     make_gpu("tensorrt-8")
     monkeypatch.setattr("mtu.export.engine.build_engine", lambda *_: fails(ValueError("not built")))
