@@ -98,7 +98,8 @@ def spread(picture: NDArray[Any], tensor: Tensor, height: int, width: int) -> ND
     for axis, (size, side) in enumerate(zip(tensor.shape[1:], (height, width), strict=True)):
         # A fixed number of values is spread over whatever there is, others are blocks of pixels.
         values, pixels = (tensor.at(LARGE, LARGE)[1 + axis], LARGE) if isinstance(size, str) else (size, side)
-        picture = picture.take(np.arange(side) * values // pixels, axis)
+        if values != pixels:
+            picture = picture.take(np.arange(side) * values // pixels, axis)
     return picture
 
 
