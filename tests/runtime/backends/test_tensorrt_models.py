@@ -10,11 +10,13 @@ from tests import fake_cuda, needs
 needs.library("av", "onnx", "onnxruntime")
 
 from tests import small_models
+from tests.bundles import map_bundle, views_bundle
 from tests.frames import submit, windows
 from tests.tensorrt_sessions import collect, dim_frames, gpu, make_gpu, opened, truth
 
 from mtu.core.errors import InvalidInputError, NonFiniteError
-from mtu.runtime import Session, open_backend
+from mtu.core.interface import Unit
+from mtu.runtime import GatedBackend, Session, open_backend, open_session
 from mtu.runtime.engine import Profile, Sizes
 
 __all__ = ["gpu", "make_gpu"]  # fixtures
@@ -63,6 +65,34 @@ def test_a_map_of_two_frames(make_gpu, tmp_path, seed):
     assert got[0].map.any() and not got[-1].map.any()  # the last frame is its own next one
     assert gpu.uploads == 9 and gpu.executions == ["compare", "capture compare"] * 2
     backend.close()
+    assert gpu.used == 0
+
+
+@pytest.mark.parametrize("offsets", [(0, 0), (1, -2)])
+def test_three_streams_and_every_frame_uploaded_once(make_gpu, tmp_path, offsets):
+    gpu = make_gpu(seed=0)
+    bundle = views_bundle(tmp_path / "b", right=offsets[0], left=offsets[1])
+    clips = {name: dim_frames(9, 15, 25, seed) for seed, name in enumerate(bundle.interface.streams)}
+    _, backend = run(
+        bundle, tmp_path, [dict(zip(clips, each, strict=True)) for each in zip(*clips.values(), strict=True)]
+    )
+    assert gpu.uploads == 3 * 9
+    backend.close()
+    assert gpu.used == 0
+
+
+@pytest.mark.parametrize("offset", [0, 2])
+def test_a_gate_of_two_engines(make_gpu, tmp_path, offset):
+    gpu = make_gpu(seed=0)
+    pair = small_models.trail(tmp_path / "t"), map_bundle(tmp_path / "m", Unit("sigma", 7.5, -0.5), offset)
+    frames = dim_frames(9, 16, 24)
+    expected, _ = collect(open_session(GatedBackend(*map(opened, pair)), scene_threshold=None), frames)
+    engines = [fake_cuda.write_engine(each, tmp_path / f"engine{n}", SIZES) for n, each in enumerate(pair)]
+    gated = GatedBackend(*(open_backend("tensorrt", engine) for engine in engines))
+    got, _ = collect(open_session(gated, scene_threshold=None), frames)
+    assert [each.index for each in got] == list(range(9))
+    assert all(np.array_equal(a.rgb, b.rgb) for a, b in zip(got, expected, strict=True))
+    gated.close()
     assert gpu.used == 0
 
 
