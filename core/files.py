@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
+import json
 import os
 import secrets
 import shutil
@@ -11,7 +13,9 @@ import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from mtu.core.errors import OutputError
+from mtu.core.errors import InvalidInputError, MissingFileError, OutputError
+
+_ENDS = 1 << 20
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -23,6 +27,14 @@ def write_whole(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def hidden_beside(path: Path, ending: str) -> Path:
+    """A hidden name beside `path` for what belongs to it; shortened where a file system would not take it."""
+    name = f".{path.name}.{ending}"
+    if len(os.fsencode(name)) > 255:
+        name = f".{path.name[:40]}.{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}.{ending}"
+    return path.absolute().parent / name
 
 
 def check_target(directory: Path, kind: str, files: Collection[str], overwrite: bool) -> None:
@@ -90,3 +102,24 @@ def publish(temporary: Path, directory: Path, overwrite: bool) -> None:
     raise OutputError(
         f"{directory} has appeared meanwhile, written by another process, and is not replaced: use that one"
     )
+
+
+def fingerprint(source: str) -> str:
+    """What tells a source from another or a changed one, without reading all of it: sha256, hexadecimal, of the size
+    and both ends of a file, or of the names and sizes in a directory. Raises MissingFileError, InvalidInputError."""
+    path = Path(source)
+    try:
+        if path.is_dir():
+            listed = sorted((entry.name, entry.stat().st_size) for entry in os.scandir(path) if entry.is_file())
+            return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            digest = hashlib.sha256(str(size).encode())
+            for place in (0, max(0, size - _ENDS)):
+                file.seek(place)
+                digest.update(file.read(_ENDS))
+    except FileNotFoundError:
+        raise MissingFileError(f"{source} does not exist") from None
+    except OSError as error:
+        raise InvalidInputError(f"{source} cannot be read ({error.strerror})") from None
+    return digest.hexdigest()

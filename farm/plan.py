@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mtu.core.errors import InvalidInputError, MissingFileError, OutputError
-from mtu.core.files import write_whole
+from mtu.core.files import fingerprint, write_whole
 from mtu.runtime.scene_store import digest_of
 from mtu.runtime.scenes import SceneDetector
 from mtu.runtime.video import Frame, ReadOptions, open_reader
@@ -25,7 +24,6 @@ from mtu.runtime.video import Frame, ReadOptions, open_reader
 VERSION = 1
 UNIT_FRAMES = 240
 """Frames that a unit has at least, but for the last: short scenes are packed together."""
-_ENDS = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,24 +196,3 @@ def packed(frames: list[int], least: int) -> Iterator[tuple[int, int]]:
         if held >= least or index == len(frames):
             yield begin, index
             begin, held = index, 0
-
-
-def fingerprint(source: str) -> str:
-    """What tells a source from another or a changed one, without reading all of it: sha256, hexadecimal, of the size
-    and both ends of a file, or of the names and sizes in a directory. Raises MissingFileError, InvalidInputError."""
-    path = Path(source)
-    try:
-        if path.is_dir():
-            listed = sorted((entry.name, entry.stat().st_size) for entry in os.scandir(path) if entry.is_file())
-            return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            digest = hashlib.sha256(str(size).encode())
-            for place in (0, max(0, size - _ENDS)):
-                file.seek(place)
-                digest.update(file.read(_ENDS))
-    except FileNotFoundError:
-        raise MissingFileError(f"{source} does not exist") from None
-    except OSError as error:
-        raise InvalidInputError(f"{source} cannot be read ({error.strerror})") from None
-    return digest.hexdigest()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import typer
 
 from mtu.core.errors import InvalidInputError
-from mtu.runtime.console import DAMAGED_INPUT, new_app, options, run_app, say
+from mtu.runtime.console import DAMAGED_INPUT, new_app, options, run_app
 from mtu.runtime.report import check_report, write_report
 from mtu.runtime.scenes import SCENE_THRESHOLD
 from mtu.runtime.tiles import parse_tile
@@ -21,8 +21,11 @@ app = new_app()
 
 @app.command()
 def run(
-    source: options.SourceArgument,
+    sources: options.SourcesArgument,
     output: options.TargetOption,
+    sources_file: options.ListOption = None,
+    suffix: options.SuffixOption = "",
+    skip_done: options.SkipDoneOption = False,
     segment: options.SegmentOption = None,
     video_stream: options.VideoStreamOption = None,
     stream: options.StreamOption = None,
@@ -59,18 +62,22 @@ def run(
 ) -> None:
     """Deblurs a video: one frame in, one frame out, everything else of the file kept."""
     from mtu.export.engine_cache import cached_engine
-    from mtu.runtime.console.progress import Progress
-    from mtu.runtime.job import Job, run_job
+    from mtu.runtime.batch import jobs_for, read_list, run_all
+    from mtu.runtime.console.runs import as_json, outcome_as_json, run_shown, say_all, say_outcome
+    from mtu.runtime.job import Job
     from mtu.runtime.video import EncodeOptions, ReadOptions, Segment, parse_muxer_options, parse_rate, parse_streams
 
-    if not source or not output:
-        raise InvalidInputError(f"the {'output' if source else 'input'} has no name: '' is given (an unset variable?)")
-    if Path(output).is_file() and source != "-" and "://" not in source and not Path(source).exists():
+    several = len(sources) > 1 or sources_file is not None or bool(suffix) or skip_done
+    inputs = [*sources, *([] if sources_file is None else read_list(sources_file))]
+    if not all(inputs) or not output:
+        raise InvalidInputError(f"the {'input' if output else 'output'} has no name: '' is given (an unset variable?)")
+    source = inputs[0]
+    if not several and Path(output).is_file() and source != "-" and "://" not in source and not Path(source).exists():
         right = shlex.join([PROGRAM, output, "-o", source])
         raise InvalidInputError(f"{source} does not exist, and the output {output} does: was this meant: {right}?")
     streams = parse_streams(stream or [])
     if report_file is not None:
-        check_report(report_file, source, output, *streams.values())
+        check_report(report_file, *inputs, output, *streams.values())
     if bare := [item for item in extra or [] if "=" not in item]:
         raise InvalidInputError(f"-e {bare[0]}: write it as key=value")
     encoder = {key: value for key, _, value in (item.partition("=") for item in extra or [])}
@@ -112,23 +119,20 @@ def run(
         overwrite=overwrite,
         resume=resume,
     )
-    bar = Progress(PROGRAM, enabled=progress)
-    with bar:
-        report = run_job(job, start=bar.begin, progress=bar.advance, say=lambda text: say(PROGRAM, text))
+    shown = partial(run_shown, PROGRAM, progress)
+    if several:
+        outcomes = []
+        for outcome in run_all(jobs_for(job, inputs, suffix, skip_done), shown, skip_done=skip_done):
+            say_outcome(PROGRAM, outcome)
+            outcomes.append(outcome)
+        code, written = say_all(PROGRAM, outcomes), {"runs": [outcome_as_json(each) for each in outcomes]}
+    else:
+        report = shown(job, None)
+        code, written = DAMAGED_INPUT if report.damage else 0, as_json(report)
     if report_file is not None:
-        write_report(report_file, {**dataclasses.asdict(report), "fps": report.fps})
-    for remark in report.remarks:
-        say(PROGRAM, f"note: {remark}")
-    frames = f"{report.frames} frame{'s' if report.frames != 1 else ''}"
-    say(
-        PROGRAM,
-        f"{output}: {frames} {report.width}x{report.height} in {report.seconds:.1f} s ({report.fps:.2f} fps),"
-        f" {report.model} {report.precision} on {report.backend} {report.device},"
-        f" {len(report.scene_cuts)} scene cut{'s' if len(report.scene_cuts) != 1 else ''}",
-    )
-    if report.damage:
-        say(PROGRAM, f"damaged input: {report.damage}; what could be decoded was kept")
-        raise typer.Exit(DAMAGED_INPUT)
+        write_report(report_file, written)
+    if code:
+        raise typer.Exit(code)
 
 
 def main() -> NoReturn:

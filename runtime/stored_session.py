@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mtu.core.errors import InvalidInputError
+from mtu.core.files import hidden_beside
 from mtu.core.processor import processor_flags
 from mtu.core.release import VERSION
 from mtu.core.window import Picture
@@ -30,8 +31,7 @@ _UNITS = ("asimd", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_
 
 def store_beside(target: str) -> Path:
     """Where the scenes of a run are kept until its target is whole: a hidden directory beside it."""
-    path = Path(target).absolute()
-    return path.parent / f".{path.name}.resume"
+    return hidden_beside(Path(target), "resume")
 
 
 def made_by(model: Model, backend: Backend, **options: Any) -> dict[str, Any]:

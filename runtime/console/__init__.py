@@ -1,7 +1,7 @@
 """What all command lines share: how a program ends. Imports typer and rich.
 
-Exit codes: 0 all well; 2 a user error, said in one message; 3 done, but a part of the input was unreadable; 130 Ctrl-C;
-143 SIGTERM, 129 a closed terminal. Anything else is a bug and keeps its traceback.
+Exit codes: 0 all well; 2 a user error, said in one message; 3 done, but a part of the input was unreadable; 4 some of
+several inputs failed; 130 Ctrl-C; 143 SIGTERM, 129 a closed terminal. Anything else is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from mtu.runtime.console.usage import Command, Group, UsageError, explain
 
 USER_ERROR = 2
 DAMAGED_INPUT = 3
+SOME_FAILED = 4
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 

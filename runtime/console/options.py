@@ -67,8 +67,39 @@ ResumeOption = Annotated[
         " interrupted run has left.",
     ),
 ]
-SourceArgument = Annotated[
-    str, typer.Argument(metavar="INPUT", help="Video file, directory of images, or - for yuv4mpeg on stdin.")
+SourcesArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="INPUT",
+        help="Video file, directory of images, or - for yuv4mpeg on stdin. Of several each gets an output of its name"
+        " in the directory OUTPUT.",
+    ),
+]
+
+
+def _instead_of_inputs(context: typer.Context, path: Path | None) -> Path | None:
+    for param in context.command.params if path is not None else []:
+        if param.name == "sources":
+            param.required, param.default = False, []
+    return path
+
+
+ListOption = Annotated[
+    Path | None,
+    _input(
+        "--list",
+        metavar="FILE",
+        callback=_instead_of_inputs,
+        is_eager=True,
+        help="Inputs, one a line; OUTPUT is a directory then.",
+    ),
+]
+SuffixOption = Annotated[
+    str, _output("--suffix", metavar="TEXT", help="Of several inputs: put before the ending of each name.")
+]
+SkipDoneOption = Annotated[
+    bool,
+    _output("--skip-done", help="Of several inputs: leave out what was done before with the same model and options."),
 ]
 SegmentOption = Annotated[
     str | None,

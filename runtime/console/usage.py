@@ -206,7 +206,7 @@ def _completed(ctx: Any, words: list[str]) -> str:
     params = ctx.command.get_params(ctx)
     values, extra = _parsed(ctx, words)
     words = list(words)
-    given = [str(values[p.name]) for p in params if _is_argument(p) and p.name in values]
+    given = [word for p in params if _is_argument(p) and p.name in values for word in _listed(values[p.name])]
     place = words.index(given[-1]) + 1 if given and given[-1] in words else 0
     for param in params:
         if param.name in values:
@@ -216,11 +216,18 @@ def _completed(ctx: Any, words: list[str]) -> str:
         elif param.required and _is_argument(param):
             words.insert(place, _metavar(param))
             place += 1
+        elif param.required and _metavar(param) == "OUTPUT" and len(given) > 1 and not Path(given[-1]).exists():
+            words.insert(words.index(given[-1]), _short(param))
         elif param.required:
-            words += [_short(param), _beside(given[0]) if _metavar(param) == "OUTPUT" and given else _metavar(param)]
+            one = _metavar(param) == "OUTPUT" and len(given) == 1
+            words += [_short(param), _beside(given[0]) if one else _metavar(param)]
     for word in extra:
         words.remove(word)
     return shlex.join([*ctx.command_path.split(), *words])
+
+
+def _listed(value: Any) -> list[str]:
+    return [str(word) for word in value] if isinstance(value, list | tuple) else [str(value)]
 
 
 def _beside(source: str) -> str:

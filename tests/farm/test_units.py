@@ -12,7 +12,7 @@ from tests.media import make_video, moving
 from tests.small_models import trail
 
 from mtu.core.errors import InvalidInputError, MissingFileError
-from mtu.farm import plan as plans
+from mtu.core.files import fingerprint
 from mtu.farm import unit as units
 from mtu.farm.plan import Plan, make_plan, packed
 from mtu.farm.unit import restore_unit
@@ -221,8 +221,8 @@ def test_a_unit_that_there_is_not(tmp_path, backend, plan):
 def test_a_large_file_is_told_by_its_ends(tmp_path):
     path = tmp_path / "large"
     path.write_bytes(bytes(3 << 20))
-    before = plans.fingerprint(str(path))
+    before = fingerprint(str(path))
     with path.open("r+b") as file:
         file.seek(-1, 2)
         file.write(b"1")
-    assert plans.fingerprint(str(path)) != before
+    assert fingerprint(str(path)) != before

@@ -61,7 +61,7 @@ def test_options_are_in_groups(capsys):
         ("mtu-run 'my clip.mov' --crf 3", "write: mtu-run 'my clip.mov' --crf 3 -o 'my clip-sharp.mov'"),
         ("mtu-run a.mp4 b.mp4 --crf 3", "--output or -o is missing; write: mtu-run a.mp4 -o b.mp4 --crf 3"),
         ("mtu-run -o b.mp4", "INPUT is missing; write: mtu-run INPUT -o b.mp4"),
-        ("mtu-run a b -o c", "'b' is one word too many; write: mtu-run a -o c"),
+        ("mtu-run a.mp4 README.md", "--output or -o is missing; write: mtu-run a.mp4 README.md -o OUTPUT"),
         ("mtu-run a -o", "-o needs a value"),
         ("mtu-run a -o b --strict=yes", "--strict takes no value"),
         (

@@ -1,0 +1,153 @@
+"""Several sources in one go: which target each gets, what is done already, one opened model for all.
+
+Writes the targets, and with `skip_done` a hidden record beside each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mtu.core.errors import InvalidInputError, MissingFileError, MtuError, OutputError, some
+from mtu.core.files import fingerprint, hidden_beside, write_whole
+from mtu.core.release import VERSION
+from mtu.runtime.backends import open_model
+from mtu.runtime.chain import interface_of
+from mtu.runtime.job import Job, RunReport
+from mtu.runtime.opened import Models
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one source."""
+
+    job: Job
+    report: RunReport | None = None
+    """None: it failed, or was done before."""
+    error: str = ""
+    """Why it failed: a message for what the user can put right, a traceback for a bug."""
+
+
+def read_list(path: Path) -> list[str]:
+    """The sources that a file names, one a line; empty lines and those that begin with # are left out.
+
+    Raises MissingFileError, InvalidInputError.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise MissingFileError(f"--list {path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"--list {path} cannot be read ({error}): give a text with a source a line") from None
+    found = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+    if not found:
+        raise InvalidInputError(f"--list {path} names no source: write one a line")
+    return found
+
+
+def jobs_for(job: Job, sources: Sequence[str], suffix: str, skip_done: bool) -> list[Job]:
+    """A job for each source, whose target has its name, with `suffix` before the ending, in the directory `job.target`.
+
+    Raises what can be known before the first of them: sources that are not there, targets that are, or that two
+    sources would have.
+    """
+    out = Path(job.target)
+    for option, given in (
+        ("--stream", job.streams),
+        ("--save-motion", job.save_motion),
+        ("--save-maps", job.save_maps),
+    ):
+        if given:
+            raise InvalidInputError(f"{option} is for one source, and there are {len(sources)}: leave it out")
+    if "/" in suffix:
+        raise InvalidInputError(f"--suffix {suffix}: is a part of a file name, and has no /")
+    if job.target == "-" or out.is_file():
+        raise InvalidInputError(f"-o {job.target}: several sources need a directory")
+    for source in sources:
+        if source == "-" or "://" in source:
+            raise InvalidInputError(f"{source}: only files and directories can be among several sources")
+        if not Path(source).exists():
+            raise MissingFileError(f"{source} does not exist")
+    jobs = [dataclasses.replace(job, source=source, target=_target(source, out, suffix)) for source in sources]
+    by_target: dict[Path, str] = {}
+    for each in jobs:
+        path = Path(each.target).resolve()
+        if path in by_target:
+            raise InvalidInputError(
+                f"{by_target[path]} and {each.source} would both become {each.target}: give them in two runs"
+            )
+        by_target[path] = each.source
+    there = [each.target for each in jobs if Path(each.target).exists()]
+    if there and not job.overwrite and not skip_done:
+        raise OutputError(
+            f"{some(there)} exist{'s' if len(there) == 1 else ''}: replace with --overwrite, or leave out what is done"
+            " with --skip-done"
+        )
+    return jobs
+
+
+def _target(source: str, out: Path, suffix: str) -> str:
+    path = Path(source)
+    if path.is_dir():
+        return f"{out / (path.resolve().name + suffix)}/"
+    return str(out / (path.stem + suffix + path.suffix))
+
+
+def run_all(jobs: Sequence[Job], run: Callable[[Job, Models], RunReport], *, skip_done: bool) -> Iterator[Outcome]:
+    """Runs them one after the other, over one `Models`. What fails stops no other.
+
+    With `skip_done` each that ends well is recorded, and one is left out whose target was made by the same source,
+    model and options before. Raises OutputError if the directory of the targets cannot be made.
+    """
+    for job in jobs[:1]:
+        try:
+            Path(job.target).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{Path(job.target).parent} cannot be made ({error.strerror})") from None
+    with Models() as models:
+        for job in jobs:
+            try:
+                made = _made_by(job) if skip_done else ""
+                if skip_done and _is_done(job, made):
+                    yield Outcome(job)
+                    continue
+                report = run(job, models)
+                if skip_done:
+                    record = {"made_by": made, "result": fingerprint(job.target)}
+                    write_whole(hidden_beside(Path(job.target), "done"), json.dumps(record).encode())
+            except MtuError as error:
+                yield Outcome(job, error=str(error))
+            except Exception:
+                yield Outcome(job, error=traceback.format_exc().rstrip())
+            else:
+                yield Outcome(job, report)
+
+
+def _made_by(job: Job) -> str:
+    """sha256 of what the target of a job depends on: source, model, options, version."""
+    interface = interface_of(open_model(job.model))
+    options = dataclasses.replace(job, build=None, overwrite=False, resume=False)
+    made = f"{VERSION} {interface.digest} {fingerprint(job.source)} {options}"
+    return hashlib.sha256(made.encode()).hexdigest()
+
+
+def _is_done(job: Job, made: str) -> bool:
+    """Raises OutputError for a target that is there and was not made so, unless it may be replaced."""
+    if not Path(job.target).exists():
+        return False
+    try:
+        record = json.loads(hidden_beside(Path(job.target), "done").read_bytes())
+        if record == {"made_by": made, "result": fingerprint(job.target)}:
+            return True
+    except (OSError, ValueError):
+        pass
+    if not job.overwrite:
+        raise OutputError(
+            f"{job.target} exists, and was not made by this source, model and options: replace it with --overwrite"
+        )
+    return False
