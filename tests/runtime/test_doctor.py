@@ -13,6 +13,7 @@ from tests.small_models import opposite
 
 from mtu.core import processor
 from mtu.export.chain_files import write_chain
+from mtu.plugins.op import OPS, find_op
 from mtu.runtime import doctor
 from mtu.runtime.bundle import bundled_directory
 from mtu.runtime.engine import Profile
@@ -170,6 +171,13 @@ def test_what_openvino_finds(monkeypatch, tmp_path, abilities, flags, words):
     monkeypatch.setattr("mtu.runtime.openvino_library.load_openvino", lambda: openvino)
     monkeypatch.setattr(processor.bf16_units, "__defaults__", (tmp_path / "cpuinfo",))
     assert doctor._openvino() == words
+
+
+@pytest.mark.needs_library("tensorrt_rtx")
+def test_each_op_is_named_with_its_revision():
+    works, text = doctor.Trial("plugin", ["tensorrt-rtx"]).outcome()
+    named = " and ".join(f"{name} revision {find_op(name).revision}" for name in OPS)
+    assert works and text == f"{named}, registers with tensorrt-rtx"
 
 
 def test_a_cpp_plugin_that_is_not_there(tmp_path):
