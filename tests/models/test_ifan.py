@@ -297,9 +297,14 @@ def test_an_engine_has_the_plugin_or_standard_layers(tmp_path, bundle, plugin):
     from mtu.export.engine_options import BuildOptions
     from mtu.runtime.engine import Profile
 
-    for fp16 in (True, False):
+    (tmp_path / "keep").write_text("F.3.1\nconv_res.0.0\n")  # before and behind an op
+    for name, how in {
+        "fp32": {},
+        "fp16": {"fp16": True},
+        "mixed": {"fp16": True, "keep_fp32": tmp_path / "keep"},
+    }.items():
         said: list[str] = []
-        options = BuildOptions(Profile.fixed(32, 48), runtime="tensorrt-rtx", fp16=fp16, plugin=plugin)
-        engine = build_engine(bundle, tmp_path / str(fp16), options, say=said.append)
+        options = BuildOptions(Profile.fixed(32, 48), runtime="tensorrt-rtx", plugin=plugin, **how)
+        engine = build_engine(bundle, tmp_path / name, options, say=said.append)
         assert engine.manifest.plugins == ({"IterativeFilters": find_op("IterativeFilters").revision} if plugin else {})
         assert any("no plugin layer" in text for text in said) == (not plugin), said
