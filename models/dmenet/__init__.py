@@ -56,7 +56,10 @@ def settings_of(tensors: Mapping[str, torch.Tensor]) -> Mapping[str, Any] | None
     found = (_BLOCK.fullmatch(name.removeprefix(PART)) for name in tensors)
     counts = Counter(each[1] or each[2] for each in found if each)
     blocks = [block for block, count in counts.items() if count > 1]  # one array alone is a stray
-    channels = first.shape[0] if first is not None and first.dim() == 1 else PRESETS["dmenet"]["channels"]
+    published = PRESETS["dmenet"]
+    channels = first.shape[0] if first is not None and first.dim() == 1 else published["channels"]
+    if not is_own and channels == published["channels"]:
+        return published  # a file that lacks a whole block is no other network
     return {"blocks": max(len(blocks), 1), "channels": max(channels, 2)}
 
 

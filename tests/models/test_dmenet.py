@@ -168,6 +168,20 @@ def test_an_array_that_is_missing_is_named(tmp_path, values, name):
     assert "unexpected" not in str(caught.value) and "and " not in str(caught.value)
 
 
+@pytest.mark.parametrize("block", [0, 3, 6])
+def test_a_released_file_that_lacks_a_whole_block_is_no_smaller_network(tmp_path, block):
+    parts = f"(b|c)({block}_[12]|_res{block})"
+    shapes = family.released(FULL)
+    lacking = {name for name in shapes if re.search(f"u0/{parts}/", name)}
+    found = {name: torch.empty(shape, device="meta") for name, shape in shapes.items() if name not in lacking}
+    assert len(lacking) == 15 and family.settings_of(found) == FULL
+    if block == 6:
+        zeros = {name: np.zeros(value.shape, np.float32) for name, value in found.items()}
+        with pytest.raises(InvalidInputError, match=r"missing .*u0/[bc](_res6|6_1)/") as caught:
+            load_checkpoint(write_npz(tmp_path / "x.npz", zeros))
+        assert "unexpected" not in str(caught.value)
+
+
 CONV = f"{NET}decoder/u2/c1"
 SPOILT = {
     "unknown": ({f"{NET}decoder/u9/c1/kernel:0": np.ones(2, np.float32)}, "unexpected main_net/defocus_net/decoder/u9"),
