@@ -36,6 +36,20 @@ def arrays(settings: Mapping[str, Any], seed: int = 0) -> dict[str, Tensor]:
     return found
 
 
+def calm(settings: Mapping[str, Any], seed: int = 0) -> dict[str, Tensor]:
+    """Likewise, of a network that is more like a trained one: filters that blur or sharpen a little, so that values stay
+    what they are over all iterations on pictures too, and a result that is the picture, changed by some tenths."""
+    random = torch.Generator().manual_seed(seed)
+    found = arrays(settings, seed)
+    weight, bias = found["F.3.weight"], found["F.3.bias"]
+    iterations, channels = settings["iterations"], weight.shape[1]
+    found["F.3.weight"] = weight * 0.15
+    taps = torch.tensor([0.1, 0.75, 0.1]) + 0.1 * torch.randn(2 * iterations * channels, 3, generator=random)
+    found["F.3.bias"] = torch.cat((taps.flatten(), 0.2 * bias[taps.numel() :]))
+    found["out_res.0.weight"] *= 0.2
+    return found
+
+
 def save(path: Path, weights: Mapping[str, Tensor], layout: str) -> Path:
     """A file in one of `LAYOUTS`."""
     prefix = "module.Network." if layout.startswith("module") else "Network."
