@@ -37,8 +37,8 @@ def arrays(settings: Mapping[str, Any], seed: int = 0) -> dict[str, Tensor]:
 
 
 def calm(settings: Mapping[str, Any], seed: int = 0) -> dict[str, Tensor]:
-    """Likewise, of a network that is more like a trained one: filters that blur or sharpen a little, so that values stay
-    what they are over all iterations on pictures too, and a result that is the picture, changed by some tenths."""
+    """Likewise, of a network that is more like a trained one: filters that blur or sharpen a little, so that values
+    stay what they are over all iterations on pictures too, and a result that is the picture, changed by some tenths."""
     random = torch.Generator().manual_seed(seed)
     found = arrays(settings, seed)
     weight, bias = found["F.3.weight"], found["F.3.bias"]
