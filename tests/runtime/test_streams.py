@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 from types import SimpleNamespace
@@ -16,6 +17,8 @@ from tests.media import make_video, moving
 from mtu.core.errors import InvalidInputError
 from mtu.runtime import Session, deblur, open_backend, read_frames
 from mtu.runtime.memory import STREAM_PIXEL, needed
+from mtu.runtime.scene_store import SceneStore
+from mtu.runtime.stored_session import StoredSession
 from mtu.runtime.video import read_picture, write_png
 
 STREAMS = ("image", "right", "left")
@@ -238,3 +241,22 @@ def test_no_stream_is_overwritten(tmp_path, capsys, views, folders):
 def test_commands_that_read_one_stream_say_so(tmp_path, capsys, views, folders, command):
     filled = [word.format(b=views.directory, i=folders["image"]) for word in command]
     refused(cli.run(capsys, *filled), tmp_path, "reads 3 streams (image, right, left), and gets image")
+
+
+def test_stored_scenes_are_of_all_streams(tmp_path, views):
+    """Those of another picture in a further stream are no scenes of these."""
+    taken = []
+    changed = {**CLIPS, "left": [*CLIPS["left"][:3], *(255 - picture for picture in CLIPS["left"][3:])]}
+    for clips in (CLIPS, CLIPS, changed):
+        with contextlib.closing(open_backend("onnxruntime", views)) as backend:
+            inner = Session(backend, scene_threshold=None)
+            session = StoredSession(inner, SceneStore(tmp_path / "store", {}), 10.0)
+            if clips is changed:
+                with pytest.raises(InvalidInputError, match="other frames than the source has now, from frame 3 on"):
+                    [session.push(moment) for moment in moments(clips)]
+                continue
+            found = [each.rgb for moment in moments(clips) for each in session.push(moment)]
+            found += [each.rgb for each in session.flush()]
+            assert all(np.array_equal(a, b) for a, b in zip(found, joined(CLIPS), strict=True))
+            taken.append(session.taken)
+    assert taken == [0, 5]
