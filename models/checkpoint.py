@@ -172,6 +172,9 @@ def _read(path: Path) -> Mapping[str, object]:
     ) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InvalidInputError(f"checkpoint {path} cannot be read: {reason[0][:200]}") from None
+    if isinstance(loaded, Mapping) and {"network", "average", "optimiser"} <= loaded.keys():
+        weights = path.with_name("weights.safetensors")
+        raise InvalidInputError(f"checkpoint {path} is what a run of mtu-train goes on from: give {weights}")
     for key in ("state_dict", "model"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]

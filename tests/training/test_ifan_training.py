@@ -31,9 +31,9 @@ from mtu.runtime.bundle import open_bundle  # noqa: E402
 from mtu.training import ifan_recipe, options, stills  # noqa: E402
 from mtu.training.ifan_network import Reblurring, TrainedNetwork, initialise  # noqa: E402
 from mtu.training.options import new_options  # noqa: E402
-from mtu.training.run import WEIGHTS, Run  # noqa: E402
+from mtu.training.run import CHECKPOINT, WEIGHTS, Run  # noqa: E402
 from mtu.training.start import train  # noqa: E402
-from mtu.training.stills import StillBatch  # noqa: E402
+from mtu.training.stills import Sample, StillBatch  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread", "tiny")
 
@@ -79,6 +79,17 @@ def test_first_weights_are_near_the_identity_and_every_layer_learns() -> None:
     assert 1e-5 < (restored - seen[0]).abs().mean() < 0.1
     (restored.square().mean() + disparity.square().mean() + blurred.square().mean()).backward()
     assert all(value.grad is not None and value.grad.abs().max() > 0 for value in trained.parameters())
+
+
+def test_first_filters_change_nothing_however_many() -> None:
+    trained = new_trained({**TINY, "iterations": 17})
+    sharp, blurred = torch.rand(2, 1, 3, 32, 40)
+    with torch.no_grad():
+        _, _, filters = trained.inference_network().train_step(blurred)
+        again = trained.train_step(sharp, blurred)[2]
+    above, here, below, bias = torch.cat(filters).unflatten(1, (4, -1)).unbind(1)
+    assert max(float(part.abs().max()) for part in (above, here - 1, below, bias)) < 0.2
+    assert (again - sharp[..., ::8, ::8]).abs().mean() < 0.1
 
 
 def test_the_released_network_that_blurs_again_has_as_many_rows() -> None:
@@ -158,6 +169,17 @@ def test_a_tiny_network_learns_a_fixed_batch(
     assert first["loss/total"] == pytest.approx(sum(first[f"loss/{name}"] for name in ifan_recipe.LOSSES), rel=1e-6)
 
 
+@pytest.mark.parametrize("settings", [TINY, DUAL], ids=["one picture", "dual"])
+def test_validation_is_of_the_picture_and_its_views_in_their_order(settings: dict[str, int]) -> None:
+    trained = new_trained(settings)
+    trained.Network.load_state_dict(arrays(settings))
+    noise = np.random.default_rng(0).integers(0, 256, (4, 16, 24, 3), np.uint8)
+    found = ifan_recipe.validate(trained, [Sample(noise[:1], noise[1:2], noise[2:])])
+    seen = [torch.from_numpy(noise[n])[None].permute(0, 3, 1, 2) / 255 for n in (0, 2, 3)]
+    restored = reference(arrays(settings), *seen[: settings["streams"]])[0].permute(1, 2, 0).numpy() * 255
+    assert np.abs(found.picture[:, 24:48] - restored).max() <= 0.51
+
+
 # --- a run
 
 
@@ -174,6 +196,8 @@ def test_what_a_run_leaves_exports_and_runs(
     assert ended.out.endswith(" dB on the validation pictures after 4 steps\n")
     ended = cli.run(capsys, "mtu-export", "onnx", "--checkpoint", folder / WEIGHTS, "-o", tmp_path / "bundle")
     assert ended.code == 0, ended.err
+    wrong = cli.run(capsys, "mtu-export", "onnx", "--checkpoint", folder / CHECKPOINT, "-o", tmp_path / "no")
+    assert wrong.code == 2 and f"give {folder / WEIGHTS}" in wrong.err
     bundle = open_bundle(tmp_path / "bundle")
     assert bundle.interface.variant == preset and list(bundle.interface.streams) == streams
     found = load_checkpoint(folder / WEIGHTS)
