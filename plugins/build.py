@@ -223,6 +223,8 @@ def _check_target(target: Path, overwrite: bool) -> None:
 def _run(command: Sequence[str | Path], build: Path, problem: str) -> str:
     """Runs a command in `build` and returns what it said; InvalidInputError with its first error if it fails."""
     words = [str(word) for word in command]
+    # What ends this program is held back until the process is known that it has to end too.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         process = subprocess.Popen(
             words,
@@ -233,11 +235,14 @@ def _run(command: Sequence[str | Path], build: Path, problem: str) -> str:
             text=True,
             errors="replace",
             start_new_session=True,
+            preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, before),
         )
     except OSError as error:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         raise InvalidInputError(f"{problem}: {words[0]} does not run ({error.strerror})") from None
     with process:
         try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             output, _ = process.communicate()
         except BaseException:
             # make and the compilers would go on without us.

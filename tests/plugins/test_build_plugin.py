@@ -184,7 +184,18 @@ def test_a_failed_build_gives_the_first_error_and_the_log(toolchain, bare, capsy
     assert [path.name for path in Path().glob("mtu-build-plugin-*")] == [log.name]
 
 
-def test_ending_the_command_ends_the_compilers(toolchain, bare, tmp_path):
+SLOW = """
+import subprocess, time
+class Popen(subprocess.Popen):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        time.sleep(1)
+subprocess.Popen = Popen
+"""
+
+
+@pytest.mark.parametrize("start", ["", SLOW], ids=["running", "being started"])
+def test_ending_the_command_ends_the_compilers(toolchain, bare, tmp_path, start):
     os.mkfifo(tmp_path / "fifo")
     fifo = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
 
@@ -192,7 +203,7 @@ def test_ending_the_command_ends_the_compilers(toolchain, bare, tmp_path):
         return bool(select.select([fifo], [], [], 0)[0])
 
     script(bare / "cmake", f"/bin/sh -c 'echo; exec /bin/sleep 600' > {tmp_path}/fifo & wait")
-    code = "import sys\nfrom mtu.plugins.cli import main\nmain()"
+    code = f"{start}\nimport sys\nfrom mtu.plugins.cli import main\nmain()"
     command = [PYTHON, "-c", code, "-o", "out", *map(str, toolchain)]
     environment = {"PYTHONPATH": str(ROOT / ".links"), "PATH": str(bare), "TMPDIR": str(tmp_path)}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
