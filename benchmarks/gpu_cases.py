@@ -97,7 +97,7 @@ class Cuda:
 
 
 def laid_out(array: Array, layout: Layout) -> Array:
-    """An array as the layout has it in memory: [B, C, h, w]. The padding, which must not be read, is NaN."""
+    """An array [B, C, h, w] as the layout has it in memory, others as they are; padding, not to be read, is NaN."""
     if layout == "linear" or array.ndim != 4:
         return np.ascontiguousarray(array)
     batch, channels, h, w = array.shape

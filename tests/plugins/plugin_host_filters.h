@@ -30,8 +30,9 @@ std::vector<std::vector<PluginTensorDesc>> wrong_filters() {
 
 void check_filters_formats(const Supports& supports) {
     std::set<Combination> expected;
-    for (const auto& each : {pair(DataType::kFLOAT, TensorFormat::kLINEAR), pair(DataType::kHALF, TensorFormat::kLINEAR),
-                             pair(DataType::kHALF, TensorFormat::kHWC8)}) {
+    const TensorFormat linear = TensorFormat::kLINEAR, hwc8 = TensorFormat::kHWC8;
+    for (const auto& each :
+         {pair(DataType::kFLOAT, linear), pair(DataType::kHALF, linear), pair(DataType::kHALF, hwc8)}) {
         expected.insert({each, each, each});
     }
     CHECK(combinations(supports, 3) == expected);
@@ -40,7 +41,9 @@ void check_filters_formats(const Supports& supports) {
 // The output's shape from those of the two inputs; false if refused. The attribute is `shared`.
 using FiltersShape = std::function<bool(const std::vector<DimsExprs>&, DimsExprs&)>;
 void check_filters_shapes(const FiltersShape& shape, bool shared) {
-    const auto list = [](const Shape& a, const Shape& b) { return std::vector<DimsExprs>{a.expressions, b.expressions}; };
+    const auto list = [](const Shape& a, const Shape& b) {
+        return std::vector<DimsExprs>{a.expressions, b.expressions};
+    };
     const Shape x({1, 128, 90, 160}), filters({1, shared ? 512 : 896, 90, 160});
     const Shape dynamic({1, 128, -1, -1}), dynamic_filters({1, shared ? 512 : 896, -1, -1});
     DimsExprs output;
@@ -69,8 +72,9 @@ void check_filters_recorded(Plugin& plugin, bool shared) {
         void* out[1] = {record};
         CHECK(plugin.enqueue(tensors.data(), tensors.data() + 2, in, out, nullptr,
                              reinterpret_cast<cudaStream_t>(memory + 3)) == 719);
-        const std::vector<int64_t> expected{2, 13, 9, 16, shared, type == DataType::kHALF, format == TensorFormat::kHWC8,
-                                            number(in[0]), number(in[1]), number(out[0]), number(memory + 3)};
+        const bool half = type == DataType::kHALF;
+        const std::vector<int64_t> expected{2, 13, 9, 16, shared, half, format == TensorFormat::kHWC8, number(in[0]),
+                                            number(in[1]), number(out[0]), number(memory + 3)};
         CHECK(std::vector<int64_t>(record, record + 11) == expected);
     }
 }

@@ -23,9 +23,9 @@ struct Problem {
 // nullptr if the kernel can do it, else the reason, a static string.
 const char* check(const Problem& problem) noexcept;
 
-// Enqueues the op on `stream` (a cudaStream_t): one asynchronous launch, so it can be captured into a graph. x, filters,
-// filtered: device memory aligned to its element, filtered apart from the others; pad channels of kHwc8 are not read,
-// and written as zeros. Returns 0 or the cudaError_t of this call, and leaves none for the next: an error that an
+// Enqueues the op on `stream` (a cudaStream_t): one asynchronous launch, so it can be captured into a graph. x, filters
+// and filtered are device memory aligned to its element, filtered apart from the others; pad channels of kHwc8 are not
+// read, and written as zeros. Returns 0 or the cudaError_t of this call, and leaves none for the next: an error that an
 // earlier call left in the calling thread is dropped.
 int launch(const Problem& problem, const void* x, const void* filters, void* filtered, void* stream) noexcept;
 

@@ -1,5 +1,5 @@
-// The fibers behind cuda_runtime_api.h, and what the tests call through ctypes. Included by one translation unit for each
-// op, behind its launch.cu and `using namespace` its own, with the kernels in `kKernels`.
+// The fibers behind cuda_runtime_api.h, and what the tests call through ctypes. Included by one translation unit for
+// each op, behind its launch.cu and `using namespace` its own, with the kernels in `kKernels`.
 
 #include <ucontext.h>
 
