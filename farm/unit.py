@@ -28,9 +28,14 @@ def restore_unit(
 ) -> list[str]:
     """Restores the scenes of a unit, those that the session's store does not have; returns what a user should know.
 
-    `progress` is called after each frame. Raises InvalidInputError if the source is not the one that was planned, and
-    what `Session.push` raises.
+    `progress` is called after each frame. Raises InvalidInputError if the source is not the one that was planned or the
+    model reads several streams, and what `Session.push` raises.
     """
+    if len(session.streams) > 1:
+        raise InvalidInputError(
+            f"the model reads {len(session.streams)} streams ({', '.join(session.streams)}), and a plan is for one"
+            " source: restore it with mtu-run --stream"
+        )
     plan.check_source()
     scenes = plan.scenes_of(unit)
     for whole in (False, True):

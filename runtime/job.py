@@ -174,11 +174,11 @@ def run_job(
         if (given := backend.interface.the("map")) is not None:
             report.map = {"unit": given.unit and given.unit.name, "frames": outputs.map_figures}
         if gate is not None and report.map is not None:
-            report.map["threshold"] = opened.threshold
+            report.map["threshold"] = gate.threshold
             shares = [each["restored"] for each in outputs.map_figures]
             part = sum(shares) / len(shares)
             report.remarks.append(
-                f"{part:.1%} of all pixels were restored, those with a sigma above {opened.threshold:g}"
+                f"{part:.1%} of all pixels were restored, those with a sigma above {gate.threshold:g}"
             )
         report.remarks += [*reader.remarks, *writer.remarks, *backend.remarks, *_redone_remark(session.redone)]
         report.remarks += [] if stored is None else stored.remarks

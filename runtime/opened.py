@@ -31,8 +31,6 @@ class Opened:
     tiling: Tiling | None
     """How frames are cut; None: they are not."""
     gate: Gate | None = None
-    threshold: float = 0.0
-    """Of the gate."""
     notes: list[str] = field(default_factory=list)
 
     def session(self, job: Job) -> Stream:
@@ -64,12 +62,13 @@ class Models:
 
     def open(self, job: Job, frame: Sides, say: Callable[[str], None]) -> Opened:
         """For frames of height x width. Raises InvalidInputError and what `open_backend` raises."""
-        if frame not in self._opened:
-            model = open_model(job.model)
-            check_streams(job.streams, interface_of(model))
+        opened = self._opened.get(frame)
+        model = open_model(job.model) if opened is None else opened.model
+        check_streams(job.streams, interface_of(model))
+        if opened is None:
             self.close()
-            self._opened[frame] = self._open(job, model, frame, say)
-        return self._opened[frame]
+            opened = self._opened[frame] = self._open(job, model, frame, say)
+        return opened
 
     def _open(self, job: Job, model: Model, frame: Sides, say: Callable[[str], None]) -> Opened:
         tiling = choose_tiling(job.tile, frame, model)
@@ -82,7 +81,8 @@ class Models:
             "build": job.build,
             "say": say,
         }
-        seeing, threshold = _where(job, interface_of(model))
+        threshold = THRESHOLD if job.threshold is None else job.threshold
+        seeing = _where(job, interface_of(model), threshold)
         backend = self._stack.enter_context(contextlib.closing(open_backend(job.backend, model, job.device, **options)))
         gate = None
         if seeing is not None:
@@ -94,7 +94,7 @@ class Models:
         tiling, why = fit_memory(job.tile, tiling, frame, backend)
         notes = [] if tiling is None else [f"each frame is restored in {tiling}; {MEASURED}"]
         notes += [why] if why else []
-        return Opened(model=model, backend=backend, tiling=tiling, gate=gate, threshold=threshold, notes=notes)
+        return Opened(model=model, backend=backend, tiling=tiling, gate=gate, notes=notes)
 
     def close(self) -> None:
         """Closes what is open."""
@@ -117,14 +117,14 @@ def check_resume(job: Job, interface: Interface) -> None:
         raise InvalidInputError(f"--resume keeps pictures, and not {what}: leave it out")
 
 
-def _where(job: Job, restoring: Interface) -> tuple[Model | None, float]:
-    """The model that says where frames are restored, and the threshold. Raises InvalidInputError as `gated`."""
+def _where(job: Job, restoring: Interface, threshold: float) -> Model | None:
+    """The model that says where frames are restored. Raises InvalidInputError as `gated`."""
     if job.where is None:
         if job.threshold is not None:
             raise InvalidInputError(f"--threshold {job.threshold:g} is for --where, which is not given: leave it out")
-        return None, 0.0
+        return None
     if job.heat:
         raise InvalidInputError("--heat shows a map and --where uses one: leave one out (--save-maps keeps the map)")
-    seeing, threshold = open_model(job.where), THRESHOLD if job.threshold is None else job.threshold
+    seeing = open_model(job.where)
     gated(restoring, interface_of(seeing), threshold)
-    return seeing, threshold
+    return seeing

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import closing
+from fractions import Fraction
 
 import numpy as np
 import pytest
+from tests.bundles import views_bundle
 from tests.frames import moving_frames, write_clip
 from tests.media import make_video, moving
 from tests.small_models import trail
@@ -141,10 +144,18 @@ def test_a_source_that_ends_earlier_than_planned(tmp_path, backend, plan, monkey
 
 
 def test_pictures_and_odd_options(tmp_path, backend):
-    source = write_clip(tmp_path / "pictures", 30, 24, 32)
-    made = make_plan(str(source), ReadOptions(rate=dataclasses.replace(ReadOptions()).rate), None, 10)
-    assert len(made.scenes) == 1 and made.scenes[0].frames == 30
+    source, read = write_clip(tmp_path / "pictures", 30, 24, 32), ReadOptions(rate=Fraction(30000, 1001))
+    make_plan(str(source), read, None, 10).write(tmp_path / "plan.json")
+    made = Plan.load(tmp_path / "plan.json")
+    assert made.options == read and len(made.scenes) == 1 and made.scenes[0].frames == 30
     assert restore_unit(made, 0, session(backend, tmp_path / "s")) == []
+
+
+def test_a_model_of_several_streams_is_refused(tmp_path, plan):
+    several = open_backend("onnxruntime", views_bundle(tmp_path / "views"))
+    with closing(several), pytest.raises(InvalidInputError, match=r"reads 3 streams .*mtu-run --stream"):
+        restore_unit(plan, 0, session(several, tmp_path / "s"))
+    assert [path.name for path in (tmp_path / "s").iterdir()] == ["store.json"]
 
 
 def test_a_plan_is_the_same_read_again(tmp_path, plan):

@@ -16,7 +16,9 @@ from tests.media import make_video, moving
 
 from mtu.core.errors import InvalidInputError
 from mtu.runtime import Session, deblur, open_backend, read_frames
+from mtu.runtime.job import Job, run_job
 from mtu.runtime.memory import STREAM_PIXEL, needed
+from mtu.runtime.opened import Models
 from mtu.runtime.scene_store import SceneStore
 from mtu.runtime.stored_session import StoredSession
 from mtu.runtime.video import read_picture, write_png
@@ -213,6 +215,17 @@ def test_the_memory_of_every_stream_counts(tmp_path, views):
 def test_a_model_of_one_stream_takes_no_other(tmp_path, capsys, folders, make):
     ended = run(capsys, make(tmp_path / "bundle"), folders["image"], tmp_path / "out.mp4", right=folders["right"])
     refused(ended, tmp_path, "--stream right: the model test reads one stream, which is the input")
+
+
+def test_every_run_over_one_opened_model_is_checked(tmp_path, views, folders):
+    image, *others = (str(folders[name]) for name in STREAMS)
+    job = Job(image, str(tmp_path / "out"), views.directory, streams=dict(zip(STREAMS[1:], others, strict=True)))
+    with Models() as models:
+        assert run_job(job, models=models).frames == 3
+        for streams in ({}, {"right": others[0]}, {**job.streams, "depth": image}):
+            with pytest.raises(InvalidInputError, match="the others are given with --stream right=PATH"):
+                run_job(replace(job, target=str(tmp_path / "again"), streams=streams), models=models)
+    assert not (tmp_path / "again").exists()
 
 
 def test_no_stream_is_overwritten(tmp_path, capsys, views, folders):
