@@ -12,6 +12,7 @@ NEEDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "mtu-export": ("export", ("torch", "onnx", "onnxscript", "onnxruntime")),
     "mtu-train": ("train", ("torch", "lightning_fabric", "tensorboard", "skimage", "cv2", "safetensors")),
     "mtu-compare": ("compare", ("polygraphy", "skimage")),
+    "mtu-farm": ("farm", ("ray", "pyarrow")),
     "mtu-eval": ("compare", ("skimage", "scipy")),
 }
 

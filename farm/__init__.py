@@ -1,5 +1,5 @@
 """A film, or many, restored by several processes or machines: plans, units, the engine that spreads them (Ray).
 
 The files, lowest first: `plan` (what there is to do, as data), `unit` (one piece of it, restored into a store of
-scenes).
+scenes), `cores` (a share of the processor), `engine` (units spread over workers), `films` (all of it), `cli`.
 """

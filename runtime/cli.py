@@ -78,9 +78,6 @@ def run(
     streams = parse_streams(stream or [])
     if report_file is not None:
         check_report(report_file, *inputs, output, *streams.values())
-    if bare := [item for item in extra or [] if "=" not in item]:
-        raise InvalidInputError(f"-e {bare[0]}: write it as key=value")
-    encoder = {key: value for key, _, value in (item.partition("=") for item in extra or [])}
     job = Job(
         source=source,
         target=output,
@@ -112,7 +109,7 @@ def run(
             codec=codec,
             crf=crf,
             pix_fmt=pix_fmt,
-            options=encoder,
+            options=options.encoder_options(extra),
             muxer_options=parse_muxer_options(mux or []),
             picture_format=picture_format,
         ),

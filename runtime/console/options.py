@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from mtu.core.errors import InvalidInputError
 from mtu.core.release import VERSION
 from mtu.runtime.backends import FACTORIES, PrecisionChoice
 from mtu.runtime.bundle import BUNDLED
@@ -167,6 +168,15 @@ PixFmtOption = Annotated[
 ExtraOption = Annotated[
     list[str] | None, _encoder("-e", metavar="KEY=VALUE", help="Option for the encoder; may be repeated.")
 ]
+
+
+def encoder_options(extra: list[str] | None) -> dict[str, str]:
+    """What `ExtraOption` says. Raises InvalidInputError."""
+    if bare := [item for item in extra or [] if "=" not in item]:
+        raise InvalidInputError(f"-e {bare[0]}: write it as key=value")
+    return {key: value for key, _, value in (item.partition("=") for item in extra or [])}
+
+
 MuxOption = Annotated[
     list[str] | None,
     _encoder("--mux", "-m", metavar="KEY=VALUE", help="Option for the container, or faststart; may be repeated."),

@@ -37,7 +37,9 @@ def backend(tmp_path_factory):
 
 def scenes(counts=SCENES, height=48, width=64):
     return [
-        frame // 8 + 40 * k for k, count in enumerate(counts) for frame in moving_frames(count, height, width, seed=k)
+        frame // 8 + 40 * (3 * k % 5)
+        for k, count in enumerate(counts)
+        for frame in moving_frames(count, height, width, seed=k)
     ]
 
 

@@ -1,0 +1,170 @@
+"""`mtu-farm`: parses, calls `mtu.farm`, prints. Imports Ray inside the command that needs it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from mtu.core.extras import require_for
+from mtu.runtime.console import new_app, options, run_app, say
+from mtu.runtime.console.progress import stage_bar
+from mtu.runtime.scenes import SCENE_THRESHOLD
+from mtu.runtime.tiles import parse_tile
+
+PROGRAM = "mtu-farm"
+app = new_app()
+WORK = "Workers"
+UNIT_FRAMES = 240
+
+UnitOption = Annotated[int, typer.Option("--unit", metavar="N", help="Frames that a unit has at least.", min=1)]
+WorkersOption = Annotated[int, typer.Option("--workers", metavar="N", help="How many work.", rich_help_panel=WORK)]
+GpusOption = Annotated[
+    float,
+    typer.Option("--gpus-per-worker", metavar="F", help="GPUs of each; a fraction shares.", rich_help_panel=WORK),
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Of a Ray cluster that is there, as ray://HOST:10001; else one is started here.",
+        rich_help_panel=WORK,
+    ),
+]
+
+
+@app.callback()
+def main_help(version: options.VersionOption = False) -> None:
+    """Restores films with several workers, on this machine or a cluster."""
+
+
+@app.command()
+def plan(
+    source: Annotated[str, typer.Argument(metavar="INPUT", help="Video file or directory of images.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="PLAN", help="The plan, a JSON file.")],
+    unit: UnitOption = UNIT_FRAMES,
+    scene_threshold: options.SceneThresholdOption = SCENE_THRESHOLD,
+) -> None:
+    """Finds the scenes of a source, decoding it once, and packs them into units."""
+    from mtu.farm.plan import make_plan
+    from mtu.runtime.video import ReadOptions
+
+    made = make_plan(source, ReadOptions(), scene_threshold, unit)
+    made.write(output)
+    say(PROGRAM, f"{output}: {made.frames} frames, {len(made.scenes)} scenes, {len(made.units)} units")
+    if made.damage:
+        say(PROGRAM, f"note: damaged input: {made.damage}")
+
+
+@app.command()
+def run(
+    sources: options.SourcesArgument,
+    output: options.TargetOption,
+    sources_file: options.ListOption = None,
+    suffix: options.SuffixOption = "",
+    unit: UnitOption = UNIT_FRAMES,
+    workers: WorkersOption = 1,
+    gpus_per_worker: GpusOption = 0.0,
+    address: AddressOption = None,
+    overwrite: options.OverwriteOption = False,
+    codec: options.CodecOption = None,
+    crf: options.CrfOption = None,
+    pix_fmt: options.PixFmtOption = None,
+    extra: options.ExtraOption = None,
+    model: options.ModelOption = None,
+    backend: options.BackendOption = "auto",
+    device: options.DeviceOption = "auto",
+    precision: options.PrecisionOption = None,
+    tile: options.TileOption = "auto",
+    scene_threshold: options.SceneThresholdOption = SCENE_THRESHOLD,
+    progress: options.ProgressOption = True,
+) -> None:
+    """Restores films with several workers, or a cluster; a film comes out as one mtu-run would write it."""
+    from mtu.farm.engine import Done, Workers
+    from mtu.farm.films import Speeds, frames_missing, jobs_of, plan_film, restore_films
+    from mtu.runtime.batch import read_list
+    from mtu.runtime.console.runs import say_all, say_outcome
+    from mtu.runtime.video import EncodeOptions
+
+    require_for(PROGRAM)
+
+    who = Workers(count=workers, gpus=gpus_per_worker, address=address)
+    jobs = jobs_of(
+        [*sources, *([] if sources_file is None else read_list(sources_file))],
+        output,
+        suffix,
+        model=model,
+        backend=backend,
+        device=device,
+        precision=precision,
+        tile=parse_tile(tile),
+        scene_threshold=scene_threshold,
+        encode=EncodeOptions(codec=codec, crf=crf, pix_fmt=pix_fmt, options=options.encoder_options(extra)),
+        overwrite=overwrite,
+    )
+    films = [plan_film(each, unit) for each in jobs]
+    total, to_do = sum(film.plan.frames for film in films), sum(frames_missing(film) for film in films)
+    say(PROGRAM, f"{len(films)} film{'s' if len(films) != 1 else ''}, {total} frames, {to_do} of them to restore")
+    began, speeds = time.perf_counter(), Speeds()
+    with stage_bar(PROGRAM, enabled=progress) as reach:
+
+        def done(ended: Done) -> None:
+            speeds.add(ended)
+            reach(
+                f"{speeds.frames} of {to_do} frames, {speeds.frames / (time.perf_counter() - began):.2f} fps",
+                speeds.frames / max(to_do, 1),
+            )
+
+        outcomes = restore_films(films, who, done, lambda text: say(PROGRAM, text))
+    for line in speeds.lines():
+        say(PROGRAM, line)
+    for outcome in outcomes:
+        say_outcome(PROGRAM, outcome)
+        if outcome.report is not None:
+            say(PROGRAM, f"{outcome.job.target}: {outcome.report.frames} frames")
+    if code := say_all(PROGRAM, outcomes):
+        raise typer.Exit(code)
+
+
+@app.command()
+def verify(
+    sources: options.SourcesArgument,
+    output: options.TargetOption,
+    suffix: options.SuffixOption = "",
+    whole: Annotated[bool, typer.Option("--all", help="Every unit, not one chosen at random.")] = False,
+    model: options.ModelOption = None,
+    backend: options.BackendOption = "auto",
+    device: options.DeviceOption = "auto",
+    precision: options.PrecisionOption = None,
+    tile: options.TileOption = "auto",
+    scene_threshold: options.SceneThresholdOption = SCENE_THRESHOLD,
+) -> None:
+    """Restores a part of what mtu-farm run has made again, and compares every picture."""
+    from mtu.farm.films import jobs_of
+    from mtu.farm.films import verify as verify_film
+
+    for job in jobs_of(
+        sources,
+        output,
+        suffix,
+        model=model,
+        backend=backend,
+        device=device,
+        precision=precision,
+        tile=parse_tile(tile),
+        scene_threshold=scene_threshold,
+        overwrite=True,
+    ):
+        scenes = verify_film(job, whole)
+        say(PROGRAM, f"{job.target}: {len(scenes)} scenes restored again, the same, bit for bit")
+
+
+def main() -> NoReturn:
+    """Entry point."""
+    run_app(app, PROGRAM)
+
+
+if __name__ == "__main__":
+    main()

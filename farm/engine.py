@@ -1,0 +1,169 @@
+"""Units spread over workers by Ray Data: of this machine, or of a cluster. Queues, retries and placement are Ray's.
+
+A worker that dies is started again and its unit is given out again; a unit that kills every worker that takes it is
+left out after `TRIES` and named, and the rest goes on. What can be put right by the user (an `MtuError`) is not tried
+again. Imports ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import socket
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from mtu.core.errors import InvalidInputError, MtuError
+
+TRIES = 3
+"""How often a unit is given out that ends its worker."""
+_STORE_BYTES = 100 << 20
+"""Of Ray's object store: only rows of a table are in it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Who works."""
+
+    count: int = 1
+    gpus: float = 0.0
+    """Of each; a fraction shares one."""
+    address: str | None = None
+    """Of a cluster that is there, as Ray writes it ("ray://HOST:10001", "auto"); None starts one on this machine."""
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise InvalidInputError(f"--workers {self.count}: at least 1")
+        if not 0 <= self.gpus <= 64:
+            raise InvalidInputError(
+                f"--gpus-per-worker {self.gpus:g}: a number from 0 to 64, a fraction to share a GPU"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """A unit that a worker has ended."""
+
+    film: int
+    unit: int
+    worker: str
+    """Host and process."""
+    seconds: float = 0.0
+    frames: int = 0
+    notes: tuple[str, ...] = ()
+    error: str = ""
+    """What the user can put right; "" if it is restored."""
+
+
+class Restorer(Protocol):
+    """What a worker has: made once in each, then called with the numbers of a film and of its unit."""
+
+    def __call__(self, film: int, unit: int) -> Done:
+        """Restores a unit. Raises MtuError for what the user can put right."""
+        ...
+
+
+def spread(
+    units: Sequence[tuple[int, int]], make: Callable[[], Restorer], workers: Workers, done: Callable[[Done], None]
+) -> list[tuple[int, int]]:
+    """Gives out `units` (film, unit); `make` makes the `Restorer` of a worker, in that worker. `done` is called as they
+    end, in any order. Returns those that no worker came back from.
+
+    Raises InvalidInputError if there is no cluster at the address, or it lacks GPUs.
+    """
+    with _ray(workers):
+        import ray.data
+
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.max_errored_blocks = -1  # the rest goes on
+        rows = [{"film": film, "unit": unit} for film, unit in units]
+        for name in ("ray.data", "ray"):
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+        worker: Any = _Worker
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Ray has no other way yet to say how often it tries
+            results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+                worker,
+                fn_constructor_args=(make,),
+                compute=ray.data.ActorPoolStrategy(size=workers.count, max_tasks_in_flight_per_actor=1),
+                # A processor for each would leave none for what reads the rows, which then waits for ever.
+                num_cpus=0.01,
+                num_gpus=workers.gpus,
+                max_restarts=-1,
+                max_task_retries=TRIES - 1,
+                scheduling_strategy="SPREAD",
+            )
+        missing = list(units)
+        for row in results.iter_rows():
+            ended = Done(**{**row, "notes": tuple(row["notes"])})
+            missing.remove((ended.film, ended.unit))
+            done(ended)
+    return missing
+
+
+@contextlib.contextmanager
+def _ray(workers: Workers) -> Iterator[None]:
+    """Ray, started or joined; quiet."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    import ray
+
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if workers.address is None:
+        options |= {"include_dashboard": False, "object_store_memory": _STORE_BYTES, "num_cpus": workers.count + 1}
+    else:
+        options |= {"address": workers.address}
+    try:
+        if found := re.search(r"([^/:]+):(\d+)$", workers.address or ""):
+            # Ray itself tries for minutes.
+            socket.create_connection((found[1], int(found[2])), timeout=10).close()
+        ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = workers.address or "this machine"
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InvalidInputError(f"no Ray {ray.__version__} at {where}: {first}") from None
+    try:
+        there = _resources().get("GPU", 0)
+        if there < workers.gpus * workers.count:
+            raise InvalidInputError(
+                f"{workers.count} workers with {workers.gpus:g} GPUs each, and there are {there:g}: give fewer"
+                " --workers, or a fraction as --gpus-per-worker"
+            )
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _resources() -> dict[str, float]:
+    """What the nodes of the cluster have."""
+    import ray
+
+    ask: Any = ray.cluster_resources
+    found: dict[str, float] = ask()
+    return found
+
+
+class _Worker:
+    """A `Restorer` in a process of Ray's."""
+
+    def __init__(self, make: Callable[[], Restorer]) -> None:
+        self._restore = make()
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        film, unit = int(row["film"]), int(row["unit"])
+        try:
+            ended = self._restore(film, unit)
+        except MtuError as error:
+            ended = Done(film=film, unit=unit, worker=worker_name(), error=str(error))
+        return {**vars(ended), "notes": list(ended.notes)}
+
+
+def worker_name() -> str:
+    """Of this process."""
+    return f"{os.uname().nodename}:{os.getpid()}"
