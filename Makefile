@@ -42,7 +42,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt tools/links.py | $(VENV)/bin/python
-	$(PIP) -e ".[cpu,export,compare,train,rtx,dev]"
+	$(PIP) -e ".[cpu,export,compare,train,rtx,farm,dev]"
 	$(VENV)/bin/python tools/links.py
 	touch $@
 
