@@ -42,7 +42,11 @@ def test_python_examples_run(code, tmp_path, monkeypatch, small, capsys):
 def test_every_option_in_the_documentation_exists(script):
     module, function = SCRIPTS[script].split(":")
     helps = ""
-    subcommands = {"mtu-export": ["onnx", "chain"], "mtu-calibrate": ["ranges", "int8"]}.get(script, [])
+    subcommands = {
+        "mtu-export": ["onnx", "chain"],
+        "mtu-calibrate": ["ranges", "int8"],
+        "mtu-farm": ["plan", "run", "verify"],
+    }.get(script, [])
     for arguments in (["--help"], *([name, "--help"] for name in subcommands)):
         helps += run(f"sys.argv[0] = {script!r}\nfrom {module} import {function}\n{function}()", *arguments).stdout
     shown = 0

@@ -16,6 +16,9 @@ COMMANDS = [
     ("mtu-export", "onnx"),
     ("mtu-calibrate", "ranges"),
     ("mtu-calibrate", "int8"),
+    ("mtu-farm", "plan"),
+    ("mtu-farm", "run"),
+    ("mtu-farm", "verify"),
 ]
 
 
