@@ -6,12 +6,14 @@ Writes the targets, and with `skip_done` a hidden record beside each.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mtu.core.errors import InvalidInputError, MissingFileError, MtuError, OutputError, some
 from mtu.core.files import fingerprint, hidden_beside, write_whole
@@ -39,7 +41,7 @@ def read_list(path: Path) -> list[str]:
     Raises MissingFileError, InvalidInputError.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # Windows writes a mark first
     except FileNotFoundError:
         raise MissingFileError(f"--list {path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -82,6 +84,15 @@ def jobs_for(job: Job, sources: Sequence[str], suffix: str, skip_done: bool) -> 
                 f"{by_target[path]} and {each.source} would both become {each.target}: give them in two runs"
             )
         by_target[path] = each.source
+    for each in jobs:
+        path = Path(each.target).resolve()
+        for source in sources:
+            given = Path(source).resolve()
+            if path == given or path in given.parents:
+                raise InvalidInputError(
+                    f"{each.target}, the output of {each.source}, would take the place of the input {source}: give"
+                    " another directory, or --suffix"
+                )
     there = [each.target for each in jobs if Path(each.target).exists()]
     if there and not job.overwrite and not skip_done:
         raise OutputError(
@@ -120,19 +131,30 @@ def run_all(jobs: Sequence[Job], run: Callable[[Job, Models], RunReport], *, ski
                 if skip_done:
                     record = {"made_by": made, "result": fingerprint(job.target)}
                     write_whole(hidden_beside(Path(job.target), "done"), json.dumps(record).encode())
-            except MtuError as error:
-                yield Outcome(job, error=str(error))
-            except Exception:
-                yield Outcome(job, error=traceback.format_exc().rstrip())
+            except Exception as error:
+                yield Outcome(job, error=why(error))
             else:
                 yield Outcome(job, report)
 
 
+def why(error: Exception) -> str:
+    """Called while an error is handled: a message for what the user can put right, a traceback for a bug."""
+    if isinstance(error, MtuError):
+        return str(error)
+    if isinstance(error, OSError) and (error.filename is not None or error.errno == errno.ENOSPC):
+        return f"{error.filename or 'writing'}: {error.strerror}"
+    if isinstance(error, MemoryError):
+        return "out of memory: use smaller frames, or a machine with more memory"
+    return traceback.format_exc().rstrip()
+
+
 def _made_by(job: Job) -> str:
-    """sha256 of what the target of a job depends on: source, model, options, version."""
-    interface = interface_of(open_model(job.model))
-    options = dataclasses.replace(job, build=None, overwrite=False, resume=False)
-    made = f"{VERSION} {interface.digest} {fingerprint(job.source)} {options}"
+    """sha256 of what the target of a job depends on: source, models, options, version; not on how they are named."""
+    models = [job.model] if job.where is None else [job.model, job.where]
+    digests = [interface_of(open_model(model)).digest for model in models]
+    named: dict[str, Any] = {"source": "", "target": "", "model": None, "where": None}
+    options = dataclasses.replace(job, **named, build=None, overwrite=False, resume=False)
+    made = f"{VERSION} {digests} {fingerprint(job.source)} {options}"
     return hashlib.sha256(made.encode()).hexdigest()
 
 

@@ -77,7 +77,8 @@ def run(
         raise InvalidInputError(f"{source} does not exist, and the output {output} does: was this meant: {right}?")
     streams = parse_streams(stream or [])
     if report_file is not None:
-        check_report(report_file, *inputs, output, *streams.values())
+        listed = [] if sources_file is None else [str(sources_file)]
+        check_report(report_file, *inputs, output, *streams.values(), *listed)
     job = Job(
         source=source,
         target=output,
@@ -118,8 +119,10 @@ def run(
     )
     shown = partial(run_shown, PROGRAM, progress)
     if several:
-        outcomes = []
-        for outcome in run_all(jobs_for(job, inputs, suffix, skip_done), shown, skip_done=skip_done):
+        outcomes, jobs = [], jobs_for(job, inputs, suffix, skip_done)
+        if report_file is not None:
+            check_report(report_file, *(each.target for each in jobs))
+        for outcome in run_all(jobs, shown, skip_done=skip_done):
             say_outcome(PROGRAM, outcome)
             outcomes.append(outcome)
         code, written = say_all(PROGRAM, outcomes), {"runs": [outcome_as_json(each) for each in outcomes]}

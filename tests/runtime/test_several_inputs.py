@@ -60,6 +60,26 @@ def test_a_list_of_one_is_a_list(capsys, folder, model):
     assert sorted(path.name for path in (folder / "both").iterdir()) == ["a.mkv", "d.mp4"]
 
 
+def test_a_list_as_windows_writes_it(capsys, folder, model):
+    (folder / "list.txt").write_bytes(b"\xef\xbb\xbfa.mkv\r\n# none\r\n\r\nb c.mp4\r\n")
+    ended = run(capsys, model, "--list", "list.txt", "-o", "out")
+    assert ended.code == 0, ended.err
+    assert sorted(path.name for path in (folder / "out").iterdir()) == ["a.mkv", "b c.mp4"]
+
+
+def test_names_of_all_kinds(capsys, folder, model):
+    names = ["two\nlines.mkv", "n" * 250 + ".mkv", "-o.mkv", "umlaut ä.mkv", "a\x85\u2028.mkv", "link.mkv"]
+    for name in names[:-1]:
+        (folder / name).write_bytes((folder / "a.mkv").read_bytes())
+    (folder / "link.mkv").symlink_to("a.mkv")
+    (folder / "list.txt").write_text("a\x85\u2028.mkv\n")
+    words = ["--list", "list.txt", "a.mkv", *(f"./{name}" for name in names if "\x85" not in name)]
+    ended = run(capsys, model, *words, "-o", "out", "--skip-done", "--resume")
+    assert ended.code == 0, ended.err
+    made = {path.name for path in (folder / "out").iterdir() if not path.name.startswith(".")}
+    assert made == {"a.mkv", *names}
+
+
 def test_the_model_is_opened_once_for_a_size(capsys, folder, model, monkeypatch):
     sizes = []
     real = opened.open_backend
@@ -125,6 +145,12 @@ class TestSkipDone:
         assert "1 done, 1 done before" in self.again().err
         assert (folder / "out" / "d.mp4").is_file()
 
+    def test_names_do_not_count(self, capsys, folder, model):
+        (folder / "again").symlink_to(model.directory)
+        words = [folder / "a.mkv", "./d.mp4", "-o", folder / "out", "--skip-done", "--model", "again"]
+        ended = cli.run(capsys, "mtu-run", *words)
+        assert ended.code == 0 and "2 done before" in ended.err, ended.err
+
     @pytest.mark.parametrize("what", ["source", "target", "option", "record", "no record"])
     def test_what_has_changed_is_no_longer_done(self, folder, what):
         words = []
@@ -162,11 +188,22 @@ class TestSkipDone:
         (["--list", "pictures", "-o", "out"], "cannot be read"),
         (["--list", "empty.txt", "-o", "out"], "names no source"),
         (["a.mkv", "", "-o", "out"], "has no name"),
+        (["a.mkv", "d.mp4", "-o", ".", "--overwrite"], "would take the place of the input a.mkv"),
+        (["e/d.mp4", "d.mp4", "pictures", "-o", "e", "--skip-done"], "would both become"),
+        (["e/d-x.mp4", "d.mp4", "-o", "e", "--suffix", "-x", "--overwrite"], "e/d-x.mp4, the output of d.mp4, would"),
+        (["e/pictures", "pictures/", "-o", "e", "--suffix", "", "--overwrite"], "would both become"),
+        (["pictures", "e/pictures/1.png", "-o", "e", "--overwrite"], "would take the place of the input"),
+        (["a.mkv", "d.mp4", "-o", "out", "--json", "out/d.mp4"], "--json out/d.mp4"),
+        (["--list", "list.txt", "-o", "out", "--json", "list.txt"], "--json list.txt"),
         (["-o", "out"], "INPUT is missing"),
     ],
 )
 def test_what_can_be_known_is_refused_before_the_first(capsys, folder, model, words, said):
     (folder / "empty.txt").write_text("# nothing\n\n")
+    (folder / "list.txt").write_text("a.mkv\n")
+    (folder / "e" / "pictures").mkdir(parents=True)
+    for name in ("d.mp4", "d-x.mp4", "pictures/1.png"):
+        (folder / "e" / name).write_text("mine")
     before = sorted(folder.iterdir())
     ended = run(capsys, model, *words)
     cli.refused(ended, folder, said)
