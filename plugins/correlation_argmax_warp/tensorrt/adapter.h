@@ -104,19 +104,21 @@ struct CorrelationArgmaxWarp {
             return refused("detail_prev must have motion's batch, and scale times its height and width");
         }
         const auto size = [](auto value) { return static_cast<int32_t>(value); };
-        result = Problem{size(m[0]),      size(m[1]),      size(m[2]),      size(m[3]),
-                         size(d[1]),      attributes[0],   attributes[1],   attributes[2],
+        result = Problem{size(m[0]),         size(m[1]),         size(m[2]),           size(m[3]),
+                         size(d[1]),         attributes[0],      attributes[1],        attributes[2],
                          type_of(inputs[0]), type_of(inputs[2]), layout_of(inputs[0]), layout_of(inputs[2])};
         const char* reason = correlation_argmax_warp::check(result);
         return reason == nullptr || refused(reason);
     }
 
-    static std::size_t workspace_bytes(const Problem& problem) noexcept { return correlation_argmax_warp::workspace_bytes(problem); }
+    static std::size_t workspace_bytes(const Problem& problem) noexcept {
+        return correlation_argmax_warp::workspace_bytes(problem);
+    }
 
     static int launch(const Problem& problem, const void* const* inputs, void* const* outputs, void* workspace,
                       cudaStream_t stream) noexcept {
-        return correlation_argmax_warp::launch(problem, inputs[0], inputs[1], inputs[2], outputs[0], static_cast<int32_t*>(outputs[1]),
-                           workspace, stream);
+        return correlation_argmax_warp::launch(problem, inputs[0], inputs[1], inputs[2], outputs[0],
+                                               static_cast<int32_t*>(outputs[1]), workspace, stream);
     }
 };
 
