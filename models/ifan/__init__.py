@@ -50,7 +50,7 @@ def describe(settings: Mapping[str, Any]) -> Interface:
         variant="custom",
         settings=dict(settings),
         graphs=(Graph("picture", tuple(inputs), (Output(Tensor("output", "uint8", shape), "picture"),)),),
-        size=Size(multiple=8, minimum=8),
+        size=Size(multiple=8, minimum=8, smallest=8),
         streams=streams,
     )
 

@@ -111,7 +111,7 @@ def test_the_weights_of_the_tests_tell_a_mistake(mistake):
     assert (right - wrong).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("size", [(1, 1), (7, 9), (8, 8), (33, 50), (64, 48)])
+@pytest.mark.parametrize("size", [(8, 8), (9, 15), (33, 50), (64, 48)])
 def test_the_graph_gives_what_the_facts_say_at_every_size(bundle, size):
     frame = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
     padded = pad(frame, bundle.interface.size)[None]
@@ -127,6 +127,19 @@ def test_the_graph_gives_what_the_facts_say_at_every_size(bundle, size):
         output = backend.submit("picture", {"frame": padded}, {}).result()["output"]
         backend.close()
         assert np.abs(output - rounded).max() <= 0.5 + 255e-4, name
+
+
+@pytest.mark.parametrize("size", [(7, 7), (7, 64), (64, 7), (1, 1)])
+def test_a_picture_that_is_too_small(tmp_path, capsys, bundle, size):
+    (tmp_path / "in").mkdir()
+    write_png(tmp_path / "in" / "a.png", np.zeros((*size, 3), np.uint8))
+    for command in (
+        ("mtu-run", tmp_path / "in", "-o", tmp_path / "out", "--model", bundle.directory),
+        ("mtu-compare", bundle.directory, bundle.directory, "--input", tmp_path / "in"),
+    ):
+        ended = cli.run(capsys, *command)
+        assert ended.code == 2 and f"frames of {size[1]}x{size[0]} are too small for this model" in ended.err
+    assert [each.name for each in tmp_path.iterdir()] == ["in"]
 
 
 def test_the_graph_of_three_streams_gives_what_the_facts_say(dual):
