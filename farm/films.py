@@ -28,6 +28,7 @@ from mtu.farm.unit import restore_unit
 from mtu.runtime.batch import Outcome, jobs_for
 from mtu.runtime.job import Job, run_job
 from mtu.runtime.opened import Models
+from mtu.runtime.scene_store import Hold
 from mtu.runtime.stored_session import StoredSession, store_beside
 
 Say = Callable[[str], None]
@@ -146,7 +147,6 @@ def restore_films(films: Sequence[Film], workers: Workers, done: Callable[[Done]
 
     `done` is called after each unit. What fails stops nothing else. Raises as `spread`.
     """
-    units = [(number, unit) for number, film in enumerate(films) for unit in missing_units(film)]
     errors: dict[int, list[str]] = {number: [] for number in range(len(films))}
 
     def ended(unit: Done) -> None:
@@ -156,9 +156,16 @@ def restore_films(films: Sequence[Film], workers: Workers, done: Callable[[Done]
             say(f"note: {films[unit.film].job.source}: {note}")
         done(unit)
 
-    if units:
+    with contextlib.ExitStack() as holds:
+        units = []
+        for number, film in enumerate(films):
+            try:
+                holds.enter_context(Hold(store_beside(film.job.target)))
+                units += [(number, unit) for unit in missing_units(film)]
+            except MtuError as error:
+                errors[number].append(str(error))
         beside = workers.count if workers.address is None else 1
-        for number, unit in spread(units, _Make(tuple(films), beside), workers, ended):
+        for number, unit in spread(units, _Make(tuple(films), beside), workers, ended) if units else []:
             errors[number].append(f"unit {unit} ended every worker that took it")
     with Models() as models:
         return [_joined(film, errors[number], models, say) for number, film in enumerate(films)]

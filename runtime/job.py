@@ -22,6 +22,7 @@ from mtu.runtime.backends import Backend, Build, PrecisionChoice
 from mtu.runtime.compare import Comparison
 from mtu.runtime.opened import Models
 from mtu.runtime.outputs import Outputs, Shown
+from mtu.runtime.scene_store import Hold
 from mtu.runtime.scenes import SCENE_THRESHOLD
 from mtu.runtime.session import Restored, Stream
 from mtu.runtime.stages import Pipe, Stage, StoppedError
@@ -133,6 +134,7 @@ def run_job(
         pipeline = stack.enter_context(Pipeline(reader, into_pipe=job.target == "-"))
         if models is None:
             models = stack.enter_context(Models())
+        hold = stack.enter_context(Hold(store_beside(job.target))) if job.resume and job.target != "-" else None
         opened = models.open(job, (source.height, source.width), say)
         backend, gate = opened.backend, opened.gate
         session = opened.session(job)
@@ -141,6 +143,8 @@ def run_job(
             stack.callback(stored.store.is_kept)  # else it goes
         outputs = stack.enter_context(Outputs(job, source, backend.interface, gate))
         writer = outputs.writer
+        if hold is not None:
+            hold.remember(writer.temporary)
         report = _new_report(job, source, backend, writer)
         report.tiles = None if opened.tiling is None else opened.tiling.as_json()
         report.notes += opened.notes

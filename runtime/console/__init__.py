@@ -57,6 +57,16 @@ class _Signals:
             signal.signal(number, handler)
 
 
+_signals: _Signals | None = None
+"""Of the command that runs."""
+
+
+def end_if_asked() -> None:
+    """Raises what a signal that came raised before, where a library may have made an error of its own of that."""
+    if _signals is not None and _signals.last:
+        raise KeyboardInterrupt if _signals.last == signal.SIGINT else Terminated(_signals.last)
+
+
 class _App(typer.Typer):
     def command(self, name: str | None = None, **settings: Any) -> Callable[[Function], Function]:
         """As in typer, with the help of `mtu.runtime.console.usage`."""
@@ -94,7 +104,8 @@ def _plain_notes(program: str) -> Iterator[None]:
 
 def run_app(app: typer.Typer, program: str) -> NoReturn:
     """Runs a command line and ends the process with the code that the outcome has."""
-    signals = _Signals()
+    global _signals
+    signals = _signals = _Signals()
     code = 0
     make_stderr_patient()
     try:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mtu.runtime.batch import Outcome
-from mtu.runtime.console import DAMAGED_INPUT, SOME_FAILED, say
+from mtu.runtime.console import DAMAGED_INPUT, SOME_FAILED, end_if_asked, say
 from mtu.runtime.console.progress import Progress
 from mtu.runtime.job import Job, RunReport, run_job
 from mtu.runtime.opened import Models
@@ -16,8 +16,14 @@ from mtu.runtime.opened import Models
 def run_shown(program: str, progress: bool, job: Job, models: Models | None) -> RunReport:
     """`run_job`, with a bar and what is to be said of it at its end."""
     bar = Progress(program, enabled=progress)
-    with bar:
-        report = run_job(job, models=models, start=bar.begin, progress=bar.advance, say=lambda text: say(program, text))
+    try:
+        with bar:
+            report = run_job(
+                job, models=models, start=bar.begin, progress=bar.advance, say=lambda text: say(program, text)
+            )
+    except Exception:
+        end_if_asked()
+        raise
     for remark in report.remarks:
         say(program, f"note: {remark}")
     frames = f"{report.frames} frame{'s' if report.frames != 1 else ''}"

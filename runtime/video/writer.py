@@ -120,6 +120,11 @@ class Writer(ABC):
     def commit(self) -> None:
         """Finish, and give the result its final name. Raises OutputError."""
 
+    @property
+    def temporary(self) -> Path:
+        """Where the result is until `commit`."""
+        return self._temporary
+
     def close(self) -> None:
         """Remove what was not committed. May be called twice."""
         with suppress(OSError):

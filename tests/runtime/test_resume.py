@@ -17,7 +17,7 @@ from tests.small_models import trail
 
 from mtu.core.errors import InvalidInputError, OutputError
 from mtu.runtime import open_backend, open_session
-from mtu.runtime.scene_store import SceneStore
+from mtu.runtime.scene_store import Hold, SceneStore
 from mtu.runtime.stored_session import StoredSession, store_beside
 
 SCENES = (7, 5, 9)
@@ -84,6 +84,8 @@ def test_a_killed_run_gives_the_same_file(capsys, tmp_path, model, clip):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "out.mp4").exists()
+    assert cli.has_part(tmp_path)
+    (store / "00000012.abcd.part").write_text("a scene that was not whole")
 
     report = tmp_path / "report.json"
     ended = cli.run(capsys, "mtu-run", *options, "--json", report)
@@ -92,6 +94,53 @@ def test_a_killed_run_gives_the_same_file(capsys, tmp_path, model, clip):
     assert json.loads(report.read_text())["resumed"] == 12
     assert (tmp_path / "out.mp4").read_bytes() == (tmp_path / "plain.mp4").read_bytes()
     assert not store.exists()
+    assert not cli.has_part(tmp_path)
+
+
+def test_a_second_run_is_refused_while_one_goes_on(capsys, tmp_path, model, clip, frames):
+    options = [clip, "-o", tmp_path / "out.mp4", "--model", model.directory, "--resume"]
+    store = store_beside(str(tmp_path / "out.mp4"))
+    with Hold(store) as hold:
+        part = tmp_path / ".out.abcd.part.mp4"
+        part.write_text("of the other run")
+        hold.remember(part)
+        (store / "00000000.json").write_text("of the other run")
+        ended = cli.run(capsys, "mtu-run", *options)
+        assert ended.code == 2 and "another run is writing" in ended.err and part.exists()
+        assert sorted(path.name for path in store.iterdir()) == ["00000000.json", "lock"]
+        part.unlink()
+    assert [path.name for path in store.iterdir()] == ["00000000.json"]
+    ended = cli.run(capsys, "mtu-run", *options)
+    assert ended.code == 0 and not store.exists(), ended.err
+
+
+def test_an_empty_store_goes_with_who_held_it(tmp_path):
+    with Hold(tmp_path / "s"):
+        pass
+    assert not (tmp_path / "s").exists()
+    with pytest.raises(OutputError, match="none does not exist"):
+        Hold(tmp_path / "none" / "s")
+
+
+@pytest.mark.parametrize("left", ["mine.mp4", ".mine.mp4", "../.out.part.mp4"])
+def test_nothing_else_is_taken_for_what_a_killed_run_has_left(tmp_path, left):
+    (tmp_path / "a" / "s").mkdir(parents=True)
+    path = tmp_path / "a" / left
+    path.write_text("mine")
+    (tmp_path / "a" / "s" / "lock").write_text(left)
+    with Hold(tmp_path / "a" / "s"):
+        assert path.read_text() == "mine"
+
+
+def test_a_store_that_is_deleted_meanwhile_is_an_error(tmp_path, model, frames):
+    backend = open_backend("onnxruntime", model)
+    store = SceneStore(tmp_path / "s", {"by": 1})
+    session = StoredSession(open_session(backend, scene_threshold=None), store, 10.0)
+    run_to(4, session, frames)
+    store.remove()
+    with pytest.raises(OutputError, match="cannot be written"):
+        through(session, frames[4:])
+    session.close()
 
 
 def test_a_failure_says_what_was_kept(capsys, tmp_path, model, clip, monkeypatch):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -118,6 +120,39 @@ def test_a_bug_keeps_its_traceback_and_stops_no_other(capsys, folder, model, mon
     ended = run(capsys, model, "a.mkv", "d.mp4", "-o", "out")
     assert ended.code == 4 and "Traceback" in ended.err and "KeyError: 'a bug'" in ended.err
     assert (folder / "out" / "d.mp4").is_file()
+
+
+def test_what_the_system_refuses_is_no_bug(capsys, folder, model, monkeypatch):
+    from mtu.runtime.console import runs
+
+    def full(job, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(runs, "run_job", full)
+    ended = run(capsys, model, "a.mkv", "d.mp4", "-o", "out")
+    assert ended.code == 4 and "Traceback" not in ended.err and "d.mp4 failed: writing: No space left" in ended.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("hidden", [False, True], ids=["plain", "hidden"])
+def test_a_signal_ends_all(capsys, folder, model, monkeypatch, number, hidden):
+    from mtu.runtime.console import runs
+
+    sources = []
+
+    def end(job, **options):
+        sources.append(job.source)
+        try:
+            signal.raise_signal(number)
+        except BaseException:
+            if hidden:  # as some libraries do
+                raise RuntimeError("an error of a library") from None
+            raise
+
+    monkeypatch.setattr(runs, "run_job", end)
+    ended = run(capsys, model, "a.mkv", "d.mp4", "-o", "out")
+    assert ended.code == 128 + number and sources == ["a.mkv"]
+    assert "failed" not in ended.err and "Traceback" not in ended.err
 
 
 def test_a_damaged_one_is_code_3(capsys, folder, model):
