@@ -83,7 +83,7 @@ def run(
 ) -> None:
     """Restores films with several workers, or a cluster; a film comes out as one mtu-run would write it."""
     from mtu.farm.engine import Done, Workers
-    from mtu.farm.films import Speeds, frames_missing, jobs_of, plan_film, restore_films
+    from mtu.farm.films import Speeds, frames_missing, jobs_of, plan_films, restore_films
     from mtu.runtime.batch import read_list
     from mtu.runtime.console.runs import say_all, say_outcome
     from mtu.runtime.video import EncodeOptions
@@ -104,7 +104,7 @@ def run(
         encode=EncodeOptions(codec=codec, crf=crf, pix_fmt=pix_fmt, options=options.encoder_options(extra)),
         overwrite=overwrite,
     )
-    films = [plan_film(each, unit) for each in jobs]
+    films, failed = plan_films(jobs, unit)
     total, to_do = sum(film.plan.frames for film in films), sum(frames_missing(film) for film in films)
     say(PROGRAM, f"{len(films)} film{'s' if len(films) != 1 else ''}, {total} frames, {to_do} of them to restore")
     began, speeds = time.perf_counter(), Speeds()
@@ -117,7 +117,7 @@ def run(
                 speeds.frames / max(to_do, 1),
             )
 
-        outcomes = restore_films(films, who, done, lambda text: say(PROGRAM, text))
+        outcomes = failed + restore_films(films, who, done, lambda text: say(PROGRAM, text))
     for line in speeds.lines():
         say(PROGRAM, line)
     for outcome in outcomes:

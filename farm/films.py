@@ -19,17 +19,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtu.core.errors import InvalidInputError, MissingFileError, MtuError
+from mtu.core.errors import InvalidInputError, MissingFileError, MtuError, OutputError
 from mtu.core.files import fingerprint, hidden_beside, write_whole
 from mtu.farm.cores import share_cores
 from mtu.farm.engine import Done, Workers, spread, worker_name
 from mtu.farm.plan import UNIT_FRAMES, Plan, make_plan
-from mtu.farm.unit import restore_unit
-from mtu.runtime.batch import Outcome, jobs_for
+from mtu.farm.unit import check_one_stream, restore_unit
+from mtu.runtime.backends import open_model
+from mtu.runtime.batch import Outcome, jobs_for, why
+from mtu.runtime.chain import interface_of
 from mtu.runtime.job import Job, run_job
-from mtu.runtime.opened import Models
+from mtu.runtime.opened import Models, check_resume
+from mtu.runtime.outputs import Outputs
 from mtu.runtime.scene_store import Hold
 from mtu.runtime.stored_session import StoredSession, store_beside
+from mtu.runtime.video import open_reader
 
 Say = Callable[[str], None]
 
@@ -53,6 +57,9 @@ def jobs_of(sources: Sequence[str], output: str, suffix: str, **options: Any) ->
     if model is not None and model.exists():
         model = model.absolute()
     job = Job(source="", target=str(Path(output).absolute()), model=model, build=cached_engine, resume=True, **options)
+    interface = interface_of(open_model(model))
+    check_one_stream(interface.streams)
+    check_resume(job, interface)
     return jobs_for(job, [str(Path(source).absolute()) for source in sources], suffix, False)
 
 
@@ -121,10 +128,33 @@ def plan_film(job: Job, unit_frames: int = UNIT_FRAMES, progress: Callable[[], N
         if not same or plan.fingerprint != fingerprint(job.source):
             plan = None
     if plan is None:
+        _check_target(job)
         plan = make_plan(job.source, job.read, job.scene_threshold, unit_frames, progress=progress)
         path.parent.mkdir(parents=True, exist_ok=True)
         plan.write(path)
     return Film(dataclasses.replace(job, resume=True), plan)
+
+
+def plan_films(jobs: Sequence[Job], unit_frames: int = UNIT_FRAMES) -> tuple[list[Film], list[Outcome]]:
+    """Those that can be planned, and why the others cannot."""
+    films, failed = [], []
+    for job in jobs:
+        try:
+            films.append(plan_film(job, unit_frames))
+        except Exception as error:
+            failed.append(Outcome(job, error=why(error)))
+    return films, failed
+
+
+def _check_target(job: Job) -> None:
+    """Raises what the join would find, after all the work: a target that cannot be written, or not so."""
+    try:
+        Path(job.target).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{Path(job.target).parent} cannot be made ({error.strerror})") from None
+    interface = interface_of(open_model(job.model))
+    with open_reader(job.source, job.read) as reader, Outputs(job, reader.info, interface, None):
+        pass
 
 
 def missing_units(film: Film) -> list[int]:
@@ -195,9 +225,10 @@ def _joined(film: Film, errors: list[str], models: Models, say: Say) -> Outcome:
             "scenes": {scene.first: _digest(store / f"{scene.first:08d}.json") for scene in film.plan.scenes},
         }
         report = run_job(film.job, models=models, say=say)
+        record["result"] = fingerprint(film.job.target)
         write_whole(hidden_beside(Path(film.job.target), "farm"), json.dumps(record).encode())
-    except MtuError as error:
-        return Outcome(film.job, error=str(error))
+    except Exception as error:
+        return Outcome(film.job, error=why(error))
     return Outcome(film.job, report)
 
 
@@ -216,8 +247,13 @@ def verify(job: Job, whole: bool, seed: int | None = None) -> list[int]:
     path = hidden_beside(Path(job.target), "farm")
     try:
         record: dict[str, Any] = json.loads(path.read_bytes())
+        made = record["result"]
     except FileNotFoundError:
         raise MissingFileError(f"{job.target} was not made by mtu-farm run (there is no {path.name})") from None
+    except (OSError, ValueError, TypeError, KeyError):
+        raise InvalidInputError(f"{path} is broken: make {job.target} again with mtu-farm run") from None
+    if fingerprint(job.target) != made:
+        raise InvalidInputError(f"{job.target} has changed since mtu-farm run made it")
     with tempfile.TemporaryDirectory(prefix="mtu-farm-") as folder:
         again = dataclasses.replace(job, target=str(Path(folder) / "again.mkv"), resume=True)
         store = store_beside(again.target)

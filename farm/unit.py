@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from itertools import islice
 
 from mtu.core.errors import InvalidInputError
@@ -31,11 +31,7 @@ def restore_unit(
     `progress` is called after each frame. Raises InvalidInputError if the source is not the one that was planned or the
     model reads several streams, and what `Session.push` raises.
     """
-    if len(session.streams) > 1:
-        raise InvalidInputError(
-            f"the model reads {len(session.streams)} streams ({', '.join(session.streams)}), and a plan is for one"
-            " source: restore it with mtu-run --stream"
-        )
+    check_one_stream(session.streams)
     plan.check_source()
     scenes = plan.scenes_of(unit)
     for whole in (False, True):
@@ -45,6 +41,15 @@ def restore_unit(
             continue
         return [f"unit {unit} was read from the beginning: the middle gives other pictures"] if whole else []
     raise InvalidInputError(f"{plan.source} decodes to other pictures than were planned: plan it again")
+
+
+def check_one_stream(streams: Sequence[str]) -> None:
+    """Raises InvalidInputError for a model that reads several."""
+    if len(streams) > 1:
+        raise InvalidInputError(
+            f"the model reads {len(streams)} streams ({', '.join(streams)}), and a plan is for one source: restore it"
+            " with mtu-run --stream"
+        )
 
 
 def _restore(

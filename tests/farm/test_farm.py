@@ -12,6 +12,7 @@ import sys
 
 import pytest
 from tests import cli
+from tests.bundles import map_bundle, views_bundle
 from tests.farm.test_units import scenes
 from tests.frames import write_clip
 from tests.media import make_video
@@ -21,8 +22,18 @@ from tests.small_models import trail
 from mtu.core.errors import InvalidInputError, MissingFileError
 from mtu.core.files import hidden_beside
 from mtu.farm.engine import Done, Workers, spread
-from mtu.farm.films import Restoring, frames_missing, jobs_of, missing_units, plan_film, restore_films, verify
+from mtu.farm.films import (
+    Restoring,
+    frames_missing,
+    jobs_of,
+    missing_units,
+    plan_film,
+    plan_films,
+    restore_films,
+    verify,
+)
 from mtu.runtime.job import run_job
+from mtu.runtime.scene_store import Hold
 from mtu.runtime.stored_session import store_beside
 from mtu.runtime.video import EncodeOptions
 
@@ -218,6 +229,67 @@ def test_it_can_be_verified(ready, tmp_path, capsys):
     words = [tmp_path / "a.mp4", "-o", tmp_path / "out", "--model", tmp_path / "model", "--backend", "onnxruntime"]
     ended = cli.run(capsys, "mtu-farm", "verify", *words, "--all")
     assert ended.code == 0 and f"{len(starts)} scenes restored again" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [("changed", "has changed since mtu-farm run made it"), ("gone", "does not exist"), ("record", "is broken")],
+)
+def test_an_output_that_is_another_is_not_verified(ready, tmp_path, what, said):
+    assert join(ready).error == ""
+    target = tmp_path / "out" / "a.mp4"
+    if what == "changed":
+        target.write_bytes(target.read_bytes()[:-1] + b"?")
+    elif what == "gone":
+        target.unlink()
+    else:
+        hidden_beside(target, "farm").write_text('{"plan": 1}')
+    with pytest.raises((InvalidInputError, MissingFileError), match=said):
+        verify(jobs(tmp_path, "out", ["a.mp4"], overwrite=True)[0], whole=True)
+
+
+def test_a_broken_source_stops_no_other(ready, films, tmp_path, capsys):
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    make_video(tmp_path / "empty.mp4", scenes((3,)))
+    (tmp_path / "empty.mp4").write_bytes((tmp_path / "empty.mp4").read_bytes()[:100])
+    words = [tmp_path / "bad.mp4", tmp_path / "a.mp4", tmp_path / "empty.mp4", "-o", tmp_path / "out"]
+    model = ["--model", tmp_path / "model", "--backend", "onnxruntime", "-e", "threads=1"]
+    ended = cli.run(capsys, "mtu-farm", "run", *words, *model)
+    assert ended.code == 4 and "bad.mp4 failed" in ended.err and "1 done, 2 failed" in ended.err, ended.err
+    assert "Traceback" not in ended.err
+    assert (tmp_path / "out" / "a.mp4").read_bytes() == (films / "expected" / "a.mp4").read_bytes()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".a.mp4.farm", "a.mp4"]
+
+
+@pytest.mark.parametrize("what", ["codec", "ending", "directory"])
+def test_a_target_that_cannot_be_is_known_before_the_work(films, tmp_path, monkeypatch, what):
+    from mtu.farm import films as module
+
+    monkeypatch.setattr(module, "make_plan", lambda *_, **__: pytest.fail("work was done"))
+    name = "a.unknown" if what == "ending" else "a.mp4"
+    shutil.copy(films / "a.mp4", tmp_path / name)
+    encode = EncodeOptions(codec="none" if what == "codec" else None)
+    (job,) = jobs(tmp_path, "out/a/b", [name], model=films / "model", encode=encode)
+    if what == "directory":
+        (tmp_path / "out").write_text("a file")
+    planned, (failed,) = plan_films([job])
+    assert not planned and failed.error and "Traceback" not in failed.error
+
+
+def test_two_at_once(ready, tmp_path):
+    with Hold(store_beside(ready.job.target)):
+        assert "another run is writing" in join(ready).error
+    assert not missing_units(ready) and join(ready).error == ""
+
+
+def test_models_that_are_not_for_it_are_refused_before_planning(films, tmp_path, capsys):
+    words = ["run", films / "a.mp4", "-o", tmp_path / "out", "--model"]
+    views = views_bundle(tmp_path / "views").directory
+    cli.refused(cli.run(capsys, "mtu-farm", *words, views), tmp_path, "reads 3 streams", "mtu-run --stream")
+    heat = map_bundle(tmp_path / "heat").directory
+    cli.refused(cli.run(capsys, "mtu-farm", *words, heat), tmp_path, "maps of")
+    cli.refused(cli.run(capsys, "mtu-farm", *words, tmp_path / "none"), tmp_path, "none")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_comes_out_otherwise_is_found(ready, tmp_path):
