@@ -24,7 +24,8 @@ std::vector<std::vector<PluginTensorDesc>> wrong_filters() {
     result[4][1] = tensor({2, 4 * 13, 0, 16});
     result[5][1] = tensor({2, 4 * 13, 9, 16}, DataType::kFLOAT);
     result[6][0] = tensor({2, 13, 9, 16}, DataType::kHALF, TensorFormat::kHWC8);
-    result[7][0] = result[7][1] = tensor({2, 4 * 13, 9, 16}, DataType::kINT32);
+    result[7][0] = tensor({2, 13, 9, 16}, DataType::kINT32);
+    result[7][1] = tensor({2, 4 * 13, 9, 16}, DataType::kINT32);
     return result;
 }
 
