@@ -11,7 +11,7 @@ OUT := demo-out
 WORKERS ?= 2
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: demo test lint gpu-check clean
+.PHONY: demo test lint gpu-check soak clean
 
 demo: $(VENV)/.demo
 	@mkdir -p $(OUT)
@@ -26,6 +26,9 @@ lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+soak: $(VENV)/.dev
+	$(VENV)/bin/python tools/soak.py $(ARGS)
 
 gpu-check:
 	$(PYTHON) tools/links.py
