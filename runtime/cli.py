@@ -68,6 +68,7 @@ def run(
     from mtu.runtime.video import EncodeOptions, ReadOptions, Segment, parse_muxer_options, parse_rate, parse_streams
 
     several = len(sources) > 1 or sources_file is not None or bool(suffix) or skip_done
+    skip_done = skip_done or (several and resume)  # so that the same command goes on
     inputs = [*sources, *([] if sources_file is None else read_list(sources_file))]
     if not all(inputs) or not output:
         raise InvalidInputError(f"the {'input' if output else 'output'} has no name: '' is given (an unset variable?)")

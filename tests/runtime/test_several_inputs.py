@@ -253,6 +253,21 @@ def test_targets_that_are_there_are_refused_before_the_first(capsys, folder, mod
     assert run(capsys, model, "a.mkv", "d.mp4", "-o", "out", "--overwrite").code == 0
 
 
-def test_each_can_be_resumed(capsys, folder, model):
-    assert run(capsys, model, "a.mkv", "d.mp4", "-o", "out", "--resume").code == 0
-    assert sorted(path.name for path in (folder / "out").iterdir()) == ["a.mkv", "d.mp4"]
+def test_the_same_command_goes_on(capsys, folder, model, monkeypatch):
+    from mtu.runtime.console import runs
+
+    real = runs.run_job
+
+    def interrupted(job, **options):
+        if job.source == "d.mp4":
+            raise KeyboardInterrupt
+        return real(job, **options)
+
+    command = "a.mkv", "d.mp4", "-o", "out", "--resume"
+    with monkeypatch.context() as patched:
+        patched.setattr(runs, "run_job", interrupted)
+        assert run(capsys, model, *command).code == 130
+    ended = run(capsys, model, *command)
+    assert ended.code == 0 and "1 done, 1 done before" in ended.err, ended.err
+    names = sorted(path.name for path in (folder / "out").iterdir())
+    assert names == [".a.mkv.done", ".d.mp4.done", "a.mkv", "d.mp4"]
