@@ -16,7 +16,7 @@ from mtu.runtime.gate import THRESHOLD, Gate, GatedBackend, gated
 from mtu.runtime.scene_store import SceneStore
 from mtu.runtime.session import Stream
 from mtu.runtime.stored_session import StoredSession, made_by, store_beside
-from mtu.runtime.tiles import Sides, TiledSession, Tiling, choose_tiling, fit_memory, in_tiles
+from mtu.runtime.tiles import SEAMS, Sides, TiledSession, Tiling, choose_tiling, fit_memory
 
 if TYPE_CHECKING:
     from mtu.runtime.job import Job
@@ -92,7 +92,7 @@ class Models:
             backend = whole = GatedBackend(backend, other, threshold)
             gate = whole.gate
         tiling, why = fit_memory(job.tile, tiling, frame, backend)
-        notes = [] if tiling is None else [in_tiles(tiling, backend.interface.family)]
+        notes = [] if tiling is None else [f"each frame is restored in {tiling}; {SEAMS}"]
         notes += [why] if why else []
         return Opened(model=model, backend=backend, tiling=tiling, gate=gate, notes=notes)
 

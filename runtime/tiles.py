@@ -42,10 +42,10 @@ TileChoice = Literal["auto", "off"] | Sides
 OVERLAP = 128
 """Pixels that neighbouring tiles share at least, a multiple of 8: on either side the search's 40, and 24 more."""
 
-MEASURED = "with mtu2 on the demo clip, that changed values by at most 4 of 255 (77 dB)"
-"""What tiles do to MTU's pictures, for the user. docs/performance.md has more figures."""
-UNLIKE = "near the seams the result differs from that of whole frames; docs/networks has figures"
-"""Likewise for any other network, which may look further than tiles overlap."""
+SEAMS = (
+    "near the seams the result differs from that of whole frames; docs/performance.md and docs/networks have figures"
+)
+"""What tiles do to the pictures, for the user: a network may look further than they overlap."""
 
 
 @dataclass(frozen=True)
@@ -254,11 +254,6 @@ def fit_memory(choice: TileChoice, tiling: Tiling | None, frame: Sides, backend:
     if need > free:
         raise InvalidInputError(f"{what} take some {figures}: use --tile auto, or end other programs")
     return tiling, f"{what} take some {figures}: that is close; --tile auto takes less"
-
-
-def in_tiles(tiling: Tiling, family: str) -> str:
-    """For the user: that frames are cut, and what that does to what a network of `family` gives."""
-    return f"each frame is restored in {tiling}; {MEASURED if family == 'mtu' else UNLIKE}"
 
 
 def _needed(backend: Backend, tiling: Tiling) -> int | None:
