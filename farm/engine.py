@@ -11,7 +11,9 @@ import contextlib
 import logging
 import os
 import re
+import signal
 import socket
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -123,7 +125,10 @@ def _ray(workers: Workers) -> Iterator[None]:
         if found := re.search(r"([^/:]+):(\d+)$", workers.address or ""):
             # Ray itself tries for minutes.
             socket.create_connection((found[1], int(found[2])), timeout=10).close()
+        before = signal.getsignal(signal.SIGTERM)
         ray.init(**options)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)  # Ray sets its own, which ends the program without a word
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = workers.address or "this machine"
         first = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -195,7 +195,13 @@ def restore_films(films: Sequence[Film], workers: Workers, done: Callable[[Done]
             except MtuError as error:
                 errors[number].append(str(error))
         beside = workers.count if workers.address is None else 1
-        for number, unit in spread(units, _Make(tuple(films), beside), workers, ended) if units else []:
+        try:
+            lost = spread(units, _Make(tuple(films), beside), workers, ended) if units else []
+        except BaseException:
+            if any(any(store_beside(film.job.target).glob("[0-9]*.json")) for film in films):
+                say("restored scenes are kept beside the outputs: the same command goes on with them")
+            raise
+        for number, unit in lost:
             errors[number].append(f"unit {unit} ended every worker that took it")
     with Models() as models:
         return [_joined(film, errors[number], models, say) for number, film in enumerate(films)]

@@ -157,6 +157,20 @@ class TestRay:
         assert "1 inputs: 1 done" in ended.err and "fps" in ended.err
         assert same(films, "driver")
 
+    def test_a_driver_that_is_asked_to_end(self, films):
+        words = [films / "a.mp4", "-o", films / "ended", "--model", films / "model", "--backend", "onnxruntime"]
+        words = [*map(str, words), "--unit", "10", "--no-progress"]
+        code = "from mtu.farm.cli import main\nmain()"
+        command = [sys.executable, "-c", code, "run", *words]
+        process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, start_new_session=True)
+        store = store_beside(str(films / "ended" / "a.mp4"))
+        wait_until(lambda: list(store.glob("0*.json")), process)
+        process.terminate()
+        said = process.communicate()[1].decode()
+        assert process.returncode == 143 and "terminated" in said and "the same command goes on" in said, said
+        assert sorted(path.name for path in (films / "ended").iterdir()) == [".a.mp4.resume"]
+        assert not (store / "lock").exists()
+
     def test_no_cluster_at_the_address(self, films):
         (planned,) = [plan_film(job, 20) for job in jobs(films, "none", ["a.mp4"])]
         with pytest.raises(InvalidInputError, match="no Ray"):
