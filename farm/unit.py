@@ -39,6 +39,8 @@ def restore_unit(
             _restore(plan, scenes, session, whole, progress)
         except _OtherPicturesError:
             continue
+        finally:
+            session.close()  # what it has of a scene that is not whole goes
         return [f"unit {unit} was read from the beginning: the middle gives other pictures"] if whole else []
     raise InvalidInputError(f"{plan.source} decodes to other pictures than were planned: plan it again")
 
@@ -67,7 +69,6 @@ def _restore(
                 session.push(frame.rgb)
                 progress()
             if count != scene.frames or hashes.hexdigest() != scene.digest:
-                session.close()
                 raise _OtherPicturesError
             session.flush()
 

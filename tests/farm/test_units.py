@@ -14,7 +14,7 @@ from tests.frames import moving_frames, write_clip
 from tests.media import make_video, moving
 from tests.small_models import trail
 
-from mtu.core.errors import InvalidInputError, MissingFileError
+from mtu.core.errors import InvalidInputError, MissingFileError, OutputError
 from mtu.core.files import fingerprint
 from mtu.farm import unit as units
 from mtu.farm.plan import Plan, make_plan, packed
@@ -151,6 +151,24 @@ def test_pictures_and_odd_options(tmp_path, backend):
     made = Plan.load(tmp_path / "plan.json")
     assert made.options == read and len(made.scenes) == 1 and made.scenes[0].frames == 30
     assert restore_unit(made, 0, session(backend, tmp_path / "s")) == []
+
+
+def test_nothing_stays_of_a_scene_that_fails(tmp_path, plan, backend, monkeypatch):
+    stored, push = session(backend, tmp_path / "s"), StoredSession.push
+    first = plan.scenes[0].first
+
+    def fail(self, frame):
+        if self._pushed == first + 3:
+            raise OutputError("the disk is full")
+        return push(self, frame)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StoredSession, "push", fail)
+        with pytest.raises(OutputError, match="full"):
+            restore_unit(plan, 0, stored)
+    assert [path.name for path in (tmp_path / "s").iterdir()] == ["store.json"]
+    restore_unit(plan, 0, stored)
+    assert (tmp_path / "s" / f"{first:08d}.json").exists()
 
 
 def test_a_model_of_several_streams_is_refused(tmp_path, plan):
