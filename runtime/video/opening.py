@@ -39,7 +39,7 @@ def open_reader(source: str | Path, options: ReadOptions | None = None) -> Reade
         return VideoReader(name, options)
     path = Path(name)
     if not path.exists():
-        raise MissingFileError(f"{name} does not exist: give a video, a directory of pictures, or - for stdin")
+        raise MissingFileError(f"{name} does not exist: give a video or a directory of pictures")
     if path.is_dir():
         return PictureReader(name, _pictures(path), options)
     if path.is_file() and path.stat().st_size == 0:
@@ -65,7 +65,10 @@ def open_streams(source: str, views: Mapping[str, str], options: ReadOptions) ->
     opened: dict[str, Reader] = {}
     try:
         for name, path in views.items():
-            opened[name] = open_reader(path, replace(options, video_stream=None))
+            try:
+                opened[name] = open_reader(path, replace(options, video_stream=None))
+            except (InvalidInputError, MissingFileError) as error:
+                raise type(error)(f"--stream {name}: {error}") from None
         return StreamsReader(reader, opened)
     except BaseException:
         for each in (reader, *opened.values()):
