@@ -97,7 +97,7 @@ def jobs_for(job: Job, sources: Sequence[str], suffix: str, skip_done: bool) -> 
     if there and not job.overwrite and not skip_done:
         raise OutputError(
             f"{some(there)} exist{'s' if len(there) == 1 else ''}: replace with --overwrite, or leave out what is done"
-            " with --skip-done"
+            " (--skip-done of mtu-run)"
         )
     return jobs
 
