@@ -55,7 +55,7 @@ def films(tmp_path_factory):
 
 def jobs(folder, out, names=("a.mp4", "b.mp4"), **options):
     sources = [str(folder / name) for name in names]
-    encode = EncodeOptions(options={"threads": "1"})  # with more x264 does not always give the same
+    encode = EncodeOptions(options={"x264-params": "mbtree=0"})  # else x264 does not always give the same
     made = {"model": folder / "model", "backend": "onnxruntime", "encode": encode, **options}
     return jobs_of(sources, str(folder / out), "", **made)
 
@@ -143,7 +143,7 @@ class TestRay:
 
     def test_a_driver_that_is_killed_goes_on(self, films, capsys):
         words = [films / "a.mp4", "-o", films / "driver", "--model", films / "model", "--backend", "onnxruntime"]
-        words = [*map(str, words), "--unit", "10", "--workers", "2", "-e", "threads=1", "--no-progress"]
+        words = [*map(str, words), "--unit", "10", "--workers", "2", "-e", "x264-params=mbtree=0", "--no-progress"]
         code = "from mtu.farm.cli import main\nmain()"
         command = [sys.executable, "-c", code, "run", *words]
         process = subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL, start_new_session=True)
@@ -267,7 +267,7 @@ def test_a_broken_source_stops_no_other(ready, films, tmp_path, capsys):
     make_video(tmp_path / "empty.mp4", scenes((3,)))
     (tmp_path / "empty.mp4").write_bytes((tmp_path / "empty.mp4").read_bytes()[:100])
     words = [tmp_path / "bad.mp4", tmp_path / "a.mp4", tmp_path / "empty.mp4", "-o", tmp_path / "out"]
-    model = ["--model", tmp_path / "model", "--backend", "onnxruntime", "-e", "threads=1"]
+    model = ["--model", tmp_path / "model", "--backend", "onnxruntime", "-e", "x264-params=mbtree=0"]
     ended = cli.run(capsys, "mtu-farm", "run", *words, *model)
     assert ended.code == 4 and "bad.mp4 failed" in ended.err and "1 done, 2 failed" in ended.err, ended.err
     assert "Traceback" not in ended.err
