@@ -330,7 +330,7 @@ main()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and RLIMIT_AS")
-@pytest.mark.parametrize("mib", [64, 140])
+@pytest.mark.parametrize("mib", [32, 90])
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime", "torch"])
 def test_memory_that_runs_out_all_the_same_gives_one_message(tmp_path, small, backend, mib):
     clip = make_video(tmp_path / "in.mkv", moving(3, 720, 1280), codec="ffv1")
@@ -344,7 +344,7 @@ def test_memory_that_runs_out_all_the_same_gives_one_message(tmp_path, small, ba
     )
     said = [line for line in done.stderr.splitlines() if not line.startswith("mtu-run: note:")]
     assert done.returncode == 2 and len(said) == 1, done.stderr
-    assert "memory" in said[0] and said[0].startswith("mtu-run: error: ")
+    assert "memory" in said[0].replace(str(tmp_path), "") and said[0].startswith("mtu-run: error: ")
     assert not (tmp_path / "out").exists()
 
 
