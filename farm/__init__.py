@@ -3,3 +3,6 @@
 The files, lowest first: `plan` (what there is to do, as data), `unit` (one piece of it, restored into a store of
 scenes), `cores` (a share of the processor), `engine` (units spread over workers), `films` (all of it), `cli`.
 """
+
+UNIT_FRAMES = 240
+"""Frames that a unit has at least, but for the last of a film: short scenes are packed together."""

@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from mtu.core.extras import require_for
+from mtu.farm import UNIT_FRAMES
 from mtu.runtime.console import new_app, options, run_app, say
 from mtu.runtime.console.progress import stage_bar
 from mtu.runtime.scenes import SCENE_THRESHOLD
@@ -17,7 +18,6 @@ from mtu.runtime.tiles import parse_tile
 PROGRAM = "mtu-farm"
 app = new_app()
 WORK = "Workers"
-UNIT_FRAMES = 240
 
 UnitOption = Annotated[int, typer.Option("--unit", metavar="N", help="Frames that a unit has at least.", min=1)]
 WorkersOption = Annotated[int, typer.Option("--workers", metavar="N", help="How many work.", rich_help_panel=WORK)]

@@ -21,9 +21,10 @@ from typing import Any
 
 from mtu.core.errors import InvalidInputError, MissingFileError, MtuError, OutputError
 from mtu.core.files import fingerprint, hidden_beside, write_whole
+from mtu.farm import UNIT_FRAMES
 from mtu.farm.cores import share_cores
 from mtu.farm.engine import Done, Workers, spread, worker_name
-from mtu.farm.plan import UNIT_FRAMES, Plan, make_plan
+from mtu.farm.plan import Plan, make_plan
 from mtu.farm.unit import check_one_stream, restore_unit
 from mtu.runtime.backends import open_model
 from mtu.runtime.batch import Outcome, jobs_for, why
@@ -31,7 +32,7 @@ from mtu.runtime.chain import interface_of
 from mtu.runtime.job import Job, run_job
 from mtu.runtime.opened import Models, check_resume
 from mtu.runtime.outputs import Outputs
-from mtu.runtime.scene_store import Hold
+from mtu.runtime.scene_store import STORE, Hold, holds_scenes, sidecar
 from mtu.runtime.stored_session import StoredSession, store_beside
 from mtu.runtime.video import open_reader
 
@@ -118,7 +119,7 @@ class Restoring:
         return self._session[1]
 
 
-def plan_film(job: Job, unit_frames: int = UNIT_FRAMES, progress: Callable[[], None] = lambda: None) -> Film:
+def plan_film(job: Job, unit_frames: int = UNIT_FRAMES) -> Film:
     """A film with its plan, which is kept in its store. Raises as `make_plan`."""
     path = store_beside(job.target) / "plan.json"
     plan = None
@@ -129,7 +130,7 @@ def plan_film(job: Job, unit_frames: int = UNIT_FRAMES, progress: Callable[[], N
             plan = None
     if plan is None:
         _check_target(job)
-        plan = make_plan(job.source, job.read, job.scene_threshold, unit_frames, progress=progress)
+        plan = make_plan(job.source, job.read, job.scene_threshold, unit_frames)
         path.parent.mkdir(parents=True, exist_ok=True)
         plan.write(path)
     return Film(dataclasses.replace(job, resume=True), plan)
@@ -163,7 +164,7 @@ def missing_units(film: Film) -> list[int]:
     return [
         unit
         for unit in range(len(film.plan.units))
-        if not all((store / f"{scene.first:08d}.json").exists() for scene in film.plan.scenes_of(unit))
+        if not all(sidecar(store, scene.first).exists() for scene in film.plan.scenes_of(unit))
     ]
 
 
@@ -198,7 +199,7 @@ def restore_films(films: Sequence[Film], workers: Workers, done: Callable[[Done]
         try:
             lost = spread(units, _Make(tuple(films), beside), workers, ended) if units else []
         except BaseException:
-            if any(any(store_beside(film.job.target).glob("[0-9]*.json")) for film in films):
+            if any(holds_scenes(store_beside(film.job.target)) for film in films):
                 say("restored scenes are kept beside the outputs: the same command goes on with them")
             raise
         for number, unit in lost:
@@ -227,8 +228,8 @@ def _joined(film: Film, errors: list[str], models: Models, say: Say) -> Outcome:
         store = store_beside(film.job.target)
         record = {
             "plan": dataclasses.asdict(film.plan),
-            "made_by": json.loads((store / "store.json").read_bytes()),
-            "scenes": {scene.first: _digest(store / f"{scene.first:08d}.json") for scene in film.plan.scenes},
+            "made_by": json.loads((store / STORE).read_bytes()),
+            "scenes": {scene.first: _digest(sidecar(store, scene.first)) for scene in film.plan.scenes},
         }
         report = run_job(film.job, models=models, say=say)
         record["result"] = fingerprint(film.job.target)
@@ -238,9 +239,9 @@ def _joined(film: Film, errors: list[str], models: Models, say: Say) -> Outcome:
     return Outcome(film.job, report)
 
 
-def _digest(sidecar: Path) -> str:
-    """sha256 over those of the restored pictures of a scene."""
-    pictures = json.loads(sidecar.read_bytes())["pictures"]
+def _digest(said: Path) -> str:
+    """sha256 over those of the restored pictures of a scene, by its sidecar."""
+    pictures = json.loads(said.read_bytes())["pictures"]
     return hashlib.sha256("".join(pictures).encode()).hexdigest()
 
 
@@ -266,7 +267,7 @@ def verify(job: Job, whole: bool, seed: int | None = None) -> list[int]:
         store.mkdir()
         (store / "plan.json").write_text(json.dumps(record["plan"]))
         film = Film(again, Plan.load(store / "plan.json"))
-        write_whole(store / "store.json", json.dumps(record["made_by"]).encode())
+        write_whole(store / STORE, json.dumps(record["made_by"]).encode())
         units = range(len(film.plan.units))
         chosen = list(units) if whole else [random.Random(seed).choice(units)]
         restoring = Restoring([film], 1)
@@ -274,7 +275,7 @@ def verify(job: Job, whole: bool, seed: int | None = None) -> list[int]:
         for unit in chosen:
             restoring(0, unit)
             for scene in film.plan.scenes_of(unit):
-                if _digest(store / f"{scene.first:08d}.json") != record["scenes"][str(scene.first)]:
+                if _digest(sidecar(store, scene.first)) != record["scenes"][str(scene.first)]:
                     raise InvalidInputError(
                         f"{job.target}: frames {scene.first} to {scene.end - 1} come out otherwise when they are"
                         " restored again"

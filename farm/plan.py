@@ -17,13 +17,12 @@ from typing import Any
 
 from mtu.core.errors import InvalidInputError, MissingFileError, OutputError
 from mtu.core.files import fingerprint, write_whole
+from mtu.farm import UNIT_FRAMES
 from mtu.runtime.scene_store import digest_of
 from mtu.runtime.scenes import SceneDetector
 from mtu.runtime.video import Frame, ReadOptions, open_reader
 
 VERSION = 1
-UNIT_FRAMES = 240
-"""Frames that a unit has at least, but for the last: short scenes are packed together."""
 
 
 @dataclass(frozen=True, kw_only=True)

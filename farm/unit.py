@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from itertools import islice
 
 from mtu.core.errors import InvalidInputError
@@ -23,20 +23,18 @@ class _OtherPicturesError(Exception):
     """Decoding gave pictures that are not those of the plan."""
 
 
-def restore_unit(
-    plan: Plan, unit: int, session: StoredSession, *, progress: Callable[[], None] = lambda: None
-) -> list[str]:
+def restore_unit(plan: Plan, unit: int, session: StoredSession) -> list[str]:
     """Restores the scenes of a unit, those that the session's store does not have; returns what a user should know.
 
-    `progress` is called after each frame. Raises InvalidInputError if the source is not the one that was planned or the
-    model reads several streams, and what `Session.push` raises.
+    Raises InvalidInputError if the source is not the one that was planned or the model reads several streams, and what
+    `Session.push` raises.
     """
     check_one_stream(session.streams)
     plan.check_source()
     scenes = plan.scenes_of(unit)
     for whole in (False, True):
         try:
-            _restore(plan, scenes, session, whole, progress)
+            _restore(plan, scenes, session, whole)
         except _OtherPicturesError:
             continue
         finally:
@@ -54,9 +52,7 @@ def check_one_stream(streams: Sequence[str]) -> None:
         )
 
 
-def _restore(
-    plan: Plan, scenes: tuple[Scene, ...], session: StoredSession, whole: bool, progress: Callable[[], None]
-) -> None:
+def _restore(plan: Plan, scenes: tuple[Scene, ...], session: StoredSession, whole: bool) -> None:
     session.begin_at(scenes[0].first)
     with contextlib.closing(_frames(plan, scenes[0], whole)) as frames:
         for scene in scenes:
@@ -67,7 +63,6 @@ def _restore(
                     raise _OtherPicturesError
                 hashes.update(digest.encode())
                 session.push(frame.rgb)
-                progress()
             if count != scene.frames or hashes.hexdigest() != scene.digest:
                 raise _OtherPicturesError
             session.flush()

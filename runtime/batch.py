@@ -76,23 +76,25 @@ def jobs_for(job: Job, sources: Sequence[str], suffix: str, skip_done: bool) -> 
         if not Path(source).exists():
             raise MissingFileError(f"{source} does not exist")
     jobs = [dataclasses.replace(job, source=source, target=_target(source, out, suffix)) for source in sources]
+    paths = [Path(each.target).resolve() for each in jobs]
     by_target: dict[Path, str] = {}
-    for each in jobs:
-        path = Path(each.target).resolve()
+    for each, path in zip(jobs, paths, strict=True):
         if path in by_target:
             raise InvalidInputError(
                 f"{by_target[path]} and {each.source} would both become {each.target}: give them in two runs"
             )
         by_target[path] = each.source
-    for each in jobs:
-        path = Path(each.target).resolve()
-        for source in sources:
-            given = Path(source).resolve()
-            if path == given or path in given.parents:
-                raise InvalidInputError(
-                    f"{each.target}, the output of {each.source}, would take the place of the input {source}: give"
-                    " another directory, or --suffix"
-                )
+    inputs: dict[Path, str] = {}  # and the directories that they lie in
+    for source in sources:
+        given = Path(source).resolve()
+        for place in (given, *given.parents):
+            inputs.setdefault(place, source)
+    for each, path in zip(jobs, paths, strict=True):
+        if path in inputs:
+            raise InvalidInputError(
+                f"{each.target}, the output of {each.source}, would take the place of the input {inputs[path]}: give"
+                " another directory, or --suffix"
+            )
     there = [each.target for each in jobs if Path(each.target).exists()]
     if there and not job.overwrite and not skip_done:
         raise OutputError(

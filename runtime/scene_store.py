@@ -41,6 +41,16 @@ def digest_of(*pictures: Picture) -> str:
     return digest.hexdigest()
 
 
+def sidecar(store: Path, first: int) -> Path:
+    """What says of the scene that begins with frame `first` what it was made of; its pictures are beside it."""
+    return store / f"{first:08d}.json"
+
+
+def holds_scenes(store: Path) -> bool:
+    """Whether a whole scene is in it."""
+    return any(store.glob("[0-9]*.json"))
+
+
 @dataclass(frozen=True)
 class StoredScene:
     """A whole scene of a store, whose pictures are as they were written."""
@@ -107,7 +117,7 @@ class SceneStore:
 
     def find(self, first: int) -> StoredScene | None:
         """The scene that begins with frame `first`; None if there is none, or what is there is broken."""
-        path = self.directory / f"{first:08d}.json"
+        path = sidecar(self.directory, first)
         try:
             fields = json.loads(path.read_bytes())
             scene = StoredScene(
@@ -139,7 +149,7 @@ class SceneStore:
 
     def is_kept(self) -> bool:
         """Whether it holds a scene; if not, it is deleted."""
-        if any(self.directory.glob("[0-9]*.json")):
+        if holds_scenes(self.directory):
             return True
         self.remove()
         return False
@@ -275,7 +285,7 @@ class SceneWriter:
         if self._given_up or self._container is None:
             return
         fields = {"source": self._source, "pictures": self._pictures, "redone": redone}
-        target = self._store.directory / f"{self._first:08d}.mkv"
+        said = sidecar(self._store.directory, self._first)
         try:
             self._container.mux(self._stream.encode())
             self._container.close()
@@ -285,8 +295,8 @@ class SceneWriter:
             size = self._check_room()
             if self._given_up:
                 return
-            self._path.replace(target)
-            write_whole(target.with_suffix(".json"), json.dumps(fields).encode())
+            self._path.replace(said.with_suffix(".mkv"))
+            write_whole(said, json.dumps(fields).encode())
         except (av.FFmpegError, OSError) as error:
             raise OutputError(f"{self._store.directory} cannot be written ({error.strerror})") from None
         self._store.count(size)
