@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,12 +16,11 @@ for package in ("skimage", "safetensors", "lightning_fabric", "tensorboard", "on
 
 import onnx  # noqa: E402
 from tests import cli, ifan  # noqa: E402
-from tests.conftest import ROOT  # noqa: E402
 from tests.graphs import before_rounding  # noqa: E402
 from tests.ifan import DUAL, TINY, arrays, reference  # noqa: E402
 from tests.tiny_training import CPU, make_tiny, new_run, noted  # noqa: E402
 from tests.training.test_checkpoints import content, same  # noqa: E402
-from tests.training.test_train_cli import environment  # noqa: E402
+from tests.training.test_train_cli import train_with_two  # noqa: E402
 
 from mtu.models import ifan as family  # noqa: E402
 from mtu.models.checkpoint import load_checkpoint  # noqa: E402
@@ -242,16 +239,6 @@ def test_a_run_begins_with_a_released_file(tmp_path: Path, settings: dict[str, i
 
 
 def test_two_processes_train_one_network(tmp_path: Path) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-m", "tests.tiny_training", *SMALL, "--preset=ifan", "--devices=2", "-o", tmp_path / "run"],
-        cwd=ROOT,
-        env=environment(MTU_WATCH=str(tmp_path / "rank")),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert all(line.startswith("mtu-train: ") for line in ended.stderr.splitlines()), ended.stderr
-    ranks = [[line.split() for line in (tmp_path / f"rank{rank}").read_text().splitlines()] for rank in (0, 1)]
+    _, ranks = train_with_two(tmp_path, *SMALL, "--preset=ifan")
     assert len({number for rank in ranks for number, _ in rank}) == 8  # each has batches of its own
     assert [after for _, after in ranks[0]] == [after for _, after in ranks[1]]

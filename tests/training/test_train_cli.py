@@ -155,11 +155,10 @@ def test_ctrl_c_in_a_terminal_reaches_the_loader_too(
     assert ended.code == 0 and f"from step {step} to {step + 3}" in ended.err
 
 
-@pytest.mark.parametrize("unroll", [1, 2])
-def test_two_processes_train_one_network(tmp_path: Path, unroll: int) -> None:
-    command = [sys.executable, "-m", "tests.tiny_training", *SMALL, "--devices=2", f"--unroll={unroll}"]
+def train_with_two(tmp_path: Path, *words: str) -> tuple[subprocess.CompletedProcess[str], list[list[list[str]]]]:
+    """A tiny training by two processes, which say nothing but mtu-train's lines; and of each what it saw, by step."""
     ended = subprocess.run(
-        [*command, "-o", str(tmp_path / "run")],
+        [sys.executable, "-m", "tests.tiny_training", *words, "--devices=2", "-o", str(tmp_path / "run")],
         cwd=ROOT,
         env=environment(MTU_WATCH=str(tmp_path / "rank")),
         capture_output=True,
@@ -167,10 +166,15 @@ def test_two_processes_train_one_network(tmp_path: Path, unroll: int) -> None:
         timeout=300,
     )
     assert ended.returncode == 0, ended.stderr
-    assert ended.stderr.startswith("mtu-train: mtu2 on 2 x cpu, fp32, from step 0 to 6\n")
     assert all(line.startswith("mtu-train: ") for line in ended.stderr.splitlines()), ended.stderr
+    return ended, [[line.split() for line in (tmp_path / f"rank{n}").read_text().splitlines()] for n in (0, 1)]
+
+
+@pytest.mark.parametrize("unroll", [1, 2])
+def test_two_processes_train_one_network(tmp_path: Path, unroll: int) -> None:
+    ended, ranks = train_with_two(tmp_path, *SMALL, f"--unroll={unroll}")
+    assert ended.stderr.startswith("mtu-train: mtu2 on 2 x cpu, fp32, from step 0 to 6\n")
     assert ended.stdout.count("\n") == 1 and "after 6 steps" in ended.stdout
-    ranks = [[line.split() for line in (tmp_path / f"rank{rank}").read_text().splitlines()] for rank in (0, 1)]
     drawn = [number for rank in ranks for number, _ in rank]
     weights = [[after for _, after in rank] for rank in ranks]
     assert len(drawn) == 4 == len(set(drawn))
