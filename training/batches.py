@@ -1,20 +1,18 @@
 """Batches of cropped sequences for training, each a pure function of the run's seed and its number. Imports torch.
 
-Made clips come from `mtu.training.data.clips` with their true motion, of its own pictures or of a user's photographs;
-data sets from `mtu.calib.datasets` with the motion that `mtu.training.data.flow` estimates between their sharp frames.
-What is not of clips alone serves the batches of pictures too (`mtu.training.stills`).
+Where the clips come from is in `mtu.training.sources`. What is not of clips alone serves the batches of pictures too
+(`mtu.training.stills`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import signal
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -22,15 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mtu.calib.datasets import Layout, VideoPair, find_pairs, read_clip, sizes_of
-from mtu.core.errors import InvalidInputError, MtuError
-from mtu.models.mtu.config import LOOK_AHEAD, SIZE_MULTIPLE
-from mtu.runtime.video.pictures.header import read_header
-from mtu.training.data.clips import Clip, make_clip
-from mtu.training.data.photographs import find_photographs
-from mtu.training.data.textures import Photographs
+from mtu.core.errors import MtuError
+from mtu.models.mtu.config import LOOK_AHEAD
+from mtu.training.data.clips import Clip
 from mtu.training.losses import displacement_targets
-from mtu.training.options import PHOTOS, Options, Say, data_folder
+from mtu.training.options import Options
 
 SHARDS = 16
 """Batch n uses the made clips of shard n modulo this: as many loader processes can work without making a clip twice."""
@@ -40,9 +34,6 @@ KEPT = 24
 
 USES = 8
 """Crops drawn, on average, from a made clip before a new one is made; making it takes longer than reading it."""
-
-DATA_OPTION = "--data {layout}:{root}"
-"""How a data set is asked for, for messages."""
 
 SHARP = 0.03
 """Share of the sequences whose input is the sharp frames themselves: they should come out as they are."""
@@ -150,27 +141,6 @@ def turned_part(
     return part[:, :: -1 if upside_down else 1, :: -1 if mirrored else 1]
 
 
-@functools.lru_cache(SHARDS * KEPT)
-def kept_clip(seed: int, frames: int, side: int, photographs: Photographs | None) -> Clip:
-    """A made clip; made when first drawn."""
-    return make_clip(seed, frames, side, side, photographs=photographs)
-
-
-@dataclass(frozen=True)
-class MadeClips:
-    """Draws from made clips without end."""
-
-    options: Options
-    photographs: Photographs | None = None
-    """None: those that come with the clip maker."""
-
-    def __call__(self, rng: np.random.Generator, batch: int) -> Clip:
-        """See `Draw`."""
-        options = self.options
-        frames, side = options.frames + 2 * LOOK_AHEAD, options.crop + MARGIN
-        return kept_clip(made_seed(options, rng, batch), frames, side, self.photographs)
-
-
 def made_seed(options: Options, rng: np.random.Generator, batch: int) -> int:
     """The seed of the made clip or picture that a crop of this batch is drawn from."""
     newest = 2 + batch // SHARDS * options.batch // USES
@@ -179,75 +149,9 @@ def made_seed(options: Options, rng: np.random.Generator, batch: int) -> int:
     return options.seed * 10_000_000 + which
 
 
-@dataclass(frozen=True)
-class RecordedClips:
-    """Draws from the videos of a data set, each frame with the same chance."""
-
-    options: Options
-    pairs: tuple[VideoPair, ...]
-
-    def __call__(self, rng: np.random.Generator, batch: int) -> Clip:
-        """See `Draw`. Raises InvalidInputError for frames that cannot be read."""
-        from mtu.training.data.flow import motion_between
-
-        options, count = self.options, self.options.frames + 2 * LOOK_AHEAD
-        starts = np.array([len(pair.sharp) - count + 1 for pair in self.pairs])
-        pair = self.pairs[int(rng.choice(len(starts), p=starts / starts.sum()))]
-        start, size = int(rng.integers(len(pair.sharp) - count + 1)), options.crop
-        header = read_header(pair.sharp[start])
-        height, width = header.height, header.width
-        top, left = int(rng.integers(height - size + 1)), int(rng.integers(width - size + 1))
-        blurred, sharp = read_clip(pair, start, count, crop=(top, left, size, size))
-        motion = motion_between(sharp) if options.motion_weight else np.full((*sharp.shape[:3], 2), np.nan, np.float16)
-        return Clip(blurred, sharp, motion)
-
-
-def training_clips(options: Options, say: Say = lambda text: None) -> Draw:
-    """What a run draws from; photographs that cannot be used are named to `say`.
-
-    Raises InvalidInputError or MissingFileError for a folder that cannot be used.
-    """
-    layout, folder = data_folder(options.data)
-    if folder is None:
-        return MadeClips(options)
-    if layout == PHOTOS:
-        return MadeClips(options, find_photographs(folder, "train", say))
-    pairs = find_pairs(
-        cast(Layout, layout), folder, "train", shortest=options.frames + 2 * LOOK_AHEAD, option=DATA_OPTION
-    )
-    for pair, (height, width) in zip(pairs, sizes_of(pairs), strict=True):
-        if min(height, width) < options.crop:
-            raise InvalidInputError(f"{pair.sharp[0]} is {width}x{height}: smaller than --crop {options.crop}")
-    return RecordedClips(options, tuple(pairs))
-
-
-def validation_clips(options: Options, say: Say = lambda text: None) -> list[Clip]:
-    """The clips that a run is judged by: made ones of the validation split, or videos of the data set's test split."""
-    layout, folder = data_folder(options.data)
-    if folder is None:
-        return _made_for_validation(None)
-    if layout == PHOTOS:
-        return _made_for_validation(find_photographs(folder, "validation", say))
-    pairs = find_pairs(cast(Layout, layout), folder, "test", shortest=VALIDATION_FRAMES, option=DATA_OPTION)
-    chosen = spread(pairs, VALIDATION_CLIPS)
-    clips = []
-    for pair in chosen:
-        header = read_header(pair.sharp[0])
-        height, width = header.height, header.width
-        h, w = (min(size // SIZE_MULTIPLE * SIZE_MULTIPLE, 2 * VALIDATION_SIZE) for size in (height, width))
-        blurred, sharp = read_clip(pair, 0, VALIDATION_FRAMES, crop=((height - h) // 2, (width - w) // 2, h, w))
-        clips.append(Clip(blurred, sharp, np.full((*sharp.shape[:3], 2), np.nan, np.float16)))
-    return clips
-
-
 def spread(found: Sequence[T], most: int) -> Sequence[T]:
     """At most so many of them, over all."""
     return [found[n * len(found) // most] for n in range(most)] if len(found) > most else found
-
-
-def _made_for_validation(photographs: Photographs | None) -> list[Clip]:
-    size = VALIDATION_FRAMES, VALIDATION_SIZE, VALIDATION_SIZE
-    return [make_clip(seed, *size, split="validation", photographs=photographs) for seed in range(VALIDATION_CLIPS)]
 
 
 def batches(source: Source, first: int, stride: int, workers: int) -> Generator[Any, None, None]:

@@ -28,12 +28,14 @@ def main_command(
         str, typer.Option("--output", "-o", metavar="RUN", help="Folder of the run.", rich_help_panel=OUTPUT)
     ],
     data: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
-            help=" ".join(f"For {name}: {', '.join(each.data.values())}." for name, each in TRAININGS.items()),
+            help=" ".join(f"For {name}: {', '.join(each.data.values())}." for name, each in TRAININGS.items())
+            + " May be repeated; *N behind one is its weight.",
+            show_default=DEFAULTS.data[0],
             rich_help_panel=LOSS,
         ),
-    ] = DEFAULTS.data,
+    ] = None,
     preset: Annotated[
         str,
         typer.Option(
@@ -108,6 +110,8 @@ def main_command(
     values = context.params
     names = [field.name for field in dataclasses.fields(Options)]
     given = {n: values[n] for n in names if getattr(context.get_parameter_source(n), "name", "") != "DEFAULT"}
+    if data is not None:
+        given["data"] = tuple(data)
     if not resume:  # else they are changes to those of the run
         new_options(given)
     require_for(PROGRAM)

@@ -11,10 +11,11 @@ from mtu.calib.datasets import LAYOUTS
 from mtu.models.checkpoint import Checkpoint
 from mtu.models.mtu.architecture import Network
 from mtu.models.mtu.config import LOOK_AHEAD, WINDOW, preset_config
-from mtu.training.batches import Batch, Batches, Source, floats, training_clips, validation_clips
+from mtu.training.batches import Batch, Batches, Source, floats
 from mtu.training.data.clips import Clip
 from mtu.training.losses import frame_losses
-from mtu.training.options import Options, Say, data_folder
+from mtu.training.options import VIDEOS, Options, Say
+from mtu.training.sources import training_clips, validation_clips
 from mtu.training.validation import validate as validate
 from mtu.training.weights import centre, initialise, is_centred
 
@@ -35,7 +36,7 @@ def validation_samples(options: Options, say: Say) -> list[Clip]:
 
 def remark(options: Options, source: Source) -> str:
     """See `Recipe`."""
-    if data_folder(options.data)[0] in LAYOUTS and options.motion_weight:
+    if options.motion_weight and any(each.kind in (VIDEOS, *LAYOUTS) for each in options.sources):
         return "the motion loss takes optical flow between the sharp frames (OpenCV DIS), an estimate, for the truth"
     return ""
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from mtu.calib.datasets import LAYOUTS
 from mtu.core.errors import InvalidInputError
@@ -21,6 +22,7 @@ Say = Callable[[str], None]
 
 SYNTHETIC: Literal["synthetic"] = "synthetic"
 PHOTOS: Literal["photos"] = "photos"
+VIDEOS: Literal["videos"] = "videos"
 DEFOCUS: Literal["defocus"] = "defocus"
 DPDD: Literal["dpdd"] = "dpdd"
 WARM_UP = 400
@@ -47,16 +49,19 @@ class Training:
     """Of options that have others than `Options`."""
     foreign: tuple[str, ...] = ()
     """Options that mean nothing to it."""
+    mixes: bool = False
+    """Whether it takes several --data."""
 
 
 TRAININGS: Mapping[str, Training] = {
     "mtu": Training(
         presets={name: {} for name in PRESETS},
-        data={SYNTHETIC: SYNTHETIC, **{name: f"{name}:DIR" for name in (PHOTOS, *LAYOUTS)}},
+        data={SYNTHETIC: SYNTHETIC, **{name: f"{name}:DIR" for name in (PHOTOS, VIDEOS, *LAYOUTS)}},
         sample=("clip", "frames"),
         multiple=SIZE_MULTIPLE,
         milestones=(1.0 / 1.3, 1.25 / 1.3),
         factor=0.25,
+        mixes=True,
     ),
     "ifan": Training(
         presets={**{name: {} for name in ifan.PRESETS}, "ifan-35": {"crop": 576}, "ifan-44": {"crop": 704}},
@@ -65,7 +70,7 @@ TRAININGS: Mapping[str, Training] = {
         multiple=8,
         milestones=(5 / 6, 5.5 / 6),
         factor=0.5,
-        defaults={"data": DEFOCUS, "max_steps": 600_000},
+        defaults={"data": (DEFOCUS,), "max_steps": 600_000},
         foreign=("frames", "image_loss", "motion_weight", "unroll", "centre"),
     ),
 }
@@ -86,6 +91,15 @@ def training_of(preset: str) -> Training:
     return TRAININGS[family_of(preset)]
 
 
+class Data(NamedTuple):
+    """One of the things that a run draws from."""
+
+    kind: str
+    folder: Path | None
+    weight: float
+    """How often, relative to the others."""
+
+
 @dataclass(frozen=True)
 class Options:
     """How to train. Source of the defaults: paper, section 4.1, and the authors' released configuration; `new_options`
@@ -95,9 +109,10 @@ class Options:
     InvalidInputError for values outside the ranges named here.
     """
 
-    data: str = SYNTHETIC
-    """For videos "synthetic", "photos:DIR" (made clips of the photographs in a folder), or a data set's layout and
-    folder: "dvd:DIR", "gopro:DIR", "reds:DIR"; for pictures out of focus "defocus" or "defocus:DIR", which are made
+    data: tuple[str, ...] = (SYNTHETIC,)
+    """For videos "synthetic", "photos:DIR" (made clips of the photographs in a folder), "videos:DIR" (sharp footage,
+    averaged), or a data set's layout and folder: "dvd:DIR", "gopro:DIR", "reds:DIR", one or several, each with *N
+    behind it for a weight other than 1; for pictures out of focus one of "defocus", "defocus:DIR", which are made
     likewise, or "dpdd:DIR"."""
     preset: str = "mtu2"
     max_steps: int = 1_300_000
@@ -144,14 +159,21 @@ class Options:
             raise InvalidInputError(f"--motion-weight is {self.motion_weight}: it must be 0 or above")
         if not 0 <= self.average < 1:
             raise InvalidInputError(f"--average is {self.average}: it must be at least 0 and below 1")
-        kind, _ = data_folder(self.data)
-        if kind not in training.data:
-            allowed = ", ".join(training.data.values())
-            fitting = next(iter(next(each for each in TRAININGS.values() if kind in each.data).presets))
-            raise InvalidInputError(
-                f"--data {self.data} is not what {self.preset} is trained on ({allowed}): choose one of these, or a"
-                f" preset for it, as --preset {fitting}"
-            )
+        for text, (kind, _, _) in zip(self.data, self.sources, strict=True):
+            if kind not in training.data:
+                allowed = ", ".join(training.data.values())
+                fitting = next(iter(next(each for each in TRAININGS.values() if kind in each.data).presets))
+                raise InvalidInputError(
+                    f"--data {text} is not what {self.preset} is trained on ({allowed}): choose one of these, or a"
+                    f" preset for it, as --preset {fitting}"
+                )
+        if not self.data or (len(self.data) > 1 and not training.mixes):
+            raise InvalidInputError(f"--data is given {len(self.data)} times: {self.preset} is trained on one")
+
+    @property
+    def sources(self) -> tuple[Data, ...]:
+        """What `data` says. Raises InvalidInputError."""
+        return tuple(map(read_data, self.data))
 
     def rate_at(self, step: int) -> float:
         """The learning rate of step `step`, counted from 0."""
@@ -169,14 +191,17 @@ def option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def data_folder(data: str) -> tuple[str, Path | None]:
-    """What stands before the colon of `Options.data`, and the folder, None without. Raises InvalidInputError."""
+def read_data(text: str) -> Data:
+    """One of `Options.data`. Raises InvalidInputError."""
     kinds = {name: spelling for training in TRAININGS.values() for name, spelling in training.data.items()}
-    kind, colon, folder = data.partition(":")
+    what, _, weight = text.rpartition("*") if re.search(r"\*[\d.]+$", text) else (text, "", "1")
+    kind, colon, folder = what.partition(":")
     spelling = kinds.get(kind, "").split(" or ")
-    if (f"{kind}:DIR" if colon and folder else data) not in spelling:
-        raise InvalidInputError(f"--data is '{data}': it must be one of {', '.join(kinds.values())}")
-    return kind, Path(folder) if colon else None
+    if (f"{kind}:DIR" if colon and folder else what) not in spelling:
+        raise InvalidInputError(f"--data is '{text}': it must be one of {', '.join(kinds.values())}")
+    if not (re.fullmatch(r"\d+(\.\d+)?", weight) and float(weight) > 0):
+        raise InvalidInputError(f"--data is '{text}': the weight after * is a number above 0, such as *3 or *0.5")
+    return Data(kind, Path(folder) if colon else None, float(weight))
 
 
 def new_options(given: Mapping[str, Any]) -> Options:
@@ -202,8 +227,13 @@ def resumed(saved: Options, given: dict[str, object]) -> Options:
     for name in FIXED:
         if name in given and given[name] != getattr(saved, name):
             raise InvalidInputError(
-                f"the run to resume has {option(name)} {getattr(saved, name)}, and {option(name)} {given[name]} was"
+                f"the run to resume has {option(name)} {_said(getattr(saved, name))}, and {option(name)}"
+                f" {_said(given[name])} was"
                 " given: leave it out, or start a new run with -o; to go on from its weights use --start-from"
             )
     _refuse_foreign(saved.preset, given)
     return dataclasses.replace(saved, **given)  # type: ignore[arg-type]
+
+
+def _said(value: object) -> str:
+    return ", ".join(value) if isinstance(value, tuple) else str(value)

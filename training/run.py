@@ -195,7 +195,7 @@ class Run:
             if found.gain > self.best:
                 self.best = found.gain
                 weights = {name: value.contiguous() for name, value in self.recipe.exported(self.average).items()}
-                about = {"preset": self.options.preset, "step": str(self.step), "data": self.options.data}
+                about = {"preset": self.options.preset, "step": str(self.step), "data": " ".join(self.options.data)}
                 self._write(WEIGHTS, safetensors.torch.save(weights, about))
         self.save()
 

@@ -56,6 +56,8 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
             raise InvalidInputError(f"{path} was written by another version of mtu-train: start from {WEIGHTS} instead")
         if absent := PARTS - saved.keys():
             raise KeyError(*absent)
+        if isinstance(data := saved["options"].get("data"), str):  # of a run that could have but one
+            saved["options"]["data"] = (data,)
         saved["options"] = dataclasses.asdict(Options(**saved["options"]))
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, AttributeError) as error:
         raise InvalidInputError(f"{path} is no checkpoint of mtu-train, or damaged ({type(error).__name__})") from None

@@ -26,7 +26,7 @@ from mtu.training.batches import SHARP, Source, made_seed, spread, turned_part
 from mtu.training.data.defocus import DefocusedStill, make_still
 from mtu.training.data.photographs import find_photographs
 from mtu.training.data.textures import Photographs, Split
-from mtu.training.options import DPDD, Options, Say, data_folder
+from mtu.training.options import DPDD, Options, Say
 
 MULTIPLE = 8
 """Height and width that are validated on are multiples of this."""
@@ -144,7 +144,7 @@ def training_stills(options: Options, streams: int, say: Say = lambda text: None
 
     Raises InvalidInputError or MissingFileError for a folder that cannot be used.
     """
-    kind, folder = data_folder(options.data)
+    kind, folder, _ = options.sources[0]
     if kind != DPDD or folder is None:
         return Stills(options, MadeStills(options, _photographs(folder, "train", say)), True)
     stills = _recorded(folder, "train", streams)
@@ -156,7 +156,7 @@ def training_stills(options: Options, streams: int, say: Say = lambda text: None
 
 def validation_stills(options: Options, streams: int, say: Say = lambda text: None) -> list[Sample]:
     """What a run is judged by: made pictures of the validation split, or the middle of pictures of DPDD's."""
-    kind, folder = data_folder(options.data)
+    kind, folder, _ = options.sources[0]
     size, count = batches.VALIDATION_SIZE, batches.VALIDATION_CLIPS
     if kind != DPDD or folder is None:
         photographs = _photographs(folder, "validation", say)

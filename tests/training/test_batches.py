@@ -20,10 +20,11 @@ from tests.tiny_training import OPTIONS, sliding_clip, tiny, write_gopro  # noqa
 
 from mtu.core.errors import InvalidInputError, MissingFileError  # noqa: E402
 from mtu.models.mtu.config import LOOK_AHEAD  # noqa: E402
-from mtu.training import batches, losses  # noqa: E402
-from mtu.training.batches import Batch, Batches, MadeClips, RecordedClips, cut, training_clips  # noqa: E402
+from mtu.training import batches, losses, sources  # noqa: E402
+from mtu.training.batches import Batch, Batches, cut  # noqa: E402
 from mtu.training.data.clips import Clip  # noqa: E402
 from mtu.training.options import Options  # noqa: E402
+from mtu.training.sources import MadeClips, RecordedClips, training_clips  # noqa: E402
 
 __all__ = ["tiny"]  # a fixture
 
@@ -72,7 +73,7 @@ def test_batches_are_what_their_seed_and_number_say(tiny: None) -> None:
     assert third.blurred.dtype == third.sharp.dtype == torch.uint8
     assert third.target.shape == (3, 2, 4, 4) and third.target.dtype == torch.int16
     # Whatever was asked for before.
-    batches.kept_clip.cache_clear()
+    sources.kept_clip.cache_clear()
     other = Batches(wanted, MadeClips(wanted))
     assert not equal(other.batch(4), third) and equal(other.batch(3), third)
     another = dataclasses.replace(wanted, seed=1)
@@ -112,7 +113,7 @@ class Recorded:
 
 def test_made_clips_come_in_shards_and_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(batches, "kept_clip", lambda seed, *_: asked.append(seed))
+    monkeypatch.setattr(sources, "kept_clip", lambda seed, *_: asked.append(seed))
     draw = MadeClips(Options(batch=4, seed=2))
 
     def drawn(batch: int) -> set[int]:
@@ -130,7 +131,7 @@ def test_made_clips_come_in_shards_and_are_replaced(monkeypatch: pytest.MonkeyPa
 
 def test_a_data_set_is_read_as_it_lies(tmp_path: Path) -> None:
     folder = write_gopro(tmp_path / "set")
-    wanted = Options(data=f"gopro:{folder}", crop=16, frames=3, batch=2)
+    wanted = Options(data=(f"gopro:{folder}",), crop=16, frames=3, batch=2)
     draw = training_clips(wanted)
     assert isinstance(draw, RecordedClips)
     batch = Batches(wanted, draw).batch(0)
@@ -139,24 +140,24 @@ def test_a_data_set_is_read_as_it_lies(tmp_path: Path) -> None:
     without = dataclasses.replace(wanted, motion_weight=0)
     unknown = Batches(without, training_clips(without)).batch(0)
     assert torch.equal(unknown.sharp, batch.sharp) and (unknown.target == losses.UNKNOWN).all()
-    (clip,) = batches.validation_clips(wanted)
+    (clip,) = sources.validation_clips(wanted)
     assert clip.sharp.shape == (11, 24, 32, 3) and np.array_equal(clip.blurred, 255 - clip.sharp)
 
 
 def test_data_sets_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match="does not exist"):
-        training_clips(Options(data=f"dvd:{tmp_path / 'nowhere'}"))
+        training_clips(Options(data=(f"dvd:{tmp_path / 'nowhere'}",)))
     with pytest.raises(InvalidInputError, match="GOPR0372_07_00/blur_gamma"):
-        training_clips(Options(data=f"gopro:{tmp_path}"))
+        training_clips(Options(data=(f"gopro:{tmp_path}",)))
     folder = make_gopro(tmp_path)
     with pytest.raises(InvalidInputError, match="fewer than 17 frames"):
-        training_clips(Options(data=f"gopro:{folder}"))
+        training_clips(Options(data=(f"gopro:{folder}",)))
     small = write_gopro(tmp_path / "small")
-    wanted = Options(data=f"gopro:{small}", crop=32, frames=3)
+    wanted = Options(data=(f"gopro:{small}",), crop=32, frames=3)
     with pytest.raises(InvalidInputError, match="is 32x24: smaller than --crop 32"):
         training_clips(wanted)
     # Damage behind a sound header: a loader process's error comes as it is.
-    wanted = Options(data=f"gopro:{write_gopro(tmp_path / 'damaged')}", crop=16, frames=3)
+    wanted = Options(data=(f"gopro:{write_gopro(tmp_path / 'damaged')}",), crop=16, frames=3)
     for path in (tmp_path / "damaged/train").rglob("*.png"):
         content = path.read_bytes()
         path.write_bytes(content[:80] + bytes(len(content) - 96) + content[-16:])
@@ -172,7 +173,7 @@ def test_data_sets_that_cannot_be_used(tmp_path: Path) -> None:
     (next((small / "train/other/sharp").iterdir())).write_bytes(
         (small / "train/GOPR_train/sharp/000000.png").read_bytes()
     )
-    wanted = Options(data=f"gopro:{small}", crop=16, frames=3, batch=16)
+    wanted = Options(data=(f"gopro:{small}",), crop=16, frames=3, batch=16)
     with pytest.raises(InvalidInputError, match="must have one size"):
         training_clips(wanted)
 

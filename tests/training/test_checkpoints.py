@@ -23,7 +23,7 @@ from torch import Tensor  # noqa: E402
 from mtu.core.errors import InvalidInputError, MissingFileError, MtuError, OutputError  # noqa: E402
 from mtu.models.checkpoint import random_checkpoint  # noqa: E402
 from mtu.models.mtu.architecture import Network  # noqa: E402
-from mtu.training import batches, mtu_recipe  # noqa: E402
+from mtu.training import mtu_recipe, sources  # noqa: E402
 from mtu.training.batches import Batch  # noqa: E402
 from mtu.training.options import Options  # noqa: E402
 from mtu.training.run import CHECKPOINT, WEIGHTS, Run  # noqa: E402
@@ -75,7 +75,7 @@ def test_an_interrupted_run_resumed_is_the_run_not_interrupted(
         ended = train(tmp_path / "part", given, CPU)
         assert (ended.step, ended.signal) == (6, signal.SIGTERM)
         assert signal.getsignal(signal.SIGTERM) is before
-    batches.kept_clip.cache_clear()
+    sources.kept_clip.cache_clear()
     assert train(tmp_path / "part", {}, CPU, resume=True).step == 12
     whole, part = content(tmp_path / "whole"), content(tmp_path / "part")
     assert same(whole, part)
@@ -185,7 +185,15 @@ def test_a_checkpoint_from_before_there_were_other_networks(
 ) -> None:
     """What the first trainer wrote, by name: whoever trains for weeks goes on with the next release."""
     noted(monkeypatch)
-    wanted = {"data": "synthetic", "preset": "mtu2", "max_steps": 4, "batch": 1, "crop": 16, "frames": 3, "rate": 1e-3}
+    wanted = {
+        "data": ("synthetic",),
+        "preset": "mtu2",
+        "max_steps": 4,
+        "batch": 1,
+        "crop": 16,
+        "frames": 3,
+        "rate": 1e-3,
+    }
     wanted |= {"schedule": "cosine", "image_loss": "psnr", "motion_weight": 0.01, "unroll": 1, "centre": True}
     wanted |= {"average": 0.999, "precision": "bf16", "seed": 0, "validate_every": 2000}
     network = Network(TINY["mtu2"], auxiliary=True)
@@ -256,7 +264,7 @@ def test_a_new_run_begins_with_the_weights_of_another(finished: Path, tmp_path: 
     save_file(network.state_dict(), tmp_path / "centred.safetensors")
     ended = train(tmp_path / "new", OPTIONS, CPU, start_from=tmp_path / "centred.safetensors", say=said.append)
     assert ended.step == 6
-    expected = validate(network, batches.validation_clips(Options(**OPTIONS)))
+    expected = validate(network, sources.validation_clips(Options(**OPTIONS)))
     assert f"step 0: gain {expected.gain:+.3f} dB (worst clip {min(expected.gains):+.2f})" in said[1]
     assert not any(f"gain {expected.gain:+.3f} dB" in line for line in said[2:])
 

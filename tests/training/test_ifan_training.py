@@ -154,7 +154,7 @@ def test_a_tiny_network_learns_a_fixed_batch(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, changes: dict[str, str], views: int
 ) -> None:
     logged = noted(monkeypatch)
-    learning = new_run(tmp_path, **{**GIVEN, "data": "defocus", "max_steps": 1000, "rate": 1e-2, **changes})
+    learning = new_run(tmp_path, **{**GIVEN, "data": ("defocus",), "max_steps": 1000, "rate": 1e-2, **changes})
     for _ in range(30):
         learning.train_batch(fixed_batch(views))
     assert learning.step == learning.batch == 30

@@ -18,7 +18,7 @@ from tests.tiny_training import make_tiny
 from mtu.core.errors import InvalidInputError, MissingFileError
 from mtu.runtime.video import write_png
 from mtu.runtime.video.pictures.encoding import PictureEncoding
-from mtu.training import batches
+from mtu.training import sources
 from mtu.training.data import photographs, textures
 from mtu.training.data.clips import make_clip
 
@@ -134,9 +134,9 @@ def test_mtu_train_on_a_folder(
 ) -> None:
     make_tiny(monkeypatch)
     small = ("--crop=16", "--frames=3", "--batch=1", "--device=cpu", "--workers=0", "--max-steps=3", "--preset=mtu2")
-    batches.kept_clip.cache_clear()
+    sources.kept_clip.cache_clear()
     ended = run(capsys, "mtu-train", "-o", str(tmp_path / "run"), f"--data=photos:{folder}", *small)
-    batches.kept_clip.cache_clear()
+    sources.kept_clip.cache_clear()
     assert ended.code == 0, ended.err
     assert (tmp_path / "run" / "weights.safetensors").is_file()
     assert "left out:" in ended.err and "broken.jpg" in ended.err and "optical flow" not in ended.err

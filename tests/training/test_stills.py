@@ -24,7 +24,7 @@ from tests.training.test_train_cli import refused  # noqa: E402
 from mtu.core.errors import InvalidInputError  # noqa: E402
 from mtu.runtime.video import write_png  # noqa: E402
 from mtu.training import batches, ifan_recipe, stills  # noqa: E402
-from mtu.training.options import Options, data_folder, new_options, resumed  # noqa: E402
+from mtu.training.options import Options, new_options, read_data, resumed  # noqa: E402
 from mtu.training.start import train  # noqa: E402
 from mtu.training.stills import MadeStills, Sample, cut, training_stills, validation_stills  # noqa: E402
 
@@ -129,7 +129,7 @@ def test_made_pictures_are_replaced_and_shared_by_crops(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("preset", ["ifan", "ifan-dual"])
 def test_dpdd_is_read_as_it_lies(tmp_path: Path, preset: str) -> None:
     folder = write_dpdd(tmp_path / "dd_dp_dataset_png")
-    wanted = new_options({**GIVEN, "preset": preset, "data": f"dpdd:{tmp_path}"})
+    wanted = new_options({**GIVEN, "preset": preset, "data": (f"dpdd:{tmp_path}",)})
     source = ifan_recipe.training_source(wanted, print)
     batch = next(batch for batch in map(source.batch, range(9)) if not torch.equal(batch.blurred, batch.sharp))
     first = batch.sharp[0].int()
@@ -145,19 +145,19 @@ def test_dpdd_is_read_as_it_lies(tmp_path: Path, preset: str) -> None:
 def test_a_network_of_one_picture_does_without_views_and_says_so(tmp_path: Path) -> None:
     folder = write_dpdd(tmp_path / "set", views="")
     said: list[str] = []
-    given = {**GIVEN, "data": f"dpdd:{folder}", "max_steps": 1}
+    given = {**GIVEN, "data": (f"dpdd:{folder}",), "max_steps": 1}
     assert train(tmp_path / "run", given, CPU, say=said.append).step == 1
     assert "the data has no views of a dual-pixel sensor: the disparity loss is left out" in said
     source = training_stills(new_options(given), 1)
     assert not source.has_views and source.batch(0).views.shape == (0, 2, 3, 16, 16)
     said.clear()
-    train(tmp_path / "other", {**given, "data": "defocus"}, CPU, say=said.append)
+    train(tmp_path / "other", {**given, "data": ("defocus",)}, CPU, say=said.append)
     assert not [line for line in said if "views" in line]
 
 
 def test_many_pictures_are_validated_on_a_few_over_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "VALIDATION_CLIPS", 2)
-    wanted = new_options({**GIVEN, "data": f"dpdd:{write_dpdd(tmp_path, 5, (16, 40))}"})
+    wanted = new_options({**GIVEN, "data": (f"dpdd:{write_dpdd(tmp_path, 5, (16, 40))}",)})
     found = validation_stills(wanted, 1)
     assert [each.sharp.shape for each in found] == [(1, 16, 32, 3)] * 2  # twice the usual side at most
     assert not np.array_equal(found[0].sharp, found[1].sharp)
@@ -168,7 +168,7 @@ def test_made_pictures_of_own_photographs(tmp_path: Path) -> None:
         write_png(tmp_path / f"{number}.png", moving(1, 256, 260, seed=number)[0])
     (tmp_path / "broken.jpg").write_bytes(b"x")
     said: list[str] = []
-    given = {**GIVEN, "data": f"defocus:{tmp_path}"}
+    given = {**GIVEN, "data": (f"defocus:{tmp_path}",)}
     own, usual = (training_stills(new_options(each), 1, said.append) for each in (given, GIVEN))
     assert own.has_views and not torch.equal(own.batch(0).sharp, usual.batch(0).sharp)
     assert len(said) == 1 and "left out" in said[0] and "broken.jpg" in said[0]
@@ -181,13 +181,13 @@ def test_made_pictures_of_own_photographs(tmp_path: Path) -> None:
 def test_defaults_are_those_of_the_network() -> None:
     assert new_options({}) == Options()
     found = new_options({"preset": "ifan"})
-    assert (found.data, found.max_steps, found.crop, found.batch, found.rate) == ("defocus", 600_000, 256, 8, 1e-4)
+    assert (found.data, found.max_steps, found.crop, found.batch, found.rate) == (("defocus",), 600_000, 256, 8, 1e-4)
     sizes = {preset: new_options({"preset": preset}).crop for preset in ("ifan-26", "ifan-35", "ifan-44", "ifan-dual")}
     assert sizes == {"ifan-26": 256, "ifan-35": 576, "ifan-44": 704, "ifan-dual": 256}
     assert new_options({"preset": "ifan-44", "crop": 64}).crop == 64
     rates = [dataclasses.replace(found, rate=1.0).rate_at(step) for step in (499_999, 500_000, 549_999, 550_000)]
     assert rates == [1, 0.5, 0.5, 0.25]
-    assert data_folder("defocus:a:b") == ("defocus", Path("a:b")) and data_folder("defocus") == ("defocus", None)
+    assert read_data("defocus:a:b") == ("defocus", Path("a:b"), 1) and read_data("defocus") == ("defocus", None, 1)
 
 
 def test_a_resumed_run_takes_no_option_of_another_network() -> None:

@@ -31,11 +31,7 @@ def find_photographs(root: Path, split: Split, say: Callable[[str], None] = lamb
     if not root.is_dir():
         reason = "is a file" if root.exists() else "does not exist"
         raise MissingFileError(f"{root} {reason}: give the folder with the photographs")
-    divided = (root / "train").is_dir() and (root / "validation").is_dir()
-    paths = _pictures(root / split if divided else root, say)
-    if not divided:
-        validation = paths[::HELD_OUT]
-        paths = validation if split == "validation" else [path for path in paths if path not in set(validation)]
+    paths = of_split(root, split, lambda folder: _pictures(folder, say))
     paths = [path for path in paths if _is_usable(path, say)]
     if not paths:
         raise InvalidInputError(
@@ -43,6 +39,15 @@ def find_photographs(root: Path, split: Split, say: Callable[[str], None] = lamb
             f" more ({' '.join(sorted(PICTURE_SUFFIXES))}), or with the folders train/ and validation/"
         )
     return Photographs(tuple(paths), SHARE)
+
+
+def of_split(root: Path, split: Split, find: Callable[[Path], list[Path]]) -> list[Path]:
+    """Those of the files that `find` finds which are for a split: of a folder that is divided, or one in `HELD_OUT`."""
+    if (root / "train").is_dir() and (root / "validation").is_dir():
+        return find(root / split)
+    paths = find(root)
+    validation = paths[::HELD_OUT]
+    return validation if split == "validation" else [path for path in paths if path not in set(validation)]
 
 
 def _pictures(root: Path, say: Callable[[str], None]) -> list[Path]:
