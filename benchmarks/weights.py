@@ -16,7 +16,7 @@ from mtu.runtime.bundle import open_bundle
 
 if TYPE_CHECKING:
     from mtu.models.mtu.architecture import Network
-    from mtu.training.data.clips import Clip
+    from mtu.training.data.scene import Clip
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from mtu.models.mtu.config import PRESETS, NetworkConfig
 from mtu.runtime.video import write_png
 from mtu.training import batches, options, pulse, run, sources, start
 from mtu.training.batches import Batch
-from mtu.training.data.clips import Clip
+from mtu.training.data.scene import Clip
 from mtu.training.options import Options
 from tests import ifan
 

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mtu.core.errors import MtuError
 from mtu.models.mtu.config import LOOK_AHEAD
-from mtu.training.data.clips import Clip
+from mtu.training.data.scene import Clip
 from mtu.training.losses import displacement_targets
 from mtu.training.options import Options
 

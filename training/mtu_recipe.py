@@ -12,7 +12,7 @@ from mtu.models.checkpoint import Checkpoint
 from mtu.models.mtu.architecture import Network
 from mtu.models.mtu.config import LOOK_AHEAD, WINDOW, preset_config
 from mtu.training.batches import Batch, Batches, Source, floats
-from mtu.training.data.clips import Clip
+from mtu.training.data.scene import Clip
 from mtu.training.losses import frame_losses
 from mtu.training.options import VIDEOS, Options, Say
 from mtu.training.sources import training_clips, validation_clips

@@ -17,10 +17,11 @@ from mtu.models.mtu.config import LOOK_AHEAD, SIZE_MULTIPLE
 from mtu.runtime.video.pictures.header import read_header
 from mtu.training import batches
 from mtu.training.batches import KEPT, SHARDS, Draw, made_seed, spread
-from mtu.training.data.clips import Clip, make_clip
+from mtu.training.data.clips import make_clip
 from mtu.training.data.flow import motion_between
 from mtu.training.data.footage import Footage, find_footage, footage_clip
 from mtu.training.data.photographs import find_photographs
+from mtu.training.data.scene import Clip
 from mtu.training.data.textures import Photographs, Split
 from mtu.training.options import VIDEOS, Data, Options, Say
 

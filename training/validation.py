@@ -14,7 +14,7 @@ from mtu.calib.quality import psnr
 from mtu.models.mtu.architecture import Network
 from mtu.models.mtu.config import WINDOW
 from mtu.runtime import Picture
-from mtu.training.data.clips import Clip
+from mtu.training.data.scene import Clip
 
 KEPT_CLIPS = 4
 """Clips whose sharp frames are restored too: they should come back as they are."""

@@ -22,7 +22,7 @@ from mtu.core.errors import InvalidInputError, MissingFileError  # noqa: E402
 from mtu.models.mtu.config import LOOK_AHEAD  # noqa: E402
 from mtu.training import batches, losses, sources  # noqa: E402
 from mtu.training.batches import Batch, Batches, cut  # noqa: E402
-from mtu.training.data.clips import Clip  # noqa: E402
+from mtu.training.data.scene import Clip  # noqa: E402
 from mtu.training.options import Options  # noqa: E402
 from mtu.training.sources import MadeClips, RecordedClips, training_clips  # noqa: E402
 

@@ -14,7 +14,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("skimage")
 
 from mtu.core.errors import InvalidInputError, OutputError  # noqa: E402
-from mtu.training.data import camera, clips, clips_cli, demo_clip, samples, textures  # noqa: E402
+from mtu.training.data import camera, clips, clips_cli, demo_clip, render, samples, textures  # noqa: E402
+from mtu.training.data.scene import Clip, Layer, Path4, Scene, object_layer  # noqa: E402
 
 TRAIN = textures.sample_photographs("train")
 
@@ -28,37 +29,37 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def still(**changes: object) -> clips.Path4:
+def still(**changes: object) -> Path4:
     zero = np.zeros(4, np.float32)
     parts = {"start": zero, "velocity": zero, "amplitude": np.zeros((4, 1), np.float32)}
     parts |= {"frequency": np.ones((4, 1), np.float32), "phase": np.zeros((4, 1), np.float32)}
-    return clips.Path4(**{**parts, **changes})  # type: ignore[arg-type]
+    return Path4(**{**parts, **changes})  # type: ignore[arg-type]
 
 
-def drift(*velocity: float) -> clips.Path4:
+def drift(*velocity: float) -> Path4:
     return still(velocity=np.array((*velocity, 0, 0, 0, 0)[:4], np.float32))
 
 
-def squares(seed: int, size: int = 400) -> clips.Array:
+def squares(seed: int, size: int = 400) -> textures.Array:
     return np.kron(np.random.default_rng(seed).random((size // 4, size // 4, 3)), np.ones((4, 4, 1))).astype(np.float32)
 
 
-def textured_scene(path: clips.Path4, *objects: clips.Layer, shutter: float = 0.8, noise: float = 0.0) -> clips.Scene:
-    return clips.Scene((clips.object_layer(squares(1), None, still()), *objects), path, shutter, 15, noise)
+def textured_scene(path: Path4, *objects: Layer, shutter: float = 0.8, noise: float = 0.0) -> Scene:
+    return Scene((object_layer(squares(1), None, still()), *objects), path, shutter, 15, noise)
 
 
-def square(path: clips.Path4, parallax: float = 1.0, side: int = 40) -> clips.Layer:
+def square(path: Path4, parallax: float = 1.0, side: int = 40) -> Layer:
     """An object of side / 2 frame pixels, without the clear border."""
     mask = np.zeros((side + 8, side + 8), np.float32)
     mask[4:-4, 4:-4] = 1
-    return clips.object_layer(squares(2, side + 8), mask, path, parallax)
+    return object_layer(squares(2, side + 8), mask, path, parallax)
 
 
-def rendered(scene: clips.Scene, frames: int, height: int, width: int) -> clips.Clip:
-    return clips.render(scene, frames, height, width, np.random.default_rng(0))
+def rendered(scene: Scene, frames: int, height: int, width: int) -> Clip:
+    return render.render(scene, frames, height, width, np.random.default_rng(0))
 
 
-def same(a: clips.Clip, b: clips.Clip) -> bool:
+def same(a: Clip, b: Clip) -> bool:
     return all(getattr(a, name).tobytes() == getattr(b, name).tobytes() for name in ("blurred", "sharp", "motion"))
 
 
@@ -83,7 +84,7 @@ def test_the_number_of_threads_changes_nothing() -> None:
 def test_a_longer_clip_begins_with_the_same_frames() -> None:
     scene = dataclasses.replace(textured_scene(drift(3, 1), noise=1), crf=None)
     short, long = (rendered(scene, frames, 24, 24) for frames in (2, 4))
-    assert same(short, clips.Clip(long.blurred[:2], long.sharp[:2], long.motion[:2]))
+    assert same(short, Clip(long.blurred[:2], long.sharp[:2], long.motion[:2]))
 
 
 def test_the_splits_share_no_photograph_and_no_clip(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +123,9 @@ def test_scenes_are_of_every_kind() -> None:
     lines = [np.hypot(*scene.camera.velocity[:2]) for scene in scenes]
     blurs = np.array([(a + b) * scene.shutter for a, b, scene in zip(waves, lines, scenes, strict=True)])
     assert 10 <= (blurs == 0).sum() <= 32
-    assert 25 <= ((blurs > 0) & (blurs < 4)).sum() <= 80
+    assert 18 <= ((blurs > 0) & (blurs < 4)).sum() <= 80
+    assert 0.3 < np.mean([scene.camera.amplitude.shape[1] == 7 for scene in scenes]) < 0.5  # held by hand
+    assert 0.3 < np.mean([scene.readout > 0 for scene in scenes]) < 0.5
     parallaxes = np.array([layer.parallax for scene in scenes for layer in scene.layers[1:]])
     assert 0.25 < (parallaxes > 1).mean() < 0.45 and 0.1 < (parallaxes == 0).mean() < 0.3
     assert 0.12 < np.mean([scene.crf is not None for scene in scenes]) < 0.28
@@ -157,7 +160,7 @@ def test_the_blurred_frame_is_the_mean_of_its_exposure_in_linear_light() -> None
     # A moving edge between black and white: a pixel half covered is the mean of LIGHT, which is 188 in sRGB.
     edge = np.zeros((400, 400, 3), np.float32)
     edge[:, 200:] = 1
-    scene = clips.Scene((clips.object_layer(edge, None, still()),), drift(20), 1.0, 31, 0)
+    scene = Scene((object_layer(edge, None, still()),), drift(20), 1.0, 31, 0)
     clip = rendered(scene, 1, 8, 64)
     light = camera.to_linear(clip.blurred[0].astype(np.float32) / 255)
     ramp = (np.arange(64) + 0.5 - 32 + 10) / 20
@@ -174,13 +177,13 @@ def test_blur_keeps_the_brightness_of_light_but_not_of_srgb_values() -> None:
 
 
 def test_slow_exposures_take_fewer_samples_and_look_the_same() -> None:
-    def scene(samples: int) -> clips.Scene:
+    def scene(samples: int) -> Scene:
         return dataclasses.replace(textured_scene(drift(5), square(drift(2, 3))), samples=samples)
 
     counts = []
     for path in (still(), drift(2), drift(12), drift(200)):
         moved = dataclasses.replace(textured_scene(path), samples=31)
-        times = clips._instants(moved, 4, 32, 32)
+        times = render._instants(moved, 4, 32, 32)
         counts.append(len(times))
         assert times[len(times) // 2] == 4 and times[-1] - times[0] < moved.shutter
     assert counts == [1, 11, 15, 31]
@@ -193,14 +196,14 @@ def test_an_object_is_rendered_whole_within_its_box(monkeypatch: pytest.MonkeyPa
     scene = textured_scene(drift(2, 1), square(turning), square(still(start=np.array((-20, 9, 1, 0), np.float32))))
     boxed = rendered(scene, 3, 40, 56)
     assert (boxed.motion[0] != boxed.motion[0, 0, -1]).any()
-    monkeypatch.setattr(clips, "_box", lambda layer, matrices, height, width: (range(height), range(width)))
+    monkeypatch.setattr(render, "_box", lambda layer, matrices, height, width: (range(height), range(width)))
     assert same(boxed, rendered(scene, 3, 40, 56))
 
 
 # --- motion
 
 
-def warped(clip: clips.Clip, frame: int) -> tuple[clips.Array, np.ndarray]:
+def warped(clip: Clip, frame: int) -> tuple[textures.Array, np.ndarray]:
     """The sharp frame before, moved to its place in `frame`, and where that is known."""
     motion = clip.motion[frame].astype(np.float32)
     known = ~np.isnan(motion).any(-1)
@@ -229,15 +232,56 @@ def test_motion_says_where_the_sharp_frame_was() -> None:
     assert unknown[:, :3].all() and unknown[-2:].all() and not unknown[:-2, 3:].any()
 
 
-def test_motion_of_turning_and_zooming_is_exact() -> None:
+@pytest.mark.parametrize("readout", [0.0, 0.9])
+def test_motion_of_turning_and_zooming_is_exact(readout: float) -> None:
     path = still(velocity=np.array((1, 2, 0.04, 0.03), np.float32))
     soft = np.repeat(np.linspace(0.1, 0.9, 400, dtype=np.float32)[:, None], 400, 1)
     picture = np.stack((soft, soft.T, np.sin(9 * soft) * 0.4 + 0.5), -1)
-    clip = rendered(clips.Scene((clips.object_layer(picture, None, still()),), path, 0.5, 15, 0), 4, 64, 80)
+    clip = rendered(Scene((object_layer(picture, None, still()),), path, 0.5, 15, 0, readout=readout), 4, 64, 80)
     for frame in (1, 3):
         picture, known = warped(clip, frame)
         assert known.mean() > 0.8
         assert np.abs(picture - clip.sharp[frame])[known].max() < 2
+
+
+def test_a_rolling_shutter_sees_the_lower_rows_later() -> None:
+    at_once = textured_scene(drift(12, 0), shutter=0.5)
+    rolling = dataclasses.replace(at_once, readout=0.5)
+    clips_of = [rendered(scene, 3, 64, 96) for scene in (at_once, rolling)]
+    # From the first row to the last it goes 6 pixels further: a straight edge leans.
+    for row in (0, 31, 63):
+        late = 12 * 0.5 * ((row + 0.5) / 64 - 0.5)
+        shift = round(late)
+        straight, leaning = (clip.sharp[1, row, 20:70].astype(int) for clip in clips_of)
+        if abs(late - shift) < 0.06:
+            moved = clips_of[0].sharp[1, row, 20 - shift : 70 - shift].astype(int)
+            assert np.abs(leaning - moved).mean() < 6 < np.abs(straight - leaning).mean() or shift == 0
+    # It went 12 pixels a frame in every row, and the blur of each row is as long as ever.
+    assert np.array_equal(clips_of[1].motion[1, 32, 40], (0, -12))
+    blurs = [np.abs(np.diff(clip.blurred[1, 5:60, 20:70].astype(int), axis=1)).mean() for clip in clips_of]
+    assert blurs[0] == pytest.approx(blurs[1], rel=0.1)
+
+
+def test_a_rolling_shutter_changes_nothing_that_stands_still() -> None:
+    scene = textured_scene(still(), square(still()))
+    assert same(rendered(scene, 2, 32, 40), rendered(dataclasses.replace(scene, readout=0.8), 2, 32, 40))
+
+
+def test_a_camera_held_by_hand_shakes_at_all_frequencies_and_no_faster_than_asked() -> None:
+    times = np.arange(0, 240, 0.25, np.float32)
+    power = np.zeros(len(times) // 2)
+    for seed in range(60):
+        path = clips.handheld_path(np.random.default_rng(seed), 10.0, 200.0)
+        speed = np.diff(path.at(times)[:, 0, 2]) / 0.25
+        assert np.abs(speed).max() < 10.5
+        power += np.abs(np.fft.rfft((speed - speed.mean()) * np.hanning(len(speed))))[: len(power)] ** 2
+    cycles = np.fft.rfftfreq(len(times) - 1, 0.25)[: len(power)]  # a frame; times 30 for Hz
+
+    def mean(low: float, high: float) -> float:
+        return float(power[(cycles >= low / 30) & (cycles < high / 30)].mean())
+
+    assert mean(0.6, 2) > 2 * mean(3, 6) > 4 * mean(13, 40)
+    assert mean(8.2, 11.8) > 3 * mean(13, 40)
 
 
 def test_what_was_hidden_or_out_of_the_frame_has_no_motion() -> None:

@@ -24,7 +24,7 @@ from mtu.models.mtu.architecture import Network  # noqa: E402
 from mtu.models.mtu.config import LOOK_AHEAD, WINDOW  # noqa: E402
 from mtu.training import losses  # noqa: E402
 from mtu.training.batches import Batch  # noqa: E402
-from mtu.training.data.clips import Clip  # noqa: E402
+from mtu.training.data.scene import Clip  # noqa: E402
 from mtu.training.options import Options, resumed  # noqa: E402
 from mtu.training.start import train  # noqa: E402
 from mtu.training.validation import mean_psnr, restore, validate  # noqa: E402

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from mtu.core.errors import MissingExtraError
-from mtu.training.data.clips import DENSITY, Clip, Path4, Scene, object_layer, render
+from mtu.training.data.render import render
+from mtu.training.data.scene import DENSITY, Clip, Path4, Scene, object_layer
 from mtu.training.data.textures import Array, photograph, sample_photographs
 
 WIDTH, HEIGHT, FRAMES = 384, 216, 48

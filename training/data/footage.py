@@ -23,9 +23,9 @@ from mtu.runtime.scenes import SCENE_THRESHOLD, SceneDetector
 from mtu.runtime.video import Frame, ReadOptions, Segment, open_reader
 from mtu.runtime.video.pictures.files import natural_key
 from mtu.training.data.camera import add_noise, compressed, to_linear, to_srgb
-from mtu.training.data.clips import Clip
 from mtu.training.data.flow import motion_between
 from mtu.training.data.photographs import of_split
+from mtu.training.data.scene import Clip
 from mtu.training.data.textures import Array, Split, log_uniform
 
 SUFFIXES = frozenset(

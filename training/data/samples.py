@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mtu.core.errors import OutputError
 from mtu.runtime.motion_picture import motion_colours
 from mtu.runtime.video import write_png
-from mtu.training.data.clips import Clip
+from mtu.training.data.scene import Clip
 
 CRF = "9"
 FASTEST = 20.0
