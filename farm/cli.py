@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -32,6 +32,10 @@ AddressOption = Annotated[
         help="Of a Ray cluster that is there, as ray://HOST:10001; else one is started here.",
         rich_help_panel=WORK,
     ),
+]
+JoinOption = Annotated[
+    Literal["exact", "fast"],
+    typer.Option(metavar="HOW", help="exact: one encode at the end; fast: each unit encoded by its worker."),
 ]
 
 
@@ -68,6 +72,7 @@ def run(
     workers: WorkersOption = 1,
     gpus_per_worker: GpusOption = 0.0,
     address: AddressOption = None,
+    join: JoinOption = "exact",
     overwrite: options.OverwriteOption = False,
     codec: options.CodecOption = None,
     crf: options.CrfOption = None,
@@ -104,7 +109,7 @@ def run(
         encode=EncodeOptions(codec=codec, crf=crf, pix_fmt=pix_fmt, options=options.encoder_options(extra)),
         overwrite=overwrite,
     )
-    films, failed = plan_films(jobs, unit)
+    films, failed = plan_films(jobs, unit, fast=join == "fast")
     total, to_do = sum(film.plan.frames for film in films), sum(frames_missing(film) for film in films)
     say(PROGRAM, f"{len(films)} film{'s' if len(films) != 1 else ''}, {total} frames, {to_do} of them to restore")
     began, speeds = time.perf_counter(), Speeds()

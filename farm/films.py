@@ -23,6 +23,7 @@ from mtu.core.errors import InvalidInputError, MissingFileError, MtuError, Outpu
 from mtu.core.files import fingerprint, hidden_beside, write_whole
 from mtu.farm import UNIT_FRAMES
 from mtu.farm.cores import share_cores
+from mtu.farm.encoded import encode_unit, is_encoded, join_encoded
 from mtu.farm.engine import Done, Workers, spread, worker_name
 from mtu.farm.plan import Plan, make_plan
 from mtu.farm.unit import check_one_stream, restore_unit
@@ -35,6 +36,7 @@ from mtu.runtime.outputs import Outputs
 from mtu.runtime.scene_store import STORE, Hold, holds_scenes, sidecar
 from mtu.runtime.stored_session import StoredSession, store_beside
 from mtu.runtime.video import open_reader
+from mtu.runtime.video.parts import check_parts
 
 Say = Callable[[str], None]
 
@@ -46,6 +48,8 @@ class Film:
     job: Job
     """With `resume`."""
     plan: Plan
+    fast: bool = False
+    """Whether units are encoded where they are restored; see `encoded`."""
 
 
 def jobs_of(sources: Sequence[str], output: str, suffix: str, **options: Any) -> list[Job]:
@@ -100,6 +104,8 @@ class Restoring:
         """See `Restorer`."""
         began, session, plan = time.perf_counter(), self._session_of(film), self._films[film].plan
         notes = restore_unit(plan, unit, session)
+        if self._films[film].fast:
+            encode_unit(self._films[film].job, plan, unit, session.store)
         return Done(
             film=film,
             unit=unit,
@@ -119,7 +125,7 @@ class Restoring:
         return self._session[1]
 
 
-def plan_film(job: Job, unit_frames: int = UNIT_FRAMES) -> Film:
+def plan_film(job: Job, unit_frames: int = UNIT_FRAMES, *, fast: bool = False) -> Film:
     """A film with its plan, which is kept in its store. Raises as `make_plan`."""
     path = store_beside(job.target) / "plan.json"
     plan = None
@@ -129,42 +135,46 @@ def plan_film(job: Job, unit_frames: int = UNIT_FRAMES) -> Film:
         if not same or plan.fingerprint != fingerprint(job.source):
             plan = None
     if plan is None:
-        _check_target(job)
+        _check_target(job, fast)
         plan = make_plan(job.source, job.read, job.scene_threshold, unit_frames)
         path.parent.mkdir(parents=True, exist_ok=True)
         plan.write(path)
-    return Film(dataclasses.replace(job, resume=True), plan)
+    return Film(dataclasses.replace(job, resume=True), plan, fast)
 
 
-def plan_films(jobs: Sequence[Job], unit_frames: int = UNIT_FRAMES) -> tuple[list[Film], list[Outcome]]:
-    """Those that can be planned, and why the others cannot."""
+def plan_films(
+    jobs: Sequence[Job], unit_frames: int = UNIT_FRAMES, *, fast: bool = False
+) -> tuple[list[Film], list[Outcome]]:
+    """Those that can be planned, and why the others cannot; `fast` as in `Film`."""
     films, failed = [], []
     for job in jobs:
         try:
-            films.append(plan_film(job, unit_frames))
+            films.append(plan_film(job, unit_frames, fast=fast))
         except Exception as error:
             failed.append(Outcome(job, error=why(error)))
     return films, failed
 
 
-def _check_target(job: Job) -> None:
+def _check_target(job: Job, fast: bool) -> None:
     """Raises what the join would find, after all the work: a target that cannot be written, or not so."""
     try:
         Path(job.target).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{Path(job.target).parent} cannot be made ({error.strerror})") from None
     interface = interface_of(open_model(job.model))
-    with open_reader(job.source, job.read) as reader, Outputs(job, reader.info, interface, None):
-        pass
+    with open_reader(job.source, job.read) as reader, Outputs(job, reader.info, interface, None) as outputs:
+        if fast:
+            check_parts(outputs.writer)
 
 
 def missing_units(film: Film) -> list[int]:
-    """Those of which a scene is not in the store."""
+    """Those of which a scene is not in the store, or that are to be encoded and are not."""
     store = store_beside(film.job.target)
     return [
         unit
         for unit in range(len(film.plan.units))
         if not all(sidecar(store, scene.first).exists() for scene in film.plan.scenes_of(unit))
+        or (film.fast and not is_encoded(film.job, film.plan, unit))
     ]
 
 
@@ -227,11 +237,15 @@ def _joined(film: Film, errors: list[str], models: Models, say: Say) -> Outcome:
         film.plan.check_source()
         store = store_beside(film.job.target)
         record = {
-            "plan": dataclasses.asdict(film.plan),
+            "plan": film.plan.as_json(),
             "made_by": json.loads((store / STORE).read_bytes()),
             "scenes": {scene.first: _digest(sidecar(store, scene.first)) for scene in film.plan.scenes},
         }
-        report = run_job(film.job, models=models, say=say)
+        if film.fast:
+            models.open(film.job, (film.plan.height, film.plan.width), say).session(film.job)  # refuses other scenes
+            report = join_encoded(film.job, film.plan)
+        else:
+            report = run_job(film.job, models=models, say=say)
         record["result"] = fingerprint(film.job.target)
         write_whole(hidden_beside(Path(film.job.target), "farm"), json.dumps(record).encode())
     except Exception as error:

@@ -6,23 +6,32 @@ worker that reads from the middle of the file can prove that it has the right on
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mtu.core.errors import InvalidInputError, MissingFileError, OutputError
 from mtu.core.files import fingerprint, write_whole
 from mtu.farm import UNIT_FRAMES
 from mtu.runtime.scene_store import digest_of
 from mtu.runtime.scenes import SceneDetector
-from mtu.runtime.video import Frame, ReadOptions, open_reader
+from mtu.runtime.video import Fields, Frame, ReadOptions, open_reader
 
-VERSION = 1
+VERSION = 2
+
+
+class Time(NamedTuple):
+    """When a frame is shown."""
+
+    pts: int
+    """In the plan's `time_base`."""
+    duration: int
+    fields: Fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +41,6 @@ class Scene:
     first: int
     """Number of its first frame, counted from 0."""
     frames: int
-    time: float
-    """Seconds after the first frame of the source, between the frame before and the first of the scene."""
     head: str
     """`digest_of` its first frame."""
     digest: str
@@ -61,6 +68,10 @@ class Plan:
     frames: int
     damage: str | None
     """What could not be decoded; None: nothing."""
+    time_base: Fraction
+    """Seconds."""
+    times: tuple[Time, ...]
+    """Of all frames."""
     scenes: tuple[Scene, ...]
     units: tuple[tuple[int, int], ...]
     """Of each unit its first scene, and the one after its last."""
@@ -71,16 +82,25 @@ class Plan:
         rate = self.read.get("rate")
         return ReadOptions(**{**self.read, "rate": rate and Fraction(rate)})
 
+    def seconds_to(self, number: int) -> float:
+        """From the first frame of the source to between the frame of this number and the one before."""
+        before = self.times[max(0, number - 1)].pts
+        return float((before + self.times[number].pts - 2 * self.times[0].pts) * self.time_base / 2)
+
     def scenes_of(self, unit: int) -> tuple[Scene, ...]:
         """Raises InvalidInputError for a unit that there is not."""
         if not 0 <= unit < len(self.units):
             raise InvalidInputError(f"unit {unit}: the plan has {len(self.units)}, counted from 0")
         return self.scenes[slice(*self.units[unit])]
 
+    def as_json(self) -> dict[str, Any]:
+        """What `load` reads."""
+        return {**vars(self), "time_base": str(self.time_base), "scenes": [vars(scene) for scene in self.scenes]}
+
     def write(self, path: Path) -> None:
         """As JSON. Raises OutputError."""
         try:
-            write_whole(path, (json.dumps(dataclasses.asdict(self), indent=1) + "\n").encode())
+            write_whole(path, (json.dumps(self.as_json()) + "\n").encode())
         except OSError as error:
             raise OutputError(f"{path} cannot be written ({error.strerror})") from None
 
@@ -92,6 +112,8 @@ class Plan:
             if fields["version"] != VERSION:
                 raise InvalidInputError(f"{path} is of version {fields['version']}, this is {VERSION}: plan again")
             fields["scenes"] = tuple(Scene(**scene) for scene in fields["scenes"])
+            fields["time_base"] = Fraction(fields["time_base"])
+            fields["times"] = tuple(Time(*time) for time in fields["times"])
             fields["units"] = tuple((int(first), int(end)) for first, end in fields["units"])
             plan = cls(**fields)
         except FileNotFoundError:
@@ -116,7 +138,7 @@ class Plan:
             if first != next_scene or end <= first:
                 return False
             next_scene = end
-        return next_frame == self.frames and next_scene == len(self.scenes)
+        return next_frame == self.frames == len(self.times) and next_scene == len(self.scenes)
 
     def check_source(self) -> None:
         """Raises InvalidInputError unless the source is still what was planned."""
@@ -141,31 +163,22 @@ def make_plan(
     if source == "-" or "://" in source:
         raise InvalidInputError(f"{source}: a plan is for files, which can be read again; write it to a file first")
     before = fingerprint(source)
-    scenes: list[Scene] = []
-    detector, hashes = SceneDetector(scene_threshold), hashlib.sha256()
-    count, times = 0, [0.0]
+    detector, cuts = SceneDetector(scene_threshold), [0]
+    digests: list[str] = []
+    times: list[Time] = []
     with open_reader(source, read) as reader:
-        start = None
         for frame in (event for event in reader if isinstance(event, Frame)):
-            time = float(frame.pts * frame.time_base)
-            start = time if start is None else start
-            digest = digest_of(frame.rgb)
-            if detector.is_cut(frame.rgb) or count == 0:
-                if scenes:
-                    scenes[-1] = _ended(scenes[-1], count, hashes)
-                begin = 0.0 if count == 0 else (times[-1] + time - start) / 2
-                scenes.append(Scene(first=count, frames=0, time=begin, head=digest, digest=""))
-                hashes = hashlib.sha256()
-            hashes.update(digest.encode())
-            times = [time - start]
-            count += 1
+            if detector.is_cut(frame.rgb):
+                cuts.append(len(times))
+            digests.append(digest_of(frame.rgb))
+            times.append(Time(frame.pts, frame.duration, frame.fields))
             progress()
         info, damage = reader.info, reader.damage
-    if not scenes:
+    if not times:
         raise InvalidInputError(f"{source}: no frame could be decoded" + (f": {damage}" if damage else ""))
-    scenes[-1] = _ended(scenes[-1], count, hashes)
     if fingerprint(source) != before:
         raise InvalidInputError(f"{source} has changed while it was read: plan it when it is whole")
+    scenes = tuple(_scene(first, digests[first:end]) for first, end in pairwise([*cuts, len(times)]))
     given = {name: value for name, value in vars(read).items() if value != getattr(ReadOptions(), name)}
     if read.rate is not None:
         given["rate"] = str(read.rate)
@@ -176,15 +189,18 @@ def make_plan(
         scene_threshold=scene_threshold,
         width=info.width,
         height=info.height,
-        frames=count,
+        frames=len(times),
         damage=damage,
-        scenes=tuple(scenes),
+        time_base=info.time_base,
+        times=tuple(times),
+        scenes=scenes,
         units=tuple(packed([scene.frames for scene in scenes], unit_frames)),
     )
 
 
-def _ended(scene: Scene, end: int, hashes: Any) -> Scene:
-    return dataclasses.replace(scene, frames=end - scene.first, digest=hashes.hexdigest())
+def _scene(first: int, digests: Sequence[str]) -> Scene:
+    digest = hashlib.sha256("".join(digests).encode()).hexdigest()
+    return Scene(first=first, frames=len(digests), head=digests[0], digest=digest)
 
 
 def packed(frames: list[int], least: int) -> Iterator[tuple[int, int]]:

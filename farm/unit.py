@@ -70,7 +70,8 @@ def _restore(plan: Plan, scenes: tuple[Scene, ...], session: StoredSession, whol
 
 def _frames(plan: Plan, scene: Scene, whole: bool) -> Generator[Frame, None, None]:
     """The source's frames from the first of `scene` on; `whole`: what is before is decoded too."""
-    options = plan.options if whole else dataclasses.replace(plan.options, segment=Segment(scene.time))
+    middle = dataclasses.replace(plan.options, segment=Segment(plan.seconds_to(scene.first)))
+    options = plan.options if whole else middle
     with open_reader(plan.source, options) as reader:
         frames = (event for event in reader if isinstance(event, Frame))
         yield from islice(frames, scene.first if whole else 0, None)

@@ -64,7 +64,7 @@ class Outputs:
                 raise InvalidInputError(
                     f"{option}: the model {interface.variant} {what}; leave it out, or use a model that does"
                 )
-        shown = _shape(interface.the("picture") or self._map, source)
+        shown = shown_size(interface.the("picture") or self._map, source)
         if self._shows == "heat":
             shown = (source.height, source.width)
         height, width = compared_size(*shown, self._compare, self._turn)
@@ -84,7 +84,7 @@ class Outputs:
             if job.save_motion is not None:
                 self._motion_writer = stack.enter_context(_open_beside("--save-motion", job.save_motion, job, source))
             if job.save_maps is not None:
-                size = _shape(self._map, source)
+                size = shown_size(self._map, source)
                 self._map_writer = stack.enter_context(_open_beside("--save-maps", job.save_maps, job, source, size))
             self._stack = stack.pop_all()
 
@@ -134,7 +134,7 @@ def _map(result: Restored) -> NDArray[np.float32]:
     return result.map.astype(np.float32, copy=False)
 
 
-def _shape(output: Output | None, source: SourceInfo) -> tuple[int, int]:
+def shown_size(output: Output | None, source: SourceInfo) -> tuple[int, int]:
     """Height and width of an output of the model for the frames of the source."""
     assert output is not None, "every model gives a picture or a map"
     height, width = output.tensor.at(source.height, source.width)[1:3]

@@ -115,8 +115,8 @@ class SceneStore:
                     f" {made_by.get(name)}: run it as before, or delete the directory to restore all again"
                 )
 
-    def find(self, first: int) -> StoredScene | None:
-        """The scene that begins with frame `first`; None if there is none, or what is there is broken."""
+    def look_up(self, first: int) -> StoredScene | None:
+        """The scene that begins with frame `first`, by its sidecar; None if there is none, or it is broken."""
         path = sidecar(self.directory, first)
         try:
             fields = json.loads(path.read_bytes())
@@ -127,11 +127,17 @@ class SceneStore:
                 redone=tuple(fields["redone"]),
                 path=path.with_suffix(".mkv"),
             )
-            if len(scene.source) != len(scene.pictures):
-                return None
-            for _ in scene.read():
-                pass
         except (OSError, ValueError, TypeError, KeyError):
+            return None
+        return scene if len(scene.source) == len(scene.pictures) else None
+
+    def find(self, first: int) -> StoredScene | None:
+        """As `look_up`; None also if a picture is not as it was written."""
+        scene = self.look_up(first)
+        try:
+            for _ in () if scene is None else scene.read():
+                pass
+        except OutputError:
             return None
         return scene
 

@@ -41,6 +41,7 @@ Writing
     track                     packets of one copied stream: times, ends, hidden parts
     copying                   all streams that are not processed
     video_writer              a container
+    parts                     a container whose pictures several processes have encoded
     yuv4mpeg                  yuv4mpeg to stdout or a file
     pictures/encoding         PNG, JPEG and TIFF
     pictures/writer           a directory of pictures, or a single one
@@ -51,6 +52,7 @@ Both
 
 from mtu.runtime.video.colour import Colour
 from mtu.runtime.video.containers.muxer_options import parse_muxer_options
+from mtu.runtime.video.fields import Fields
 from mtu.runtime.video.opening import open_reader, open_streams, open_writer
 from mtu.runtime.video.pictures.encoding import write_png
 from mtu.runtime.video.pictures.files import read_picture
@@ -62,6 +64,7 @@ from mtu.runtime.video.writer import EncodeOptions, Writer
 __all__ = [
     "Colour",
     "EncodeOptions",
+    "Fields",
     "Frame",
     "ReadOptions",
     "Reader",

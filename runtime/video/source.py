@@ -123,6 +123,10 @@ class Reader(ABC):
     def __iter__(self) -> Iterator[Frame | av.Packet[Any]]:
         """Pictures and other packets. Raises InvalidInputError where pictures change their size."""
 
+    def others(self) -> Iterator[av.Packet[Any]]:
+        """The packets of the other streams, instead of an iteration: no more pictures are decoded."""
+        return iter(())
+
     def close(self) -> None:  # noqa: B027  pictures hold nothing open
         """Close the source. May be called twice."""
 

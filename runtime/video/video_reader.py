@@ -79,7 +79,7 @@ class VideoReader(Reader):
                     fields = self._field_order(event) if event.height == self._coded_height else "progressive"
                     rgb = self._normalise(event, decoder.aspect)
                     yield Frame(rgb, pts, decoder.time_base, duration, fields)
-                decoder.ended = segment.past(time)
+                decoder.ended = decoder.ended or segment.past(time)
             else:
                 ticks = event.pts if event.pts is not None else event.dts
                 if ticks is None:
@@ -94,7 +94,7 @@ class VideoReader(Reader):
                 elif segment.past(time):
                     running.discard(event.stream_index)
             # Audio lies at most some seconds after its pictures; later on nothing of the segment comes.
-            if decoder.ended and (not running or segment.past(time - 10)):
+            if self._segment is not None and decoder.ended and (not running or segment.past(time - 10)):
                 return
 
     def __iter__(self) -> Iterator[Frame | av.Packet[Any]]:
@@ -108,6 +108,11 @@ class VideoReader(Reader):
         self.remarks += self._normalise.remarks() + self._clock.remarks("pictures")
         if lost := self._decoder.lost(whole=self._segment is None):
             self.damage = f"{self.info.name}: after {self._given} pictures: {'; '.join(lost)}"
+
+    def others(self) -> Iterator[av.Packet[Any]]:
+        """See `Reader.others`."""
+        self._decoder.ended = True
+        return (event for event in self._events if not isinstance(event, Frame))
 
     def close(self) -> None:
         """Close the source. May be called twice."""

@@ -72,6 +72,16 @@ class VideoWriter(Writer):
                 raise write_failed(self._path, error) from None
             raise InvalidInputError(f"{suffix} cannot hold this video: {error}") from None
 
+    @property
+    def encoding(self) -> Encoding:
+        """The settings of the encoder."""
+        return self._encoding
+
+    @property
+    def header(self) -> str:
+        """What the encoder has for the header of the container, hexadecimal."""
+        return (self._stream.codec_context.extradata or b"").hex()
+
     def _keep_orientation(self) -> None:
         """By a display matrix, where the container has one."""
         if self._turn and self._row.matrix and hasattr(VideoStream, "set_display_matrix"):
@@ -160,6 +170,13 @@ class VideoWriter(Writer):
         return stream
 
     def _write(self, picture: Pixels, frame: Frame) -> None:
+        converted = self._picture(picture, *self._place(frame))
+        if self._encoding.fields != "progressive" and frame.fields != "progressive":
+            converted = self._mark(converted, frame.fields)
+        self._encode(converted)
+
+    def _place(self, frame: Frame) -> tuple[int, int]:
+        """When the picture of the next frame is shown, and how long, in ticks of the encoder."""
         base = self._encoding.time_base
         ticks = round((frame.pts * frame.time_base - self._target.source.origin) / base)
         if self._last is not None and ticks <= self._last:
@@ -169,11 +186,8 @@ class VideoWriter(Writer):
         duration = max(1, round(frame.duration * frame.time_base / base))
         self._see_times(frame, ticks)
         self._end = (ticks + duration) * base
-        converted = self._picture(picture, ticks, duration)
-        if self._encoding.fields != "progressive" and frame.fields != "progressive":
-            converted = self._mark(converted, frame.fields)
         self._otherwise += (frame.fields == "progressive") != (self._target.source.fields == "progressive")
-        self._encode(converted)
+        return ticks, duration
 
     def _see_times(self, frame: Frame, ticks: int) -> None:
         """Compare the time that the container will hold with the source's."""

@@ -197,7 +197,7 @@ def test_a_plan_is_the_same_read_again(tmp_path, plan):
     ],
 )
 def test_a_broken_plan_is_refused(tmp_path, plan, change, said):
-    fields = json.loads(json.dumps(dataclasses.asdict(plan)))
+    fields = json.loads(json.dumps(plan.as_json()))
     change(fields)
     (tmp_path / "plan.json").write_text(json.dumps(fields))
     with pytest.raises(InvalidInputError, match=said):

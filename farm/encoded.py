@@ -1,0 +1,133 @@
+"""`--join fast`: each unit is encoded where it is restored, and the film is put together from what the encoders gave.
+
+An encoded unit is a part (`mtu.runtime.video.parts`) in the store of the film, made of the restored scenes there. One
+that was encoded in another way is encoded again. Writes the stores, and the targets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from mtu.core.errors import InvalidInputError, OutputError
+from mtu.core.release import VERSION
+from mtu.farm.plan import Plan
+from mtu.runtime.backends import open_model
+from mtu.runtime.chain import interface_of
+from mtu.runtime.job import Job, RunReport
+from mtu.runtime.outputs import shown_size
+from mtu.runtime.scene_store import STORE, Hold, SceneStore
+from mtu.runtime.stored_session import store_beside
+from mtu.runtime.video import Frame, SourceInfo, open_reader
+from mtu.runtime.video.colour import Pixels
+from mtu.runtime.video.parts import JoinedWriter, Part, PartWriter, find_part
+from mtu.runtime.video.writer import Target
+
+
+def is_encoded(job: Job, plan: Plan, unit: int) -> bool:
+    """Whether a unit has been encoded as `job` says."""
+    return _part(job, plan, unit) is not None
+
+
+def _part(job: Job, plan: Plan, unit: int) -> Part | None:
+    return find_part(_path(job, plan, unit), _made_by(job, plan, unit))
+
+
+def _path(job: Job, plan: Plan, unit: int) -> Path:
+    return store_beside(job.target) / f"unit-{plan.scenes_of(unit)[0].first:08d}"
+
+
+def _made_by(job: Job, plan: Plan, unit: int) -> dict[str, Any]:
+    """What the packets of a unit depend on beside the scenes in the store."""
+    scenes = plan.scenes_of(unit)
+    return {
+        "mtu": VERSION,
+        "av": av.__version__,
+        "libraries": av.library_versions,
+        "container": Path(job.target).suffix,
+        "encode": dataclasses.asdict(job.encode),
+        "frames": [scenes[0].first, scenes[-1].end],
+    }
+
+
+def encode_unit(job: Job, plan: Plan, unit: int, store: SceneStore) -> None:
+    """Encodes the restored scenes of a unit, all of which the store has. Raises OutputError for one that is broken."""
+    if is_encoded(job, plan, unit):
+        return
+    path = _path(job, plan, unit)
+    with open_reader(job.source, job.read) as reader:
+        there = store.directory / f"encoding{Path(job.target).suffix}"
+        target = dataclasses.replace(_target(job, reader.info), path=there, overwrite=True, copy_streams=False)
+        with PartWriter(target, path, _made_by(job, plan, unit)) as writer:
+            for scene in plan.scenes_of(unit):
+                stored = store.look_up(scene.first)
+                if stored is None:
+                    raise OutputError(f"{store.directory} lacks the scene of frame {scene.first}")
+                for frame, picture in zip(_frames(plan, scene.first, scene.end), stored.read(), strict=True):
+                    writer.write(picture, frame)
+            writer.commit()
+
+
+def _target(job: Job, source: SourceInfo) -> Target:
+    height, width = shown_size(interface_of(open_model(job.model)).the("picture"), source)
+    return Target(
+        path=Path(job.target), source=source, width=width, height=height, options=job.encode, overwrite=job.overwrite
+    )
+
+
+def _frames(plan: Plan, first: int, end: int) -> Iterator[Frame]:
+    """When frames are shown; without their pictures."""
+    nothing: Pixels = np.empty((0, 0, 3), np.uint8)
+    for time_ in plan.times[first:end]:
+        yield Frame(nothing, time_.pts, plan.time_base, time_.duration, time_.fields)
+
+
+def join_encoded(job: Job, plan: Plan) -> RunReport:
+    """Puts a film together whose units are all encoded, and removes its store.
+
+    Raises InvalidInputError if they are not, or do not belong together, and as `open_writer`.
+    """
+    began, directory, interface = time.perf_counter(), store_beside(job.target), interface_of(open_model(job.model))
+    with contextlib.ExitStack() as stack:
+        hold = stack.enter_context(Hold(directory))
+        made = json.loads((directory / STORE).read_bytes())
+        parts = []
+        for unit in range(len(plan.units)):
+            part = _part(job, plan, unit)
+            if part is None:
+                raise InvalidInputError(f"unit {unit} was encoded with other versions of libraries than there are here")
+            parts.append(part)
+        reader = stack.enter_context(open_reader(job.source, job.read))
+        writer = JoinedWriter(_target(job, reader.info), parts)
+        stack.enter_context(writer)
+        hold.remember(writer.temporary)
+        writer.join(_frames(plan, 0, plan.frames), reader.others())
+        writer.commit()
+        shutil.rmtree(directory, ignore_errors=True)
+    return RunReport(
+        source=job.source,
+        target=job.target,
+        model=interface.variant,
+        checkpoint=interface.weights,
+        precision=made["arithmetic"],
+        backend=made["backend"],
+        device=made["device"],
+        width=reader.info.width,
+        height=reader.info.height,
+        frames=plan.frames,
+        scene_cuts=[scene.first for scene in plan.scenes[1:]],
+        resumed=plan.frames,
+        seconds=time.perf_counter() - began,
+        notes=[*reader.info.notes, *writer.notes],
+        remarks=writer.remarks,
+        damage=plan.damage,
+    )

@@ -1,0 +1,262 @@
+"""`mtu-farm run --join fast`: units encoded on their own are, joined, the video that one encode would have made, but for
+how pictures are encoded."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from tests import cli
+from tests.farm.test_farm import in_process, jobs
+from tests.farm.test_units import scenes
+from tests.frames import write_clip
+from tests.media import CHAPTERS, make_video, packets, times
+from tests.small_models import trail
+
+from mtu.core.errors import OutputError
+from mtu.farm.encoded import is_encoded
+from mtu.farm.engine import Done, Workers
+from mtu.farm.films import missing_units, plan_film, plan_films, restore_films, verify
+from mtu.runtime.job import run_job
+from mtu.runtime.stored_session import store_beside
+from mtu.runtime.video import EncodeOptions, Segment, parts
+
+COUNTS = (12, 9, 30, 7, 26, 11)
+VARIABLE = [n * 3 + n % 2 + 40 * (n > 30) for n in range(sum(COUNTS))]
+"""Milliseconds / 10: no two steps are alike, and there is a gap."""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return trail(tmp_path_factory.mktemp("model") / "model").directory
+
+
+def film(folder, model, name="a.mp4", out="out", **encode):
+    (job,) = jobs(folder, out, [name], model=model, encode=EncodeOptions(**encode))
+    return plan_film(job, 20, fast=True)
+
+
+def joined(planned):
+    (outcome,) = restore_films([planned], Workers(), lambda unit: None, lambda text: None)
+    assert outcome.error == "", outcome.error
+    return outcome.report
+
+
+def exactly(planned, folder):
+    """What one encode gives."""
+    (folder / "exact").mkdir()
+    target = folder / "exact" / Path(planned.job.target).name
+    run_job(dataclasses.replace(planned.job, target=str(target), resume=False))
+    return target
+
+
+def decoded(path):
+    with av.open(str(path)) as file:
+        return [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
+
+
+def stamps(path):
+    """Decoding and presentation times of all packets of the pictures, as they lie in the file, and which are keys."""
+    with av.open(str(path)) as file:
+        return [(each.dts, each.pts, each.is_keyframe) for each in file.demux(video=0) if each.size]
+
+
+def psnr(a, b):
+    return 10 * np.log10(255**2 / max(1e-9, np.mean((np.float64(a) - b) ** 2)))
+
+
+SOURCES = {
+    "h264.mp4": ({"pts": VARIABLE, "time_base": Fraction(1, 100)}, {}),
+    "h264.mkv": ({"rate": Fraction(24000, 1001), "time_base": Fraction(1001, 24000)}, {"options": {"bf": "3"}}),
+    "h264.ts": ({}, {"options": {"x264-params": "open-gop=1:keyint=7"}}),
+    "h264.mov": ({"pts": [n + 50 for n in range(sum(COUNTS))]}, {"options": {"g": "8"}}),
+    "hevc.mp4": ({"pts": VARIABLE, "time_base": Fraction(1, 100)}, {"codec": "libx265"}),
+    "vp9.mkv": ({}, {"codec": "libvpx-vp9", "options": {"cpu-used": "8", "deadline": "realtime"}}),
+    "av1.mkv": ({}, {"codec": "libsvtav1", "options": {"preset": "12"}}),
+    "still.mov": ({}, {"codec": "prores_ks"}),
+    "h264.avi": ({}, {}),
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_it_is_the_video_that_one_encode_gives(tmp_path, model, name):
+    how, encode = SOURCES[name]
+    whole = name.endswith(("mp4", "mkv"))
+    extra = {"subtitles": whole, "chapters": whole, "attachment": name.endswith("mkv"), "audio": True}
+    make_video(tmp_path / name, scenes(COUNTS), **how, **extra)
+    planned = film(tmp_path, model, name, **encode)
+    assert len(planned.plan.units) == 4
+    in_process([planned], order=[2, 0, 3, 1])
+    exact, report = exactly(planned, tmp_path), joined(planned)
+    fast = planned.job.target
+    assert report.frames == sum(COUNTS) and not store_beside(fast).exists()
+    assert times(fast) == times(exact) and len(times(fast)) == sum(COUNTS)
+    if whole:
+        assert [float(a) for a in times(fast)] == pytest.approx([float(b) for b in times(tmp_path / name)], abs=1e-3)
+    for kind in ("audio", "subtitle")[: 1 + whole]:
+        assert packets(fast, kind) == packets(exact, kind)
+    with av.open(fast) as a, av.open(str(exact)) as b:
+        assert a.chapters() == b.chapters() and len(a.chapters()) == (len(CHAPTERS) if whole else 0)
+        assert [stream.type for stream in a.streams] == [stream.type for stream in b.streams]
+        assert a.streams[0].average_rate == b.streams[0].average_rate
+        assert abs((a.duration or 0) - (b.duration or 0)) < 2000
+    # Matroska has no decoding times, so FFmpeg cannot say those of the first ones.
+    order = [(dts, pts) for dts, pts, _ in stamps(fast) if dts is not None]
+    assert len(order) > sum(COUNTS) - 3 and all(dts <= pts for dts, pts in order)
+    assert all(before[0] < after[0] for before, after in pairwise(order))
+    better = [psnr(a, b) for a, b in zip(decoded(fast), decoded(exact), strict=True)]
+    assert min(better) > 33, min(better)
+
+
+def test_units_begin_with_key_pictures_from_which_they_can_be_decoded(tmp_path, model):
+    make_video(tmp_path / "a.mp4", scenes(COUNTS))
+    planned = film(tmp_path, model, options={"bf": "3", "x264-params": "scenecut=0:keyint=250"})
+    in_process([planned])
+    joined(planned)
+    target, pictures = planned.job.target, decoded(planned.job.target)
+    borders = [planned.plan.scenes_of(unit)[0].first for unit in range(len(planned.plan.units))]
+    assert [n for n, (_, _, key) in enumerate(stamps(target)) if key] == borders
+    for first in borders:
+        with av.open(target) as file:
+            stream = file.streams.video[0]
+            file.seek(round(first / 25 / stream.time_base), stream=stream)
+            frame = next(file.decode(video=0))
+            assert frame.pts * stream.time_base == Fraction(first, 25)
+            assert np.array_equal(frame.to_ndarray(format="rgb24"), pictures[first])
+
+
+@pytest.mark.parametrize("change", ["gone", "cut", "other", "options"])
+def test_what_is_not_as_asked_is_encoded_again(tmp_path, model, monkeypatch, change):
+    make_video(tmp_path / "a.mp4", scenes(COUNTS))
+    planned = film(tmp_path, model)
+    in_process([planned])
+    assert missing_units(planned) == []
+    (first, *_) = store_beside(planned.job.target).glob("unit-*.packets")
+    if change == "gone":
+        first.unlink()
+    elif change == "cut":
+        first.write_bytes(first.read_bytes()[:-1])
+    elif change == "other":
+        first.with_suffix(".json").write_text("{")
+    else:
+        planned = film(tmp_path, model, crf=30)
+    assert len(missing_units(planned)) == (4 if change == "options" else 1)
+    commits, commit = [], parts.PartWriter.commit
+    monkeypatch.setattr(parts.PartWriter, "commit", lambda self: commits.append(1) or commit(self))
+    in_process([planned])
+    assert len(commits) == (4 if change == "options" else 1) and missing_units(planned) == []
+    joined(planned)
+
+
+def test_a_worker_that_dies_while_it_encodes_leaves_no_half_unit(tmp_path, model, monkeypatch):
+    make_video(tmp_path / "a.mp4", scenes(COUNTS))
+    planned = film(tmp_path, model)
+    write = parts.PartWriter._write
+
+    def die(self, picture, frame):
+        if frame.pts > planned.plan.times[40].pts:
+            raise OutputError("the end")
+        write(self, picture, frame)
+
+    with monkeypatch.context() as patched, pytest.raises(OutputError, match="the end"):
+        patched.setattr(parts.PartWriter, "_write", die)
+        in_process([planned])
+    store = store_beside(planned.job.target)
+    assert [is_encoded(planned.job, planned.plan, unit) for unit in range(4)] == [True, False, False, False]
+    assert not list(store.glob("*.part")) and not list(store.glob(".encoding*"))
+    in_process([planned])
+    assert joined(planned).frames == sum(COUNTS)
+
+
+def test_packets_that_have_changed_are_found(tmp_path, model):
+    make_video(tmp_path / "a.mp4", scenes(COUNTS))
+    planned = film(tmp_path, model)
+    in_process([planned])
+    (first, *_) = store_beside(planned.job.target).glob("unit-*.packets")
+    content = first.read_bytes()
+    first.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    (outcome,) = restore_films([planned], Workers(), lambda unit: None, lambda text: None)
+    assert "has changed since it was written: delete it" in outcome.error
+    assert not Path(planned.job.target).exists() and not cli.has_part(tmp_path / "out")
+
+
+def test_units_with_different_headers_are_not_joined(tmp_path, model):
+    make_video(tmp_path / "a.mp4", scenes(COUNTS))
+    planned = film(tmp_path, model)
+    in_process([planned])
+    said = sorted(store_beside(planned.job.target).glob("unit-*.json"))[2]
+    fields = json.loads(said.read_bytes())
+    said.write_text(json.dumps({**fields, "header": fields["header"][:-2] + "00"}))
+    (outcome,) = restore_films([planned], Workers(), lambda unit: None, lambda text: None)
+    assert "unit 2 was encoded with another header" in outcome.error and "--join exact" in outcome.error
+    # What is restored is not lost: the other join has it.
+    exact = dataclasses.replace(planned, fast=False)
+    assert joined(exact).inference_seconds == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"codec": "mpeg4"}, "cannot join what mpeg4 has encoded"),
+        ({"codec": "libx264", "options": {"x264-params": "pass=1:stats=s.log"}}, "no second pass"),
+        ({"codec": "mpeg2video"}, "--join exact, or another --codec"),
+    ],
+)
+def test_what_cannot_be_joined_is_refused_before_planning(tmp_path, model, options, said):
+    make_video(tmp_path / "a.mp4", scenes((5,)))
+    (job,) = jobs(tmp_path, "out", ["a.mp4"], model=model, encode=EncodeOptions(**options))
+    planned, (failed,) = plan_films([job], fast=True)
+    assert not planned and said in failed.error
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_pictures_are_refused(tmp_path, model):
+    pictures = write_clip(tmp_path / "pictures", 3, 24, 32)
+    (job,) = jobs(tmp_path, "out", [pictures.name], model=model, encode=EncodeOptions())
+    _, (failed,) = plan_films([job], fast=True)
+    assert "--join fast is for videos" in failed.error
+
+
+def test_the_others_are_read_without_decoding_pictures(tmp_path):
+    from mtu.runtime.video import ReadOptions, open_reader
+
+    path = make_video(tmp_path / "a.mkv", scenes(COUNTS), audio=2, subtitles=True)
+    for options in (ReadOptions(), ReadOptions(segment=Segment(0.5, 2))):
+        with open_reader(path, options) as reader:
+            every = [bytes(event) for event in reader if isinstance(event, av.Packet)]
+        with open_reader(path, options) as reader:
+            assert [bytes(event) for event in reader.others()][: len(every)] == every and every
+
+
+@pytest.mark.needs_library("ray", "pyarrow")
+@pytest.mark.timeout(120)
+def test_a_worker_is_killed_and_the_film_is_verified(tmp_path, model, capsys):
+    make_video(tmp_path / "a.mp4", scenes(COUNTS), audio=True)
+    planned, ended = film(tmp_path, model), []
+
+    def done(unit: Done):
+        ended.append(unit.unit)
+        if len(ended) == 2:
+            os.kill(int(unit.worker.split(":")[1]), signal.SIGKILL)
+
+    (outcome,) = restore_films([planned], Workers(count=2), done, lambda text: None)
+    assert outcome.error == "" and outcome.report.frames == sum(COUNTS) == len(times(planned.job.target))
+    starts = [scene.first for scene in planned.plan.scenes]
+    assert verify(dataclasses.replace(planned.job, overwrite=True), whole=True) == starts
+    words = [tmp_path / "a.mp4", "-o", tmp_path / "again", "--model", model, "--backend", "onnxruntime"]
+    ran = cli.run(capsys, "mtu-farm", "run", *words, "--unit", 20, "--join", "fast", "--no-progress")
+    assert ran.code == 0, ran.err
+    assert times(tmp_path / "again" / "a.mp4") == times(planned.job.target)
+
+
+def test_a_wrong_join_is_refused(capsys, tmp_path):
+    ended = cli.run(capsys, "mtu-farm", "run", "a.mp4", "-o", tmp_path, "--join", "quick")
+    cli.refused(ended, tmp_path, "quick")
