@@ -1,5 +1,5 @@
-"""`mtu-farm run --join fast`: units encoded on their own are, joined, the video that one encode would have made, but for
-how pictures are encoded."""
+"""`mtu-farm run --join fast`: units encoded on their own, joined, are the video that one encode would have made, but
+for how pictures are encoded."""
 
 from __future__ import annotations
 
