@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
 import typer
 
+from mtu.core.errors import MtuError
 from mtu.core.extras import require_for
 from mtu.farm import UNIT_FRAMES
-from mtu.runtime.console import new_app, options, run_app, say
-from mtu.runtime.console.progress import stage_bar
+from mtu.runtime.console import SOME_FAILED, new_app, options, run_app, say
 from mtu.runtime.scenes import SCENE_THRESHOLD
 from mtu.runtime.tiles import parse_tile
 
@@ -68,6 +67,7 @@ def run(
     output: options.TargetOption,
     sources_file: options.ListOption = None,
     suffix: options.SuffixOption = "",
+    skip_done: options.SkipDoneOption = False,
     unit: UnitOption = UNIT_FRAMES,
     workers: WorkersOption = 1,
     gpus_per_worker: GpusOption = 0.0,
@@ -87,9 +87,10 @@ def run(
     progress: options.ProgressOption = True,
 ) -> None:
     """Restores films with several workers, or a cluster; a film comes out as one mtu-run would write it."""
-    from mtu.farm.engine import Done, Workers
-    from mtu.farm.films import Speeds, frames_missing, jobs_of, plan_films, restore_films
+    from mtu.farm.engine import Workers
+    from mtu.farm.films import jobs_of, plan_films, restore_films
     from mtu.runtime.batch import read_list
+    from mtu.runtime.console.farm import Shown, planning
     from mtu.runtime.console.runs import say_all, say_outcome
     from mtu.runtime.video import EncodeOptions
 
@@ -109,26 +110,17 @@ def run(
         encode=EncodeOptions(codec=codec, crf=crf, pix_fmt=pix_fmt, options=options.encoder_options(extra)),
         overwrite=overwrite,
     )
-    films, failed = plan_films(jobs, unit, fast=join == "fast")
-    total, to_do = sum(film.plan.frames for film in films), sum(frames_missing(film) for film in films)
-    say(PROGRAM, f"{len(films)} film{'s' if len(films) != 1 else ''}, {total} frames, {to_do} of them to restore")
-    began, speeds = time.perf_counter(), Speeds()
-    with stage_bar(PROGRAM, enabled=progress) as reach:
-
-        def done(ended: Done) -> None:
-            speeds.add(ended)
-            reach(
-                f"{speeds.frames} of {to_do} frames, {speeds.frames / (time.perf_counter() - began):.2f} fps",
-                speeds.frames / max(to_do, 1),
-            )
-
-        outcomes = failed + restore_films(films, who, done, lambda text: say(PROGRAM, text))
-    for line in speeds.lines():
-        say(PROGRAM, line)
+    with planning(PROGRAM, len(jobs), progress) as told:
+        # Without --overwrite the same command goes on.
+        films, outcomes = plan_films(
+            jobs, unit, skip_done=skip_done or not overwrite, planning=told, fast=join == "fast"
+        )
     for outcome in outcomes:
         say_outcome(PROGRAM, outcome)
-        if outcome.report is not None:
-            say(PROGRAM, f"{outcome.job.target}: {outcome.report.frames} frames")
+    if films:
+        with Shown(PROGRAM, films, progress) as shown:
+            outcomes += restore_films(films, who, shown)
+        shown.say_workers()
     if code := say_all(PROGRAM, outcomes):
         raise typer.Exit(code)
 
@@ -148,9 +140,9 @@ def verify(
 ) -> None:
     """Restores a part of what mtu-farm run has made again, and compares every picture."""
     from mtu.farm.films import jobs_of
-    from mtu.farm.films import verify as verify_film
+    from mtu.farm.verify import verify as verify_film
 
-    for job in jobs_of(
+    jobs = jobs_of(
         sources,
         output,
         suffix,
@@ -161,9 +153,21 @@ def verify(
         tile=parse_tile(tile),
         scene_threshold=scene_threshold,
         overwrite=True,
-    ):
-        scenes = verify_film(job, whole)
-        say(PROGRAM, f"{job.target}: {len(scenes)} scenes restored again, the same, bit for bit")
+    )
+    failed = 0
+    for job in jobs:
+        try:
+            scenes = verify_film(job, whole)
+        except MtuError as error:
+            if len(jobs) == 1:
+                raise
+            failed += 1
+            say(PROGRAM, f"failed: {error}")
+        else:
+            say(PROGRAM, f"{job.target}: {len(scenes)} scenes restored again, the same, bit for bit")
+    if failed:
+        say(PROGRAM, f"{len(jobs)} films: {len(jobs) - failed} the same, {failed} failed")
+        raise typer.Exit(SOME_FAILED)
 
 
 def main() -> NoReturn:

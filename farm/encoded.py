@@ -11,7 +11,7 @@ import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +91,8 @@ def _frames(plan: Plan, first: int, end: int) -> Iterator[Frame]:
         yield Frame(nothing, time_.pts, plan.time_base, time_.duration, time_.fields)
 
 
-def join_encoded(job: Job, plan: Plan) -> RunReport:
-    """Puts a film together whose units are all encoded, and removes its store.
+def join_encoded(job: Job, plan: Plan, whole: Callable[[], None]) -> RunReport:
+    """Puts a film together whose units are all encoded, calls `whole`, and removes its store.
 
     Raises InvalidInputError if they are not, or do not belong together, and as `open_writer`.
     """
@@ -112,6 +112,7 @@ def join_encoded(job: Job, plan: Plan) -> RunReport:
         hold.remember(writer.temporary)
         writer.join(_frames(plan, 0, plan.frames), reader.others())
         writer.commit()
+        whole()
         shutil.rmtree(directory, ignore_errors=True)
     return RunReport(
         source=job.source,

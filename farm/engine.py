@@ -15,7 +15,7 @@ import signal
 import socket
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -60,6 +60,11 @@ class Done:
     error: str = ""
     """What the user can put right; "" if it is restored."""
 
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Done:
+        """From a row of Ray Data."""
+        return cls(**{**row, "notes": tuple(row["notes"])})
+
 
 class Restorer(Protocol):
     """What a worker has: made once in each, then called with the numbers of a film and of its unit."""
@@ -102,7 +107,7 @@ def spread(
             )
         missing = list(units)
         for row in results.iter_rows():
-            ended = Done(**{**row, "notes": tuple(row["notes"])})
+            ended = Done.of(row)
             missing.remove((ended.film, ended.unit))
             done(ended)
     return missing

@@ -99,7 +99,7 @@ def jobs_for(job: Job, sources: Sequence[str], suffix: str, skip_done: bool) -> 
     if there and not job.overwrite and not skip_done:
         raise OutputError(
             f"{some(there)} exist{'s' if len(there) == 1 else ''}: replace with --overwrite, or leave out what is done"
-            " (--skip-done of mtu-run)"
+            " (--skip-done)"
         )
     return jobs
 
@@ -125,14 +125,13 @@ def run_all(jobs: Sequence[Job], run: Callable[[Job, Models], RunReport], *, ski
     with Models() as models:
         for job in jobs:
             try:
-                made = _made_by(job) if skip_done else ""
-                if skip_done and _is_done(job, made):
+                if skip_done and is_done(job):
                     yield Outcome(job)
                     continue
+                made = made_by(job) if skip_done else ""  # before: the source may change meanwhile
                 report = run(job, models)
                 if skip_done:
-                    record = {"made_by": made, "result": fingerprint(job.target)}
-                    write_whole(hidden_beside(Path(job.target), "done"), json.dumps(record).encode())
+                    record_done(job, made)
             except Exception as error:
                 yield Outcome(job, error=why(error))
             else:
@@ -150,7 +149,7 @@ def why(error: Exception) -> str:
     return traceback.format_exc().rstrip()
 
 
-def _made_by(job: Job) -> str:
+def made_by(job: Job) -> str:
     """sha256 of what the target of a job depends on: source, models, options, version; not on how they are named."""
     models = [job.model] if job.where is None else [job.model, job.where]
     digests = [interface_of(open_model(model)).digest for model in models]
@@ -160,15 +159,28 @@ def _made_by(job: Job) -> str:
     return hashlib.sha256(made.encode()).hexdigest()
 
 
-def _is_done(job: Job, made: str) -> bool:
-    """Raises OutputError for a target that is there and was not made so, unless it may be replaced."""
+def record_of(target: str) -> Path:
+    """Where it is recorded what a target was made of."""
+    return hidden_beside(Path(target), "done")
+
+
+def record_done(job: Job, made: str, **more: Any) -> None:
+    """Records that a target is whole, and that its `made_by` was `made`; `more` is kept with it. Raises OSError."""
+    record = {"made_by": made, "result": fingerprint(job.target), **more}
+    write_whole(record_of(job.target), json.dumps(record).encode())
+
+
+def is_done(job: Job) -> bool:
+    """Whether the target was made of the same source, model and options. Raises OutputError for one that is there and
+    was not, unless it may be replaced."""
     if not Path(job.target).exists():
         return False
+    made = made_by(job)
     try:
-        record = json.loads(hidden_beside(Path(job.target), "done").read_bytes())
-        if record == {"made_by": made, "result": fingerprint(job.target)}:
+        record = json.loads(record_of(job.target).read_bytes())
+        if record["made_by"] == made and record["result"] == fingerprint(job.target):
             return True
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError, KeyError):
         pass
     if not job.overwrite:
         raise OutputError(

@@ -51,6 +51,30 @@ def holds_scenes(store: Path) -> bool:
     return any(store.glob("[0-9]*.json"))
 
 
+def is_whole(store: Path, first: int) -> bool:
+    """Whether the scene that begins with frame `first` is there, by its sidecar and the size of its pictures."""
+    path = sidecar(store, first)
+    try:
+        return bool(json.loads(path.read_bytes())["bytes"] == path.with_suffix(".mkv").stat().st_size)
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
+class OtherScenesError(InvalidInputError):
+    """A store holds scenes that were made of something else."""
+
+    def __init__(self, directory: Path, name: str, was: Any, now: Any) -> None:
+        """`name` is what differs."""
+        self.directory, self.name, self.was, self.now = directory, name, was, now
+        super().__init__(
+            f"{directory} holds scenes of another run: {name} was {was}, and is {now}: run it as before, or delete the"
+            " directory to restore all again"
+        )
+
+    def __reduce__(self) -> tuple[type[OtherScenesError], tuple[Path, str, Any, Any]]:
+        return type(self), (self.directory, self.name, self.was, self.now)
+
+
 @dataclass(frozen=True)
 class StoredScene:
     """A whole scene of a store, whose pictures are as they were written."""
@@ -108,12 +132,9 @@ class SceneStore:
             found = None
         if not isinstance(found, dict):
             raise InvalidInputError(f"{path} is broken: delete {self.directory}, and all is restored again")
-        for name in made_by.keys() | found.keys():
+        for name in (*made_by, *found):
             if found.get(name) != made_by.get(name):
-                raise InvalidInputError(
-                    f"{self.directory} holds scenes of another run: {name} was {found.get(name)}, and is"
-                    f" {made_by.get(name)}: run it as before, or delete the directory to restore all again"
-                )
+                raise OtherScenesError(self.directory, name, found.get(name), made_by.get(name))
 
     def look_up(self, first: int) -> StoredScene | None:
         """The scene that begins with frame `first`, by its sidecar; None if there is none, or it is broken."""
@@ -127,9 +148,11 @@ class SceneStore:
                 redone=tuple(fields["redone"]),
                 path=path.with_suffix(".mkv"),
             )
+            if len(scene.source) != len(scene.pictures) or scene.path.stat().st_size != fields["bytes"]:
+                return None
         except (OSError, ValueError, TypeError, KeyError):
             return None
-        return scene if len(scene.source) == len(scene.pictures) else None
+        return scene
 
     def find(self, first: int) -> StoredScene | None:
         """As `look_up`; None also if a picture is not as it was written."""
@@ -290,7 +313,7 @@ class SceneWriter:
 
         if self._given_up or self._container is None:
             return
-        fields = {"source": self._source, "pictures": self._pictures, "redone": redone}
+        fields: dict[str, Any] = {"source": self._source, "pictures": self._pictures, "redone": redone}
         said = sidecar(self._store.directory, self._first)
         try:
             self._container.mux(self._stream.encode())
@@ -302,7 +325,7 @@ class SceneWriter:
             if self._given_up:
                 return
             self._path.replace(said.with_suffix(".mkv"))
-            write_whole(said, json.dumps(fields).encode())
+            write_whole(said, json.dumps({**fields, "bytes": size}).encode())
         except (av.FFmpegError, OSError) as error:
             raise OutputError(f"{self._store.directory} cannot be written ({error.strerror})") from None
         self._store.count(size)

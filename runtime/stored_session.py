@@ -38,7 +38,6 @@ def made_by(model: Model, backend: Backend, **options: Any) -> dict[str, Any]:
     """Everything that restored pictures depend on beside the frames, as JSON: two runs of which this says the same give
     the same pictures. `options` are those of the session."""
     models = model.models if isinstance(model, Stages) else [model]
-    flags = processor_flags()
     return {
         "mtu": VERSION,
         "model": backend.interface.digest,
@@ -48,9 +47,15 @@ def made_by(model: Model, backend: Backend, **options: Any) -> dict[str, Any]:
         "device": backend.device,
         "arithmetic": backend.arithmetic,
         "libraries": {name: version for name in _LIBRARIES if (version := _version(name))},
-        "processor": [unit for unit in _UNITS if unit in flags],
+        "processor": processor_units(),
         **options,
     }
+
+
+def processor_units() -> list[str]:
+    """What of this processor may change the last bit of a picture."""
+    flags = processor_flags()
+    return [unit for unit in _UNITS if unit in flags]
 
 
 def _version(distribution: str) -> str | None:

@@ -48,9 +48,16 @@ class Meter:
     """How far a command is: a bar on a terminal; elsewhere a line every `EVERY` seconds, so none of a short run."""
 
     def __init__(
-        self, program: str, *columns: ProgressColumn, unit: str, transient: bool, enabled: bool = True
+        self,
+        program: str,
+        *columns: ProgressColumn,
+        unit: str,
+        transient: bool,
+        enabled: bool = True,
+        average: float = 30.0,
     ) -> None:
-        """`unit` is what is counted, in the plural; "%" for a share from 0 to 1. `enabled` False shows nothing."""
+        """`unit` is what is counted, in the plural; "%" for a share from 0 to 1. `enabled` False shows nothing; speed
+        is over the last `average` seconds."""
         self._program, self._unit = program, unit
         shown = enabled and sys.stderr is not None
         self._bar = RichProgress(
@@ -60,6 +67,7 @@ class Meter:
             console=_Console(stderr=True),
             transient=transient,
             disable=not shown or not sys.stderr.isatty(),
+            speed_estimate_period=average,
         )
         self._task = self._bar.add_task(program, total=None)
         self._lines = shown and self._bar.disable
@@ -71,6 +79,7 @@ class Meter:
         """Called before the first; `total` is the expected number, None if unknown."""
         self._total, self._when = total, time.monotonic()
         self._bar.update(self._task, total=total)
+        self._bar.advance(self._task, 0)  # from when on speed counts
         self._bar.start()
 
     def __enter__(self) -> Meter:
@@ -79,11 +88,13 @@ class Meter:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def advance(self) -> None:
-        """One more is done."""
-        self._bar.advance(self._task)
-        self._done += 1
-        self._say()
+    def advance(self, count: int = 1, text: str = "") -> None:
+        """So many more are done; `text` is what is being done now, where there are several things."""
+        if text:
+            self._bar.update(self._task, description=f"{self._program}: {text[:60]}")
+        self._bar.advance(self._task, count)
+        self._done += count
+        self._say(text and f"{text}, ")
 
     def reach(self, text: str, done: float) -> None:
         """`text` is being done, and `done` is how far it all is."""

@@ -15,7 +15,7 @@ import av
 import numpy as np
 import pytest
 from tests import cli
-from tests.farm.test_farm import in_process, jobs
+from tests.farm.made_films import QUIET, in_process, jobs
 from tests.farm.test_units import scenes
 from tests.frames import write_clip
 from tests.media import CHAPTERS, make_video, packets, times
@@ -24,10 +24,13 @@ from tests.small_models import trail
 from mtu.core.errors import OutputError
 from mtu.farm.encoded import is_encoded
 from mtu.farm.engine import Done, Workers
-from mtu.farm.films import missing_units, plan_film, plan_films, restore_films, verify
+from mtu.farm.films import Watch, missing_units, plan_film, plan_films, restore_films
+from mtu.farm.verify import verify
 from mtu.runtime.job import run_job
 from mtu.runtime.stored_session import store_beside
 from mtu.runtime.video import EncodeOptions, Segment, parts
+
+pytestmark = pytest.mark.usefixtures("no_ray")
 
 COUNTS = (12, 9, 30, 7, 26, 11)
 VARIABLE = [n * 3 + n % 2 + 40 * (n > 30) for n in range(sum(COUNTS))]
@@ -45,7 +48,7 @@ def film(folder, model, name="a.mp4", out="out", **encode):
 
 
 def joined(planned):
-    (outcome,) = restore_films([planned], Workers(), lambda unit: None, lambda text: None)
+    (outcome,) = restore_films([planned], Workers(), QUIET)
     assert outcome.error == "", outcome.error
     return outcome.report
 
@@ -183,7 +186,7 @@ def test_packets_that_have_changed_are_found(tmp_path, model):
     (first, *_) = store_beside(planned.job.target).glob("unit-*.packets")
     content = first.read_bytes()
     first.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
-    (outcome,) = restore_films([planned], Workers(), lambda unit: None, lambda text: None)
+    (outcome,) = restore_films([planned], Workers(), QUIET)
     assert "has changed since it was written: delete it" in outcome.error
     assert not Path(planned.job.target).exists() and not cli.has_part(tmp_path / "out")
 
@@ -195,7 +198,7 @@ def test_units_with_different_headers_are_not_joined(tmp_path, model):
     said = sorted(store_beside(planned.job.target).glob("unit-*.json"))[2]
     fields = json.loads(said.read_bytes())
     said.write_text(json.dumps({**fields, "header": fields["header"][:-2] + "00"}))
-    (outcome,) = restore_films([planned], Workers(), lambda unit: None, lambda text: None)
+    (outcome,) = restore_films([planned], Workers(), QUIET)
     assert "unit 2 was encoded with another header" in outcome.error and "--join exact" in outcome.error
     # What is restored is not lost: the other join has it.
     exact = dataclasses.replace(planned, fast=False)
@@ -238,7 +241,8 @@ def test_the_others_are_read_without_decoding_pictures(tmp_path):
 
 @pytest.mark.needs_library("ray", "pyarrow")
 @pytest.mark.timeout(120)
-def test_a_worker_is_killed_and_the_film_is_verified(tmp_path, model, capsys):
+def test_a_worker_is_killed_and_the_film_is_verified(tmp_path, model, capsys, monkeypatch):
+    monkeypatch.undo()  # there is a Ray
     make_video(tmp_path / "a.mp4", scenes(COUNTS), audio=True)
     planned, ended = film(tmp_path, model), []
 
@@ -247,7 +251,9 @@ def test_a_worker_is_killed_and_the_film_is_verified(tmp_path, model, capsys):
         if len(ended) == 2:
             os.kill(int(unit.worker.split(":")[1]), signal.SIGKILL)
 
-    (outcome,) = restore_films([planned], Workers(count=2), done, lambda text: None)
+    watch = Watch()
+    monkeypatch.setattr(watch, "unit", done)
+    (outcome,) = restore_films([planned], Workers(count=2), watch)
     assert outcome.error == "" and outcome.report.frames == sum(COUNTS) == len(times(planned.job.target))
     starts = [scene.first for scene in planned.plan.scenes]
     assert verify(dataclasses.replace(planned.job, overwrite=True), whole=True) == starts

@@ -1,0 +1,193 @@
+"""Films of mtu-farm without Ray: what is joined, what is refused, what is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+
+import pytest
+from tests import cli
+from tests.bundles import map_bundle, views_bundle
+from tests.farm.made_films import COUNTS, finish, in_process, jobs, words
+from tests.farm.test_units import scenes
+from tests.frames import write_clip
+from tests.media import make_video
+
+from mtu.core.errors import InvalidInputError
+from mtu.farm import films as module
+from mtu.farm.engine import Workers
+from mtu.farm.films import frames_missing, missing_units, plan_film, plan_films
+from mtu.runtime.batch import record_of
+from mtu.runtime.scene_store import Hold
+from mtu.runtime.stored_session import store_beside
+from mtu.runtime.video import EncodeOptions
+
+pytestmark = pytest.mark.usefixtures("no_ray")
+
+
+def test_what_is_restored_is_joined_without_a_worker(ready, films, tmp_path):
+    assert missing_units(ready) == [] and frames_missing(ready) == 0
+    outcome = finish(ready, Workers())
+    assert outcome.error == "" and outcome.report.resumed == sum(COUNTS) and outcome.report.inference_seconds == 0
+    assert (tmp_path / "out" / "a.mp4").read_bytes() == (films / "expected" / "a.mp4").read_bytes()
+
+
+def test_a_film_that_is_not_whole_is_named_and_kept(ready, tmp_path, monkeypatch):
+    for path in store_beside(ready.job.target).glob("00000012.*"):
+        path.unlink()
+    unit = missing_units(ready)
+    monkeypatch.setattr(module, "spread", lambda units, *_: units)
+    error = finish(ready, Workers()).error
+    assert f"unit {unit[0]}: ended every worker that took it; what was restored is kept" in error
+    assert store_beside(ready.job.target).is_dir() and not (tmp_path / "out" / "a.mp4").exists()
+
+
+def test_a_plan_is_kept_and_made_again_for_another_source(ready, tmp_path, monkeypatch):
+    made = []
+    real = module.make_plan
+    monkeypatch.setattr(module, "make_plan", lambda *given, **options: made.append(1) or real(*given, **options))
+    job = jobs(tmp_path, "out", ["a.mp4"])[0]
+    assert plan_film(job, 20).plan == ready.plan and not made
+    plan_film(dataclasses.replace(job, scene_threshold=None), 20)
+    assert len(made) == 1
+    make_video(tmp_path / "a.mp4", scenes((5, 6)))
+    assert plan_film(job, 20).plan.frames == 11
+
+
+def test_scenes_of_other_options_are_not_mixed(ready):
+    other = dataclasses.replace(ready, job=dataclasses.replace(ready.job, strict=True))
+    with pytest.raises(InvalidInputError, match="strict was False, and is True"):
+        in_process([other])
+    assert "strict was False" in finish(other, Workers()).error
+
+
+def test_a_source_that_changes_before_the_end(ready, tmp_path):
+    with (tmp_path / "a.mp4").open("ab") as file:
+        file.write(b"more")
+    assert "has changed: plan it again" in finish(ready, Workers()).error
+    assert not (tmp_path / "out" / "a.mp4").exists()
+
+
+@pytest.mark.needs_library("ray")
+def test_a_broken_source_stops_no_other(ready, films, tmp_path, capsys):
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    make_video(tmp_path / "empty.mp4", scenes((3,)))
+    (tmp_path / "empty.mp4").write_bytes((tmp_path / "empty.mp4").read_bytes()[:100])
+    words = [tmp_path / "bad.mp4", tmp_path / "a.mp4", tmp_path / "empty.mp4", "-o", tmp_path / "out"]
+    model = ["--model", tmp_path / "model", "--backend", "onnxruntime", "-e", "x264-params=mbtree=0"]
+    ended = cli.run(capsys, "mtu-farm", "run", *words, *model)
+    assert ended.code == 4 and "bad.mp4 failed" in ended.err and "1 done, 2 failed" in ended.err, ended.err
+    assert "Traceback" not in ended.err
+    assert (tmp_path / "out" / "a.mp4").read_bytes() == (films / "expected" / "a.mp4").read_bytes()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".a.mp4.done", "a.mp4"]
+
+
+@pytest.mark.parametrize("what", ["codec", "ending", "directory"])
+def test_a_target_that_cannot_be_is_known_before_the_work(films, tmp_path, monkeypatch, what):
+    monkeypatch.setattr(module, "make_plan", lambda *_, **__: pytest.fail("work was done"))
+    name = "a.unknown" if what == "ending" else "a.mp4"
+    shutil.copy(films / "a.mp4", tmp_path / name)
+    encode = EncodeOptions(codec="none" if what == "codec" else None)
+    (job,) = jobs(tmp_path, "out/a/b", [name], model=films / "model", encode=encode)
+    if what == "directory":
+        (tmp_path / "out").write_text("a file")
+    planned, (failed,) = plan_films([job])
+    assert not planned and failed.error and "Traceback" not in failed.error
+
+
+def test_two_at_once(ready, tmp_path):
+    with Hold(store_beside(ready.job.target)):
+        assert "another run is writing" in finish(ready, Workers()).error
+    assert not missing_units(ready) and finish(ready, Workers()).error == ""
+
+
+def test_models_that_are_not_for_it_are_refused_before_planning(films, tmp_path, capsys):
+    words = ["run", films / "a.mp4", "-o", tmp_path / "out", "--model"]
+    views = views_bundle(tmp_path / "views").directory
+    cli.refused(cli.run(capsys, "mtu-farm", *words, views), tmp_path, "reads 3 streams", "mtu-run --stream")
+    heat = map_bundle(tmp_path / "heat").directory
+    cli.refused(cli.run(capsys, "mtu-farm", *words, heat), tmp_path, "maps of")
+    cli.refused(cli.run(capsys, "mtu-farm", *words, tmp_path / "none"), tmp_path, "none")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_plan_command(capsys, films, tmp_path):
+    ended = cli.run(capsys, "mtu-farm", "plan", films / "a.mp4", "-o", tmp_path / "plan.json", "--unit", 20)
+    assert ended.code == 0 and f"{sum(COUNTS)} frames, {len(COUNTS)} scenes" in ended.err
+    pictures = write_clip(tmp_path / "pictures", 3, 24, 32)
+    ended = cli.run(capsys, "mtu-farm", "plan", pictures, "-o", tmp_path / "nowhere" / "plan.json")
+    cli.refused(ended, tmp_path, "plan.json cannot be written")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"count": 0}, "--workers 0"), ({"gpus": -1}, "--gpus-per-worker"), ({"gpus": float("nan")}, "--gpus-per-worker")],
+)
+def test_workers_that_make_no_sense(options, said):
+    with pytest.raises(InvalidInputError, match=said):
+        Workers(**options)
+
+
+class TestDone:
+    """What the same command does again."""
+
+    def run(self, capsys, folder, *more, names=("a.mp4",)):
+        return cli.run(capsys, "mtu-farm", "run", *words(folder, "out", *more, names=names))
+
+    @pytest.fixture
+    def made(self, ready):
+        assert finish(ready, Workers()).error == ""
+        return ready
+
+    @pytest.mark.needs_library("ray")
+    def test_what_is_done_is_left_out(self, capsys, made, tmp_path, monkeypatch):
+        monkeypatch.setattr(module, "make_plan", lambda *_, **__: pytest.fail("it was planned again"))
+        store = store_beside(made.job.target)
+        store.mkdir()
+        (store / "00000000.json").write_text("left by a run that was ended when the film was whole")
+        for more in ((), ("--skip-done",), ("--skip-done", "--overwrite")):
+            ended = self.run(capsys, tmp_path, *more)
+            assert ended.code == 0 and "a.mp4 is done already" in ended.err and "1 done before" in ended.err, ended.err
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".a.mp4.done", "a.mp4"]
+
+    @pytest.mark.needs_library("ray")
+    def test_either_command_knows_what_the_other_has_done(self, capsys, made, tmp_path):
+        ended = cli.run(capsys, "mtu-run", *words(tmp_path, "out", "--skip-done"))
+        assert ended.code == 0 and "is done already" in ended.err, ended.err
+        ended = cli.run(capsys, "mtu-run", *words(tmp_path, "other", "--skip-done"))
+        assert ended.code == 0, ended.err
+        ended = cli.run(capsys, "mtu-farm", "run", *words(tmp_path, "other"))
+        assert ended.code == 0 and "is done already" in ended.err, ended.err
+
+    @pytest.mark.needs_library("ray")
+    @pytest.mark.parametrize("what", ["source", "option", "record", "foreign"])
+    def test_what_is_not_as_it_would_be_made_is_not_left_out(self, capsys, made, tmp_path, what):
+        more = ("--crf", 30) if what == "option" else ()
+        if what == "source":
+            make_video(tmp_path / "a.mp4", scenes((5, 6)))
+        elif what == "record":
+            record_of(made.job.target).write_text("[]")
+        elif what == "foreign":
+            (tmp_path / "out" / "a.mp4").write_bytes(b"mine")
+        before = (tmp_path / "out" / "a.mp4").read_bytes()
+        ended = self.run(capsys, tmp_path, "--skip-done", *more)
+        assert ended.code == 4 and "exists, and was not made by this source" in ended.err, ended.err
+        assert (tmp_path / "out" / "a.mp4").read_bytes() == before
+        ended = self.run(capsys, tmp_path, "--skip-done", "--overwrite", *more)
+        assert ended.code == 0 and "1 done" in ended.err and "before" not in ended.err, ended.err
+
+    @pytest.mark.needs_library("ray")
+    def test_overwrite_alone_makes_all_again(self, capsys, made, tmp_path):
+        ended = self.run(capsys, tmp_path, "--overwrite")
+        assert ended.code == 0 and "1 inputs: 1 done" in ended.err, ended.err
+
+    def test_the_record_is_there_before_the_scenes_go(self, ready, monkeypatch):
+        from mtu.runtime.scene_store import SceneStore
+
+        seen = []
+        real = SceneStore.remove
+        monkeypatch.setattr(
+            SceneStore, "remove", lambda self: seen.append(record_of(ready.job.target).exists()) or real(self)
+        )
+        assert finish(ready, Workers()).error == ""
+        assert seen[0]
