@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mtu.models.mtu.architecture import Inner
 from mtu.models.mtu.config import MAX_DISPLACEMENT, POOL_SIZE, SIZE_MULTIPLE
 from mtu.plugins.correlation_argmax_warp.torch_op import cost_volume
 from mtu.training.options import ImageLoss, Options
@@ -44,12 +45,11 @@ def image_loss(image: Tensor, sharp: Tensor, blurred: Tensor, kind: ImageLoss, p
     return error.abs().mean() + error.square().mean()
 
 
-def motion_loss(motion: Tensor, motion_prev: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy of the pooled cost volume of two motion maps against `target` (equation 2), a mean over positions.
+def motion_loss(costs: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of a `cost_volume` of two motion maps against `target` (equation 2), a mean over positions.
 
-    motion, motion_prev [B, C, h, w]; target int64 [B, h, w] as `displacement_targets` gives it. 0 without any target.
+    target int64 [B, h, w] as `displacement_targets` gives it. 0 without any target.
     """
-    costs = cost_volume(motion, motion_prev, MAX_DISPLACEMENT, POOL_SIZE)
     total = F.cross_entropy(costs, target, ignore_index=UNKNOWN, reduction="sum")
     return total / (target != UNKNOWN).sum().clamp(min=1)
 
@@ -74,7 +74,7 @@ def displacement_targets(motion: Tensor) -> Tensor:
 
 def frame_losses(
     out: Tensor,
-    inner: Sequence[tuple[Tensor, Tensor]],
+    inner: Sequence[Inner],
     sharp: Tensor,
     blurred: Tensor,
     motion_prev: Tensor | None,
@@ -89,13 +89,14 @@ def frame_losses(
     """
     kind = options.image_loss
     images = image_loss(out, sharp, blurred, kind, progress)
-    for image, _ in inner:
-        images = images + INNER_WEIGHT * image_loss(image, sharp, blurred, kind, progress)
+    for unit in inner:
+        images = images + INNER_WEIGHT * image_loss(unit.image, sharp, blurred, kind, progress)
     motion = torch.zeros_like(images)
-    for _, features in inner:
+    for unit in inner:
         if motion_prev is None or options.motion_weight == 0:
             # In the loss all the same: several processes would wait for the gradient of a parameter that has none.
-            motion = motion + 0 * features.float().mean()
-        else:
-            motion = motion + options.motion_weight * motion_loss(features, motion_prev, target)
+            motion = motion + 0 * unit.motion.float().mean()
+            continue
+        costs = cost_volume(unit.motion, motion_prev, MAX_DISPLACEMENT, POOL_SIZE) if unit.costs is None else unit.costs
+        motion = motion + options.motion_weight * motion_loss(costs, target)
     return images, motion

@@ -81,7 +81,7 @@ def steps(
         window = [frames[t + LOOK_AHEAD + offset] for offset in WINDOW.values()]
         # Fabric's own mixed precision would round the pictures too.
         with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
-            out, new_states, inner = network.train_step(window, states)
+            out, new_states, inner = network.train_step(window, states, with_costs=options.motion_weight > 0)
         motion_prev = states[1] if states is not None and len(states) > 1 else None
         truth, matches, progress = floats(sharp[t]), target[t].long(), (step + t) / options.max_steps
         loss = frame_losses(out, inner, truth, frames[t + LOOK_AHEAD], motion_prev, matches, options, progress)

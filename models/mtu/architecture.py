@@ -8,13 +8,14 @@ appendix, corrected by the released weights where the two differ.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from mtu.models.mtu.config import OP_ATTRIBUTES, NetworkConfig
+from mtu.models.mtu.config import MAX_DISPLACEMENT, OP_ATTRIBUTES, POOL_SIZE, SIZE_MULTIPLE, NetworkConfig
 from mtu.models.pictures import to_float, to_frame
-from mtu.plugins.correlation_argmax_warp.torch_op import correlation_argmax_warp
+from mtu.plugins.correlation_argmax_warp.torch_op import correlation_argmax_warp, cost_volume, warp_by_costs
 
 
 def conv_relu(inputs: int, outputs: int, kernel: int, stride: int, padding: int) -> nn.Sequential:
@@ -56,6 +57,17 @@ class Unit(nn.Module):
         return detail
 
 
+class Inner(NamedTuple):
+    """Of a unit but the last, what training takes losses of (paper, section 3.5)."""
+
+    image: Tensor
+    """[B, 3, H, W]."""
+    motion: Tensor
+    """Its motion features, [B, 2c, H/4, W/4]."""
+    costs: Tensor | None
+    """The `cost_volume` that the matching was made with; None where the op made it, or this unit's matched nothing."""
+
+
 class Network(nn.Module):
     """N stacked units, one motion layer, one output layer.
 
@@ -93,40 +105,43 @@ class Network(nn.Module):
         return correlation_argmax_warp(motion, motion_prev, detail, **OP_ATTRIBUTES)
 
     def train_step(
-        self, frames: Sequence[Tensor], states: Sequence[Tensor] | None
-    ) -> tuple[Tensor, tuple[Tensor, ...], list[tuple[Tensor, Tensor]]]:
+        self, frames: Sequence[Tensor], states: Sequence[Tensor] | None, *, with_costs: bool = False
+    ) -> tuple[Tensor, tuple[Tensor, ...], list[Inner]]:
         """As `first` (states None) or `step`, for training: needs the auxiliary layers and does not clamp the output.
 
-        In place of the displacement stands, for each unit but the last, its image [B, 3, H, W] and its motion features
-        [B, 2c, H/4, W/4], which the losses are taken of (paper, section 3.5). Only unit 1's displacement
-        moves anything.
+        In place of the displacement stands what the losses are taken of. Only unit 1's displacement moves anything;
+        `with_costs` matches by costs that have a gradient, once for both.
         """
-        inner: list[tuple[Tensor, Tensor]] = []
-        out, new_states, _ = self._restore(frames, states, inner)
+        inner: list[Inner] = []
+        out, new_states, _ = self._restore(frames, states, inner, with_costs)
         return out, new_states, inner
 
     def _restore(
         self,
         frames: Sequence[Tensor],
         states: Sequence[Tensor] | None,
-        inner: list[tuple[Tensor, Tensor]] | None = None,
+        inner: list[Inner] | None = None,
+        with_costs: bool = False,
     ) -> tuple[Tensor, tuple[Tensor, ...], Tensor | None]:
         """Appends to `inner`, if it is there, what `train_step` says."""
         prev2, prev1, frame, next1, next2 = frames
         restored = frame if states is None else states[0]
         structure = self.base_conv(frame)
         x = torch.cat((structure, self.inp_prev_conv(torch.cat((prev2, prev1, restored, next1, next2), 1))), 1)
-        motion = warped = displacement = None
+        motion = warped = displacement = costs = None
         for index, unit in enumerate(self.HGs):
             detail = unit(x)
             if index == self.config.units - 1:
                 break
             if motion is None:
                 features = motion = self.motion_layer[0](structure + detail)
-                if states is not None:
+                if states is not None and with_costs:
+                    costs = cost_volume(motion, states[1], MAX_DISPLACEMENT, POOL_SIZE)
+                    warped, displacement = warp_by_costs(costs, states[2], MAX_DISPLACEMENT, SIZE_MULTIPLE)
+                elif states is not None:
                     warped, displacement = self.compensate(motion, states[1], states[2])
             elif inner is not None:
-                features = self.motion_layer[0](structure + detail)
+                features, costs = self.motion_layer[0](structure + detail), None
             if states is None:
                 # The motion is the same in every unit; the map that it moves is the unit's own.
                 warped, first_displacement = self.compensate(motion, motion, detail)
@@ -137,7 +152,7 @@ class Network(nn.Module):
                 warped = warped.contiguous(memory_format=torch.channels_last)
             x = torch.cat((detail, warped), 1)
             if inner is not None:
-                inner.append((self.deblur_layer[index](x) + frame, features))
+                inner.append(Inner(self.deblur_layer[index](x) + frame, features, costs))
         out = self.out(detail) + frame
         if inner is None:
             out = out.clamp(0, 1)

@@ -50,12 +50,29 @@ def correlation_argmax_warp(
     # Autocast would match in half precision.
     with torch.no_grad(), torch.autocast(motion.device.type, enabled=False):
         row, column = _best_displacement(motion, motion_prev, max_displacement, pool_size)
-        source = _source_elements(row - max_displacement, column - max_displacement, scale)
-        index = (row * (2 * max_displacement + 1) + column).int()
+    return _moved(detail_prev, row, column, max_displacement, scale)
+
+
+def warp_by_costs(
+    costs: Tensor, detail_prev: Tensor, max_displacement: int = 10, scale: int = 4
+) -> tuple[Tensor, Tensor]:
+    """What `correlation_argmax_warp` gives, by the `cost_volume` of its maps, for training that needs both: costs are
+    means here and sums there, so that among almost equal ones another may be the largest."""
+    best = costs.detach().argmax(1)  # the first of equals, as documented
+    span = 2 * max_displacement + 1
+    row = torch.div(best, span, rounding_mode="floor")
+    return _moved(detail_prev, row, best - row * span, max_displacement, scale)
+
+
+def _moved(
+    detail_prev: Tensor, row: Tensor, column: Tensor, max_displacement: int, scale: int
+) -> tuple[Tensor, Tensor]:
+    """detail_prev moved by (row - D, column - D), int64 [B, h, w], and the displacement index."""
+    source = _source_elements(row - max_displacement, column - max_displacement, scale)
     # Element H * W of each plane is the zero that stands for everything outside.
     planes = F.pad(detail_prev.flatten(2), (0, 1))
     warped = planes.gather(2, source.expand(-1, detail_prev.shape[1], -1))
-    return warped.reshape(detail_prev.shape), index
+    return warped.reshape(detail_prev.shape), (row * (2 * max_displacement + 1) + column).int()
 
 
 def cost_volume(motion: Tensor, motion_prev: Tensor, max_displacement: int = 10, pool_size: int = 5) -> Tensor:

@@ -12,7 +12,7 @@ from mtu.plugins.correlation_argmax_warp import OP  # noqa: E402
 from mtu.plugins.correlation_argmax_warp.cases import CASES, MIN_GAP, Case  # noqa: E402
 from mtu.plugins.correlation_argmax_warp.onnx_function import function_proto  # noqa: E402
 from mtu.plugins.correlation_argmax_warp.reference import pooled_costs  # noqa: E402
-from mtu.plugins.correlation_argmax_warp.torch_op import correlation_argmax_warp, cost_volume  # noqa: E402
+from mtu.plugins.correlation_argmax_warp.torch_op import correlation_argmax_warp, cost_volume, warp_by_costs  # noqa: E402
 
 BY_NAME = {case.name: case for case in CASES}
 
@@ -65,6 +65,19 @@ def test_costs_are_those_that_the_op_takes_its_maximum_of(case: Case):
     second, best = np.partition(expected, -2, axis=0)[-2:]
     clear = best - second > MIN_GAP
     np.testing.assert_array_equal(costs.argmax(1).numpy()[clear], case.expected[1][clear])
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_warp_by_the_costs_is_that_of_the_op(case: Case):
+    motion, motion_prev, detail = map(torch.from_numpy, case.inputs.values())
+    costs = cost_volume(motion, motion_prev, case.max_displacement, case.pool_size)
+    warped, displacement = warp_by_costs(costs, detail, case.max_displacement, case.scale)
+    second, best = costs.topk(2, 1).values.unbind(1)[::-1] if costs.shape[1] > 1 else (-torch.ones(1), torch.ones(1))
+    clear = (best - second > MIN_GAP).expand(displacement.shape)
+    np.testing.assert_array_equal(displacement[clear].numpy(), case.expected[1][clear.numpy()])
+    pixels = clear.repeat_interleave(case.scale, 1).repeat_interleave(case.scale, 2)[:, None].expand(warped.shape)
+    assert warped.dtype == detail.dtype and displacement.dtype == torch.int32
+    np.testing.assert_array_equal(warped[pixels].numpy(), case.expected[0][pixels.numpy()])
 
 
 def test_gradient_of_the_costs():

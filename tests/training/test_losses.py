@@ -13,8 +13,8 @@ for package in ("skimage", "safetensors", "lightning_fabric", "tensorboard", "cv
 
 from tests.tiny_training import TINY  # noqa: E402
 
-from mtu.models.mtu.architecture import Network  # noqa: E402
-from mtu.models.mtu.config import MAX_DISPLACEMENT  # noqa: E402
+from mtu.models.mtu.architecture import Inner, Network  # noqa: E402
+from mtu.models.mtu.config import MAX_DISPLACEMENT, NetworkConfig  # noqa: E402
 from mtu.plugins.correlation_argmax_warp.reference import displacement_vectors, warp  # noqa: E402
 from mtu.training import losses  # noqa: E402
 from mtu.training.data.clips import make_clip  # noqa: E402
@@ -57,7 +57,7 @@ def test_at_the_end_of_a_run_a_decibel_lost_counts_three_times() -> None:
 
 def test_a_frame_weighs_its_units_as_equation_1_does() -> None:
     sharp = torch.zeros(1, 3, 16, 16)
-    out, inner = sharp + 0.3, [(sharp + 0.1, torch.rand(1, 8, 4, 4)), (sharp + 0.2, torch.rand(1, 8, 4, 4))]
+    out, inner = sharp + 0.3, [Inner(sharp + n, torch.rand(1, 8, 4, 4), None) for n in (0.1, 0.2)]
     target = torch.full((1, 4, 4), STILL)
 
     def loss(x: float) -> float:
@@ -68,8 +68,12 @@ def test_a_frame_weighs_its_units_as_equation_1_does() -> None:
     assert float(motion) == 0
     before = torch.rand(1, 8, 4, 4)
     _, motion = losses.frame_losses(out, inner, sharp, sharp, before, target, Options(motion_weight=0.5))
-    parts = [float(losses.motion_loss(features, before, target)) for _, features in inner]
+    costs = [losses.cost_volume(unit.motion, before) for unit in inner]
+    parts = [float(losses.motion_loss(each, target)) for each in costs]
     assert float(motion) == pytest.approx(0.5 * sum(parts))
+    matched = [Inner(inner[0].image, inner[0].motion, costs[1]), inner[1]]
+    _, motion = losses.frame_losses(out, matched, sharp, sharp, before, target, Options(motion_weight=0.5))
+    assert float(motion) == pytest.approx(parts[1])
 
 
 def test_every_layer_has_a_gradient_in_the_first_frame_too() -> None:
@@ -81,11 +85,28 @@ def test_every_layer_has_a_gradient_in_the_first_frame_too() -> None:
     assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
 
 
+@pytest.mark.parametrize("units", [2, 3])
+def test_one_matching_serves_the_loss_and_the_warp(units: int) -> None:
+    torch.manual_seed(0)
+    network = Network(NetworkConfig(units, 4, 1), auxiliary=True)
+    frames = list(torch.rand(5, 2, 3, 32, 32))
+    _, states, _ = network.train_step(frames, None)
+    later = [frame.roll(4, 3) for frame in frames]
+    out, new_states, inner = network.train_step(later, states)
+    again, same_states, matched = network.train_step(later, states, with_costs=True)
+    for one, other in zip((out, *new_states), (again, *same_states), strict=True):
+        torch.testing.assert_close(one, other)
+    assert [unit.costs is None for unit in inner] == [True] * (units - 1)
+    assert [unit.costs is None for unit in matched] == [False] + [True] * (units - 2)
+    assert torch.equal(matched[0].costs, losses.cost_volume(matched[0].motion, states[1]))
+
+
 def test_motion_loss_of_a_map_of_one_position() -> None:
     motion = torch.tensor([3.0, 4.0]).reshape(1, 2, 1, 1)
     # Of 25 pooled terms one is inside, at displacement 0; the other 440 costs are 0.
     rest = math.log(440 + math.exp(1 / 25))
-    hit, miss = (float(losses.motion_loss(motion, motion, torch.full((1, 1, 1), t))) for t in (STILL, 0))
+    costs = losses.cost_volume(motion, motion)
+    hit, miss = (float(losses.motion_loss(costs, torch.full((1, 1, 1), t))) for t in (STILL, 0))
     assert (hit, miss) == pytest.approx((rest - 1 / 25, rest))
 
 
@@ -97,8 +118,8 @@ def test_unknown_positions_do_not_count() -> None:
     part[:, :2] = losses.UNKNOWN
     costs = losses.cost_volume(motion, before)
     known = torch.nn.functional.cross_entropy(costs[:, :, 2:], whole[:, 2:])
-    assert losses.motion_loss(motion, before, part).item() == pytest.approx(known.item())
-    nothing = losses.motion_loss(motion, before, torch.full_like(whole, losses.UNKNOWN))
+    assert losses.motion_loss(costs, part).item() == pytest.approx(known.item())
+    nothing = losses.motion_loss(costs, torch.full_like(whole, losses.UNKNOWN))
     nothing.backward()
     assert nothing.item() == 0 and motion.grad is not None and not motion.grad.any()
 
