@@ -19,6 +19,9 @@ from mtu.core.errors import InvalidInputError
 FORMAT_VERSION = "2"
 """Of the layout of bundle.json. Raised when a reader of the old one would go wrong."""
 
+STREAMS = "N"
+"""What axis 0 is called in the graphs of a batched model, as the description calls others "H" and "W"."""
+
 Dim = int | str
 Role = Literal["picture", "map", "displacement", "state"]
 Precision = Literal["fp32", "fp16"]
@@ -35,11 +38,11 @@ class Tensor:
     dtype: str
     """numpy's name of the element type, one of `DTYPES`."""
     shape: tuple[Dim, ...]
-    """Integers, or "H", "W/4", "4*H" of the padded frame."""
+    """Of one stream: integers, or "H", "W/4", "4*H" of the padded frame. See `Interface.batched` for several."""
 
-    def at(self, height: int, width: int) -> tuple[int, ...]:
+    def at(self, height: int, width: int, streams: int = 1) -> tuple[int, ...]:
         """The shape for a frame of height x width pixels; of one that is not padded, what is left after cutting back:
-        fractions are rounded up."""
+        fractions are rounded up. `streams` above 1 is for a batched model."""
         sizes = {"H": height, "W": width}
         found = []
         for dim in self.shape:
@@ -47,7 +50,7 @@ class Tensor:
                 times, axis, parts = parse_dim(dim)
                 dim = -(-sizes[axis] * times // parts)
             found.append(dim)
-        return tuple(found)
+        return tuple(found) if streams == 1 else (streams, *found[1:])
 
     def enlarged(self, times: int) -> Tensor:
         """The tensor where frames come in `times` as large as those that the sizes are said of."""
@@ -195,6 +198,9 @@ class Interface:
     """The custom ops in the graphs: of each its `version` and its attributes, as the nodes say them."""
     working_bytes: int = 0
     """What a graph's tensors that are alive at one time take, in bytes for each pixel of a frame; 0: not known."""
+    batched: bool = False
+    """Whether the graphs take several streams at once: axis 0 of every tensor, 1 in the description, is then the number
+    of streams, which have nothing to do with each other."""
 
     def __post_init__(self) -> None:
         from mtu.core.interface_rules import check  # which imports this file
@@ -224,6 +230,11 @@ class Interface:
     def states(self) -> dict[str, Tensor]:
         """The tensors carried from frame to frame, by name."""
         return {each.tensor.name: each.tensor for each in self.with_role("state")}
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Inputs and outputs of all graphs, by name."""
+        return {name: tensor for graph in self.graphs for name, tensor in graph.tensors.items()}
 
     @cached_property
     def frames(self) -> dict[str, Frame]:
@@ -271,12 +282,15 @@ class Interface:
             for graph in self.graphs
         ]
         size = {name: value for name, value in asdict(self.size).items() if (name, value) != ("smallest", 1)}
+        if not self.batched:  # which is not written, so that digests are what they were before there was such a field
+            del plain["batched"]
         return {**plain, "graphs": graphs, "size": size}
 
     @classmethod
     def from_dict(cls, found: Any, source: str) -> Interface:
         """The interface in parsed JSON; `source` names the file in messages. Raises InvalidInputError."""
         try:
+            found = {"batched": False, **found}  # there was no such field once
             graphs = tuple(
                 Graph(
                     graph["name"],
@@ -287,7 +301,7 @@ class Interface:
             )
             lists = {name: _texts(found[name]) for name in ("streams", "int8_layers")}
             for each in fields(cls):
-                found[each.name]  # a default would be a guess
+                found[each.name]  # another default would be a guess
             return cls(**{**found, **lists, "graphs": graphs, "size": Size(**found["size"])})
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             what = f"lacks {error}" if isinstance(error, KeyError) else str(error)

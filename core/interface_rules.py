@@ -43,6 +43,10 @@ def check(interface: Interface) -> None:
         _demand(bool(graph.frames), f"{where} takes no frame")
         for output in graph.outputs:
             _check_output(i, output, where)
+    _demand(type(i.batched) is bool, f"batched is {i.batched!r}: true or false")
+    if i.batched:
+        lacking = [name for name, tensor in i.tensors.items() if tensor.shape[:1] != (1,)]
+        _demand(not lacking, f"batched, and {', '.join(lacking)} has no axis of streams, whose size is 1")
     _demand(any(not graph.states for graph in i.graphs), "every graph takes states: none is for a first frame")
     _demand(any(each.role in ("picture", "map") for each in i.outputs), "no output is a picture or a map")
 

@@ -130,7 +130,7 @@ class Build:
             say("the bundle is fp16 already, and so is the engine")
         self._kept = self._kept_layers(models)
         is_cast = options.fp16 and interface.precision == "fp32"
-        self._interface = in_fp16(interface) if is_cast else interface
+        self._interface = replace(in_fp16(interface) if is_cast else interface, batched=False)
         self._plugins = revisions(interface.ops) if options.plugin else {}
         self._graphs = [self._prepare(graph, models[graph.name], is_cast) for graph in self._interface.graphs]
         if self._plugins:

@@ -24,7 +24,7 @@ import onnx
 from onnx import inliner
 
 from mtu.core.errors import InvalidInputError
-from mtu.core.interface import Graph
+from mtu.core.interface import STREAMS, Graph
 from mtu.export.engine_options import BuildOptions, Target
 from mtu.plugins.op import DOMAIN, OPS
 from mtu.runtime.tensorrt_library import Library, one_line
@@ -59,7 +59,10 @@ class BuiltGraph:
 
 
 def prepare(model: onnx.ModelProto, plugins: Collection[str]) -> onnx.ModelProto:
-    """The graph with bare nodes of the ops that are plugins, and without any of the others."""
+    """The graph, of one stream, with bare nodes of the ops that are plugins, and without any of the others."""
+    for value in (*model.graph.input, *model.graph.output):
+        if (axes := value.type.tensor_type.shape.dim) and axes[0].dim_param == STREAMS:
+            axes[0].dim_value = 1
     for function in list(model.functions):
         if function.name in plugins:
             model.functions.remove(function)

@@ -24,10 +24,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mtu.core.errors import InvalidInputError
 from mtu.core.files import publish, temporary_beside
-from mtu.core.interface import Graph, Interface, Tensor
+from mtu.core.interface import STREAMS, Graph, Interface, Tensor
 from mtu.export.bundle_files import check_bundle_target, save_bundle
 from mtu.export.precision import check_layers, in_fp16, read_layers, to_fp16
-from mtu.export.verify import verify
+from mtu.export.verify import takes_streams, verify
 from mtu.export.working_memory import working_bytes
 from mtu.models.checkpoint import Checkpoint, random_checkpoint
 from mtu.models.families import errors_of, find_family
@@ -38,12 +38,15 @@ from mtu.runtime.bundle import Bundle, open_bundle
 
 TRACED_SIZE = (32, 48)
 """Height and width of the example frames, or the model's smallest; nothing of them stays in the graph."""
+TRACED_STREAMS = 3
+"""So many streams are traced of a model that is batched; neither 1 nor what `verify` runs."""
 FOR_EVER = 2**31 - 1
 """An end of a slice that says "to the last"; the exporter writes this or more."""
 
 
 def export_graph(checkpoint: Checkpoint, graph: Graph, interface: Interface) -> onnx.ModelProto:
-    """The fp32 ONNX model of one graph, dynamic in H and W, with the functions of its custom ops.
+    """The fp32 ONNX model of one graph, dynamic in H and W, and in axis 0 for an `interface` that is batched, with the
+    functions of its custom ops.
 
     Traced at one size, which is three times as fast as with symbolic sizes and gives the same nodes, where none of them
     holds a size; else with symbolic ones. `verify` runs the graph at another size. Traced with random weights, because
@@ -52,7 +55,7 @@ def export_graph(checkpoint: Checkpoint, graph: Graph, interface: Interface) -> 
     """
     traced = random_checkpoint(checkpoint.family, checkpoint.settings).network()
     modules = find_family(checkpoint.family).graphs(traced)
-    size = interface.size.padded(*TRACED_SIZE)
+    size = (*interface.size.padded(*TRACED_SIZE), TRACED_STREAMS if interface.batched else 1)
     example = tuple(
         torch.zeros(each.tensor.at(*size), dtype=getattr(torch, each.tensor.dtype)) for each in graph.inputs
     )
@@ -72,7 +75,7 @@ def export_graph(checkpoint: Checkpoint, graph: Graph, interface: Interface) -> 
             model = _trace(module, example, graph, _symbolic(interface, graph))
     _rename(model, _names(module, traced))
     _fill(model, checkpoint)
-    _name_dimensions(model, graph)
+    _name_dimensions(model, interface, graph)
     for name, attributes in ops_of(model).items():
         op = find_op(name)
         model.functions.append(op.part(op.function)(**attributes))
@@ -80,8 +83,9 @@ def export_graph(checkpoint: Checkpoint, graph: Graph, interface: Interface) -> 
 
 
 @torch.inference_mode()
-def _check_outputs(module: torch.nn.Module, example: tuple[Any, ...], graph: Graph, size: tuple[int, int]) -> None:
-    """Raises InvalidInputError unless a graph's module gives what the description says for padded frames of `size`."""
+def _check_outputs(module: torch.nn.Module, example: tuple[Any, ...], graph: Graph, size: tuple[int, int, int]) -> None:
+    """Raises InvalidInputError unless a graph's module gives what the description says for padded frames of `size`:
+    height, width, streams."""
     given = module(*example)
     given = given if isinstance(given, tuple) else (given,)
     if others := [type(value).__name__ for value in given if not isinstance(value, torch.Tensor)]:
@@ -137,9 +141,10 @@ def _symbolic(interface: Interface, graph: Graph) -> Any:
     """torch.export's symbols for the sizes of the inputs: multiples of those of the size rule."""
     unit = interface.size.multiple
     base = {axis: torch.export.Dim(axis, min=2) for axis in ("h", "w")}
+    streams = torch.export.Dim("n", min=2)
     shapes = []
     for each in graph.inputs:
-        named: dict[int, Any] = {}
+        named: dict[int, Any] = {0: streams} if interface.batched else {}
         for index, size in enumerate(each.tensor.shape):
             if isinstance(size, str):
                 times, axis = Tensor("", "", (size,)).at(unit, unit)[0], base["h" if "H" in size else "w"]
@@ -183,7 +188,7 @@ def export_bundle(
     # Replacing a directory moves it: neither "." nor a link can be moved.
     directory = directory.resolve()
     check_bundle_target(directory, overwrite)
-    described = checkpoint.describe()
+    described = replace(checkpoint.describe(), batched=takes_streams(checkpoint))
     with temporary_beside(directory) as temporary:
         models: dict[str, onnx.ModelProto] = {}
         for graph in described.graphs:
@@ -204,7 +209,12 @@ def export_bundle(
             interface = in_fp16(interface)
         save_bundle(temporary, interface, models)
         say(f"checking {'both graphs' if len(models) == 2 else 'the graphs'} against torch")
-        verify(open_bundle(temporary), checkpoint)
+        largest = verify(open_bundle(temporary), checkpoint)
+        if not described.batched:
+            say("note: the network takes one stream at a time, so several are not computed together")
+        elif max(largest.values()) > 0:
+            differences = ", ".join(f"{name} {value:.2g}" for name, value in largest.items())
+            say(f"note: two streams at once differ from each alone by up to: {differences}")
         publish(temporary, directory, overwrite)
     return open_bundle(directory)
 
@@ -234,15 +244,15 @@ def _fill(model: onnx.ModelProto, checkpoint: Checkpoint) -> None:
             tensor.CopyFrom(numpy_helper.from_array(checkpoint.weights[tensor.name].numpy(), tensor.name))
 
 
-def _name_dimensions(model: onnx.ModelProto, graph: Graph) -> None:
+def _name_dimensions(model: onnx.ModelProto, interface: Interface, graph: Graph) -> None:
     """Makes the graph dynamic: inputs and outputs get the description's names for sizes, what was traced goes."""
     del model.graph.value_info[:]
     for node in model.graph.node:
         del node.metadata_props[:]  # stack traces, with the paths of the machine that exported
     for value in (*model.graph.input, *model.graph.output):
         found: Any = value.type.tensor_type
-        wanted = graph.tensors[value.name]
-        for dim, size in zip(found.shape.dim, wanted.shape, strict=True):
+        shape = graph.tensors[value.name].shape
+        for dim, size in zip(found.shape.dim, (STREAMS, *shape[1:]) if interface.batched else shape, strict=True):
             if isinstance(size, str):
                 dim.dim_param = size
 

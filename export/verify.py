@@ -23,10 +23,11 @@ TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
 is above 1."""
 
 
-def verify(bundle: Bundle, checkpoint: Checkpoint) -> None:
+def verify(bundle: Bundle, checkpoint: Checkpoint) -> dict[str, float]:
     """Raises InvalidInputError if a graph is not valid ONNX, or onnxruntime does not give what torch gives.
 
-    Compared on random frames: a first frame and one after it from its states; states, maps and pictures.
+    Compared on random frames: a first frame and one after it from its states; states, maps and pictures. Of a batched
+    model also two streams at once with each alone; gives the largest difference of each output between these.
     """
     for path in bundle.files:
         try:
@@ -54,8 +55,51 @@ def verify(bundle: Bundle, checkpoint: Checkpoint) -> None:
                 _compare_shapes(graph, name, shape, expected[name], found[name])
             _compare(graph, expected, found, TOLERANCE[interface.precision])
             states = {name: expected[name] for name in interface.states}
+        return compare_streams(backend) if interface.batched else {}
     finally:
         backend.close()
+
+
+def takes_streams(checkpoint: Checkpoint) -> bool:
+    """Whether the network, in torch, gives for two streams at once what it gives for each alone."""
+    described = checkpoint.describe()
+    if any(tensor.shape[:1] != (1,) for tensor in described.tensors.values()):
+        return False
+    network: Any = open_network(checkpoint, described, "cpu")
+    try:
+        compare_streams(network)
+    except Exception:  # whatever a network raises that was not made for it
+        return False
+    return True
+
+
+def compare_streams(backend: Backend) -> dict[str, float]:
+    """The largest difference of each output between two streams computed at once and each alone: random first frames
+    and ones after them, from the states of those.
+
+    Raises InvalidInputError where it is more than rounding.
+    """
+    interface, rng = backend.interface, np.random.default_rng(0)
+    height, width = interface.size.padded(*SIZE)
+    frames = {name: rng.integers(0, 256, (2, height, width, 3), dtype=np.uint8) for name in interface.frames}
+    states: dict[str, np.ndarray] = {}
+    largest = dict.fromkeys((each.tensor.name for each in interface.outputs), 0.0)
+    for _ in range(2 if interface.states else 1):
+        graph = interface.graph_for(states).name
+        alone = [_run(backend, graph, _row(frames, row), _row(states, row)) for row in range(2)]
+        expected = {name: np.concatenate([each[name] for each in alone]) for name in largest}
+        found = _run(backend, graph, frames, states)
+        for output in interface.outputs:
+            shape, name = output.tensor.at(height, width, 2), output.tensor.name
+            _compare_shapes(graph, name, shape, expected[name], found[name])
+            largest[name] = max(largest[name], float(np.abs(found[name].astype(np.float64) - expected[name]).max()))
+        _compare(graph, expected, found, TOLERANCE[interface.precision], "for two streams at once than for each")
+        states = {name: expected[name] for name in interface.states}
+    return largest
+
+
+def _row(arrays: Mapping[str, np.ndarray], row: int) -> dict[str, np.ndarray]:
+    return {name: np.ascontiguousarray(array[row : row + 1]) for name, array in arrays.items()}
 
 
 def _run(
@@ -78,7 +122,13 @@ def _compare_shapes(graph: str, name: str, wanted: tuple[int, ...], truth: np.nd
             )
 
 
-def _compare(graph: str, expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray], tolerance: float) -> None:
+def _compare(
+    graph: str,
+    expected: Mapping[str, np.ndarray],
+    found: Mapping[str, np.ndarray],
+    tolerance: float,
+    than: str = "than torch",
+) -> None:
     for name, truth in expected.items():
         if truth.dtype == np.int32:
             continue  # where two matches are nearly as good, rounding decides
@@ -86,6 +136,6 @@ def _compare(graph: str, expected: Mapping[str, np.ndarray], found: Mapping[str,
         difference = float(np.abs(found[name].astype(np.float32) - truth.astype(np.float32)).mean()) / peak
         if not difference <= tolerance * (20 if truth.dtype == np.uint8 else 1):  # of steps of 8 bits
             raise InvalidInputError(
-                f"{graph}.onnx gives another {name} than torch (difference {difference:.2g},"
+                f"{graph}.onnx gives another {name} {than} (difference {difference:.2g},"
                 f" allowed {tolerance:g}); please report this"
             )

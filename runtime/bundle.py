@@ -177,12 +177,23 @@ def metadata(interface: Interface, graph: Graph) -> dict[str, str]:
 
 
 def check_tensors(
-    kind: str, tensors: Iterable[Tensor], found: Mapping[str, tuple[str, tuple[int | None, ...]]], source: str
+    kind: str,
+    tensors: Iterable[Tensor],
+    found: Mapping[str, tuple[str, tuple[int | None, ...]]],
+    source: str,
+    *,
+    batched: bool,
 ) -> None:
     """Raises InvalidInputError unless a file's inputs or outputs (`kind`) are these: `found` has numpy's type and the
-    shape, None for a free size, by name."""
+    shape, None for a free size, by name. `batched` is the interface's."""
     expected = {
-        tensor.name: (tensor.dtype, tuple(size if isinstance(size, int) else None for size in tensor.shape))
+        tensor.name: (
+            tensor.dtype,
+            tuple(
+                size if isinstance(size, int) and not (batched and axis == 0) else None
+                for axis, size in enumerate(tensor.shape)
+            ),
+        )
         for tensor in tensors
     }
     if expected != found:

@@ -27,6 +27,8 @@ class StagedBackend:
     """Several backends that make one, such as those of a chain. It says what a `Backend` says of itself; `open_session`
     runs it."""
 
+    stacks = False
+
     def __init__(self, stages: Sequence[Backend], interface: Interface | None = None) -> None:
         """At least two. `interface` is that of the whole, None for a chain: each but the last gives pictures."""
         self.stages = tuple(stages)

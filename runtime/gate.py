@@ -105,6 +105,7 @@ def gated(restoring: Interface, seeing: Interface, threshold: float) -> Interfac
         size=Size(multiple, least + -least % multiple, max(each.size.smallest for each in both)),
         ops={**restoring.ops, **seeing.ops},
         working_bytes=max(each.working_bytes for each in both),
+        batched=False,
     )
 
 

@@ -20,8 +20,9 @@ from __future__ import annotations
 import abc
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,11 @@ class Stream(abc.ABC):
         of one size; scene cuts are found in the first. Raises InvalidInputError for anything else, or another size than
         the frames before; NonFiniteError (see the note).
         """
+        return self.start(frame)()
+
+    def start(self, frame: Moment) -> Callable[[], list[Restored]]:
+        """The first half of `push`: takes the frame and submits what it makes ready. What is returned is the second,
+        to be called before the next frame: it waits for results and gives them. Both raise as `push`."""
         frames, size = by_stream(frame, self.streams), self._size
         for each in frames.values():
             size = check_frame(each, self._pushed, size)
@@ -107,11 +113,16 @@ class Stream(abc.ABC):
             self.cuts.append(self._pushed)
             restored = self.flush()
         self._pushed += 1
-        return restored + self._push(frames)
+        rest = self._start(frames)
+        return lambda: restored + rest()
+
+    def _start(self, frames: Mapping[str, Picture]) -> Callable[[], list[Restored]]:
+        """`start`, of frames that are no cut any more, one of each stream. Everything is in the second half."""
+        return partial(self._push, frames)
 
     @abc.abstractmethod
     def _push(self, frames: Mapping[str, Picture]) -> list[Restored]:
-        """`push`, of frames that are no cut any more, one of each stream."""
+        """Both halves."""
 
     @abc.abstractmethod
     def flush(self) -> list[Restored]:
@@ -172,12 +183,14 @@ class Session(Stream):
         self._submitted: deque[_Submitted] = deque()
         self._states: Mapping[str, Any] = {}
 
-    def _push(self, frames: Mapping[str, Picture]) -> list[Restored]:
+    def _start(self, frames: Mapping[str, Picture]) -> Callable[[], list[Restored]]:
         self._window.push(frames)
-        if not self._window.is_ready:
-            return []
-        self._submit_next()
-        return self._fetch_down_to(self._backend.in_flight)
+        if self._window.is_ready:
+            self._submit_next()
+        return partial(self._fetch_down_to, self._backend.in_flight)
+
+    def _push(self, frames: Mapping[str, Picture]) -> list[Restored]:
+        return self._start(frames)()
 
     def flush(self) -> list[Restored]:
         """See `Stream.flush`."""

@@ -68,6 +68,9 @@ class Backend(Protocol):
     """How many frames may be submitted before the result of the oldest is asked for: 0 where `submit` computes at once,
     1 where a frame is under way when `submit` returns: computed beside the caller, or uploaded while the one before
     is computed."""
+    stacks: bool
+    """Whether `submit` takes frames of several streams at once, stacked along axis 0, with states that are so too; for
+    `mtu.runtime.stacked`."""
 
     @property
     def remarks(self) -> list[str]:

@@ -102,6 +102,7 @@ class OpenVinoBackend:
 
     name = "openvino"
     in_flight = 1
+    stacks = False
 
     def __init__(self, bundle: Bundle, compiler: Compiler, device: str, size: tuple[int, int] | None) -> None:
         """Compiles at once for padded frames of `size` (height, width), where that is known."""

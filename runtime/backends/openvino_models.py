@@ -191,7 +191,7 @@ class Compiler:
         ):
             names = {each.tensor.name for each in described}
             found = {_name(node, names): _found(node) for node in nodes}
-            check_tensors(kind, (each.tensor for each in described), found, str(path))
+            check_tensors(kind, (each.tensor for each in described), found, str(path), batched=interface.batched)
         return model
 
 

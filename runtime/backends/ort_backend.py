@@ -51,6 +51,7 @@ class OrtBackend:
         self.remarks: list[str] = []
         self._gate = Gate(self.name)
         self.interface = bundle.interface
+        self.stacks = self.interface.batched
         self.arithmetic = bundle.interface.arithmetic
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
         for graph in self.interface.graphs:
@@ -67,7 +68,7 @@ class OrtBackend:
             ("output", graph.outputs, session.get_outputs()),
         ):
             found = {node.name: (ORT_TYPES.get(node.type, node.type), _fixed(node.shape)) for node in nodes}
-            check_tensors(kind, (each.tensor for each in described), found, path)
+            check_tensors(kind, (each.tensor for each in described), found, path, batched=self.interface.batched)
 
     def submit(self, graph: str, frames: Mapping[str, np.ndarray], states: Mapping[str, Any]) -> Finished:
         """See `Backend.submit`."""

@@ -71,6 +71,7 @@ class TensorrtBackend:
     """See `mtu.runtime.backends.Backend`."""
 
     in_flight = 1
+    stacks = False
 
     def __init__(
         self, engine: Engine, library: Library, gpu: Device, size: tuple[int, int] | None, *, cuda_graph: bool

@@ -35,6 +35,7 @@ class TorchBackend:
         """`graphs` are those of the family (`graphs(network)`), `device` as torch names it."""
         self.name = name
         self.interface = interface
+        self.stacks = interface.batched
         self.arithmetic = interface.arithmetic
         self.device = device
         self.remarks: list[str] = []
