@@ -55,9 +55,13 @@ def export_graph(checkpoint: Checkpoint, graph: Graph, interface: Interface) -> 
     """
     traced = random_checkpoint(checkpoint.family, checkpoint.settings).network()
     modules = find_family(checkpoint.family).graphs(traced)
-    size = (*interface.size.padded(*TRACED_SIZE), TRACED_STREAMS if interface.batched else 1)
-    example = tuple(
-        torch.zeros(each.tensor.at(*size), dtype=getattr(torch, each.tensor.dtype)) for each in graph.inputs
+    size = interface.size.padded(*TRACED_SIZE)
+    one, example = (
+        tuple(
+            torch.zeros(each.tensor.at(*size, streams), dtype=getattr(torch, each.tensor.dtype))
+            for each in graph.inputs
+        )
+        for streams in (1, TRACED_STREAMS if interface.batched else 1)
     )
     with errors_of(checkpoint.family):
         if set(modules) != {each.name for each in interface.graphs}:
@@ -69,7 +73,7 @@ def export_graph(checkpoint: Checkpoint, graph: Graph, interface: Interface) -> 
                 " it into the convolution before it, torch.nn.utils.fusion.fuse_conv_bn_eval"
             )
         module = modules[graph.name].eval()
-        _check_outputs(module, example, graph, size)
+        _check_outputs(module, one, graph, size)
         model = _trace(module, example, graph, None)
         if may_hold_size(model):
             model = _trace(module, example, graph, _symbolic(interface, graph))
@@ -83,9 +87,8 @@ def export_graph(checkpoint: Checkpoint, graph: Graph, interface: Interface) -> 
 
 
 @torch.inference_mode()
-def _check_outputs(module: torch.nn.Module, example: tuple[Any, ...], graph: Graph, size: tuple[int, int, int]) -> None:
-    """Raises InvalidInputError unless a graph's module gives what the description says for padded frames of `size`:
-    height, width, streams."""
+def _check_outputs(module: torch.nn.Module, example: tuple[Any, ...], graph: Graph, size: tuple[int, int]) -> None:
+    """Raises InvalidInputError unless a graph's module gives what the description says for padded frames of `size`."""
     given = module(*example)
     given = given if isinstance(given, tuple) else (given,)
     if others := [type(value).__name__ for value in given if not isinstance(value, torch.Tensor)]:
@@ -188,12 +191,8 @@ def export_bundle(
     # Replacing a directory moves it: neither "." nor a link can be moved.
     directory = directory.resolve()
     check_bundle_target(directory, overwrite)
-    described = replace(checkpoint.describe(), batched=takes_streams(checkpoint))
     with temporary_beside(directory) as temporary:
-        models: dict[str, onnx.ModelProto] = {}
-        for graph in described.graphs:
-            say(f"exporting {graph.name}.onnx")
-            models[graph.name] = export_graph(checkpoint, graph, described)
+        described, models = _export_graphs(checkpoint, say)
         interface = replace(
             described,
             ops={
@@ -217,6 +216,23 @@ def export_bundle(
             say(f"note: two streams at once differ from each alone by up to: {differences}")
         publish(temporary, directory, overwrite)
     return open_bundle(directory)
+
+
+def _export_graphs(checkpoint: Checkpoint, say: Callable[[str], None]) -> tuple[Interface, dict[str, onnx.ModelProto]]:
+    """The description and the graphs, batched where the network and its export allow that."""
+
+    def exported(interface: Interface) -> tuple[Interface, dict[str, onnx.ModelProto]]:
+        models = {}
+        for graph in interface.graphs:
+            say(f"exporting {graph.name}.onnx")
+            models[graph.name] = export_graph(checkpoint, graph, interface)
+        return interface, models
+
+    described = checkpoint.describe()
+    if takes_streams(checkpoint):
+        with contextlib.suppress(InvalidInputError):  # a network of one's own may be traced with one stream alone
+            return exported(replace(described, batched=True))
+    return exported(described)
 
 
 def _names(module: torch.nn.Module, network: torch.nn.Module) -> Mapping[str, str]:
