@@ -191,48 +191,53 @@ def export_bundle(
     # Replacing a directory moves it: neither "." nor a link can be moved.
     directory = directory.resolve()
     check_bundle_target(directory, overwrite)
+    described = checkpoint.describe()
+    batched = takes_streams(checkpoint)
     with temporary_beside(directory) as temporary:
-        described, models = _export_graphs(checkpoint, say)
-        interface = replace(
-            described,
-            ops={
-                name: {"version": find_op(name).version, **attributes}
-                for model in models.values()
-                for name, attributes in ops_of(model).items()
-            },
-            working_bytes=max(working_bytes(models[graph.name], described, graph) for graph in described.graphs),
-        )
-        if precision == "fp16":
-            for graph in described.graphs:
-                to_fp16(models[graph.name], keep)
-            interface = in_fp16(interface)
-        save_bundle(temporary, interface, models)
-        say(f"checking {'both graphs' if len(models) == 2 else 'the graphs'} against torch")
-        largest = verify(open_bundle(temporary), checkpoint)
-        if not described.batched:
+        if batched:
+            try:
+                _write(checkpoint, replace(described, batched=True), temporary, precision, keep, say)
+            except InvalidInputError:  # what is wrong with one stream too is told below
+                batched = False
+        if not batched:
+            _write(checkpoint, described, temporary, precision, keep, say)
             say("note: the network takes one stream at a time, so several are not computed together")
-        elif max(largest.values()) > 0:
-            differences = ", ".join(f"{name} {value:.2g}" for name, value in largest.items())
-            say(f"note: two streams at once differ from each alone by up to: {differences}")
         publish(temporary, directory, overwrite)
     return open_bundle(directory)
 
 
-def _export_graphs(checkpoint: Checkpoint, say: Callable[[str], None]) -> tuple[Interface, dict[str, onnx.ModelProto]]:
-    """The description and the graphs, batched where the network and its export allow that."""
-
-    def exported(interface: Interface) -> tuple[Interface, dict[str, onnx.ModelProto]]:
-        models = {}
-        for graph in interface.graphs:
-            say(f"exporting {graph.name}.onnx")
-            models[graph.name] = export_graph(checkpoint, graph, interface)
-        return interface, models
-
-    described = checkpoint.describe()
-    if takes_streams(checkpoint):
-        with contextlib.suppress(InvalidInputError):  # a network of one's own may be traced with one stream alone
-            return exported(replace(described, batched=True))
-    return exported(described)
+def _write(
+    checkpoint: Checkpoint,
+    described: Interface,
+    temporary: Path,
+    precision: str,
+    keep: frozenset[str],
+    say: Callable[[str], None],
+) -> None:
+    """The files of a bundle, and their proof."""
+    models: dict[str, onnx.ModelProto] = {}
+    for graph in described.graphs:
+        say(f"exporting {graph.name}.onnx")
+        models[graph.name] = export_graph(checkpoint, graph, described)
+    interface = replace(
+        described,
+        ops={
+            name: {"version": find_op(name).version, **attributes}
+            for model in models.values()
+            for name, attributes in ops_of(model).items()
+        },
+        working_bytes=max(working_bytes(models[graph.name], described, graph) for graph in described.graphs),
+    )
+    if precision == "fp16":
+        for graph in described.graphs:
+            to_fp16(models[graph.name], keep)
+        interface = in_fp16(interface)
+    save_bundle(temporary, interface, models)
+    say(f"checking {'both graphs' if len(models) == 2 else 'the graphs'} against torch")
+    largest = verify(open_bundle(temporary), checkpoint)
+    if any(largest.values()):
+        differences = ", ".join(f"{name} {value:.2g}" for name, value in largest.items())
+        say(f"note: two streams at once differ from each alone by up to: {differences}")
 
 
 def _names(module: torch.nn.Module, network: torch.nn.Module) -> Mapping[str, str]:

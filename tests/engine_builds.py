@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from mtu.export.bundle_files import load_graphs, save_bundle
@@ -25,6 +27,11 @@ rtx = pytest.mark.needs_library("tensorrt_rtx")
 def left_over(directory):
     """What is in a directory."""
     return sorted(path.name for path in directory.iterdir())
+
+
+def of_one_stream(interface):
+    """An engine takes one stream at a time, whatever its bundle takes."""
+    return replace(interface, batched=False)
 
 
 def half_bundle(bundle, directory, keep=()):

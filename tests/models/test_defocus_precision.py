@@ -11,6 +11,7 @@ from tests.frames import moving_frames, write_clip
 
 needs.library("onnxruntime", "skimage", "torch")
 
+from tests.engine_builds import of_one_stream
 from tests.graphs import before_rounding
 from tests.ifan import calm
 
@@ -75,4 +76,4 @@ def test_an_engine_of_a_map_from_the_command_line(dmenet, tmp_path, capsys, size
     assert ended.code == 0, ended.err
     assert "map.engine: 100% of the network's floating-point layers are fp16, no plugin layer" in ended.err
     made = open_engine(tmp_path / "E").manifest
-    assert (made.precision, made.plugins, made.interface) == ("fp16", {}, in_fp16(dmenet.interface))
+    assert (made.precision, made.plugins, made.interface) == ("fp16", {}, in_fp16(of_one_stream(dmenet.interface)))

@@ -15,6 +15,7 @@ import torch
 from onnx import numpy_helper
 from tests import cli, ifan
 from tests.graphs import before_rounding
+from tests.graphs_of_streams import takes_streams
 from tests.ifan import DUAL, LAYOUTS, MISTAKES, TINY, arrays, reference
 
 from mtu.core.errors import InvalidInputError
@@ -321,3 +322,8 @@ def test_an_engine_has_the_plugin_or_standard_layers(tmp_path, bundle, plugin):
         engine = build_engine(bundle, tmp_path / name, options, say=said.append)
         assert engine.manifest.plugins == ({"IterativeFilters": find_op("IterativeFilters").revision} if plugin else {})
         assert any("no plugin layer" in text for text in said) == (not plugin), said
+
+
+def test_graphs_take_several_streams_at_once(bundle, dual):
+    """Of frames; the pictures of a view are streams of another kind."""
+    assert takes_streams(bundle) and takes_streams(dual)

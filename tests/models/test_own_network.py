@@ -12,6 +12,7 @@ import torch
 from tests import cli
 from tests.conftest import ROOT
 from tests.frames import moving_frames
+from tests.graphs_of_streams import takes_streams
 
 from mtu.core.errors import InvalidInputError
 from mtu.core.interface import Frame, Interface
@@ -188,6 +189,11 @@ def test_torch_knows_no_network_of_a_file(exported, tmp_path, capsys):
     ended = cli.run(capsys, "mtu-run", clip, "-o", tmp_path / "out", *options)
     assert ended.code == 2 and "'memories' is none of this release" in ended.err, ended.err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["my_network", *(path.stem for path in FILES)])
+def test_graphs_take_several_streams(exported, name):
+    assert takes_streams(open_bundle(exported[name] / "b"))
 
 
 def with_changes(tmp_path: Path, name: str, old: str, new: str) -> Path:
