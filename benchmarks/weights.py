@@ -82,6 +82,15 @@ def measure(network: Network, clip: Clip) -> Row:
     return Row(mean(measure_clip(list(clip.blurred), sharp)), after, unmoved, kept, matched)
 
 
+def gain(network: Network, clip: Clip) -> float:
+    """PSNR in dB that a network gains on a clip."""
+    from mtu.training.validation import mean_psnr, restore
+
+    sharp = list(clip.sharp)
+    after = mean_psnr([picture for picture, _ in restore(network, clip.blurred)], sharp)
+    return after - mean_psnr(list(clip.blurred), sharp)
+
+
 HEADER = """\
 | seed | blurred dB | restored dB | gain dB | blurred SSIM | restored SSIM | gain without motion compensation dB \
 | displacements right | sharp input to itself dB |

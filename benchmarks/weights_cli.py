@@ -31,6 +31,7 @@ def weights(
     ] = None,
     clips: Annotated[int, typer.Option(min=1, help="Clips to measure.")] = 16,
     size: Annotated[int, typer.Option(min=32, help="Width and height of a clip in pixels, a multiple of 4.")] = 192,
+    by_blur: Annotated[bool, typer.Option("--by-blur", help="The gain by kind and length of blur instead.")] = False,
 ) -> None:
     """Prints for each clip PSNR, SSIM, how well motion is found, and what becomes of frames that are sharp already."""
     require("train", PROGRAM, "torch", "skimage", "onnx")
@@ -38,6 +39,22 @@ def weights(
     from mtu.training.data.clips import make_clip
 
     seeds = range(FIRST_SEED, FIRST_SEED + clips)
+    if by_blur:
+        from mtu.benchmarks.blurs import CAMERAS, LENGTHS, blurred_clip
+        from mtu.benchmarks.weights import gain
+
+        for model in models or [open_bundle().directory]:
+            network = load(model)
+            print(f"\n{model.name}, gain in dB, mean of {clips} clips each, {size}x{size}:\n")
+            print("| blur | " + " | ".join(f"{length} pixels" for length in LENGTHS) + " |")
+            print("|---" * (len(LENGTHS) + 1) + "|")
+            for kind in CAMERAS:
+                print(f"| {kind}", end="", flush=True)
+                for length in LENGTHS:
+                    each = (gain(network, blurred_clip(kind, length, seed, size)) for seed in seeds)
+                    print(f" | {fmean(each):+.2f}", end="", flush=True)
+                print(" |")
+        return
     made = [make_clip(seed, FRAMES, size, size, split="validation") for seed in seeds]
     for model in models or [open_bundle().directory]:
         network = load(model)
