@@ -11,7 +11,7 @@ from mtu.core.errors import MtuError
 from mtu.core.extras import require_for
 from mtu.farm import UNIT_FRAMES
 from mtu.runtime.console import SOME_FAILED, new_app, options, run_app, say
-from mtu.runtime.scenes import SCENE_THRESHOLD
+from mtu.runtime.scenes import SCENE_THRESHOLD, WARM_UP, split_of
 from mtu.runtime.tiles import parse_tile
 
 PROGRAM = "mtu-farm"
@@ -32,6 +32,14 @@ AddressOption = Annotated[
         rich_help_panel=WORK,
     ),
 ]
+SplitOption = Annotated[
+    float | None,
+    typer.Option("--split-long", metavar="SECONDS", help="Restore longer scenes in parts; changes pictures a little."),
+]
+WarmUpOption = Annotated[
+    int | None,
+    typer.Option("--warm-up", metavar="N", help=f"Frames restored before a part, and dropped. [default: {WARM_UP}]"),
+]
 JoinOption = Annotated[
     Literal["exact", "fast"],
     typer.Option(metavar="HOW", help="exact: one encode at the end; fast: each unit encoded by its worker."),
@@ -48,17 +56,19 @@ def plan(
     source: Annotated[str, typer.Argument(metavar="INPUT", help="Video file or directory of images.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="PLAN", help="The plan, a JSON file.")],
     unit: UnitOption = UNIT_FRAMES,
+    split_long: SplitOption = None,
+    warm_up: WarmUpOption = None,
     scene_threshold: options.SceneThresholdOption = SCENE_THRESHOLD,
 ) -> None:
     """Finds the scenes of a source, decoding it once, and packs them into units."""
     from mtu.farm.plan import make_plan
     from mtu.runtime.video import ReadOptions
 
-    made = make_plan(source, ReadOptions(), scene_threshold, unit)
+    made = make_plan(source, ReadOptions(), scene_threshold, unit, split=split_of(split_long, warm_up))
     made.write(output)
     say(PROGRAM, f"{output}: {made.frames} frames, {len(made.scenes)} scenes, {len(made.units)} units")
-    if made.damage:
-        say(PROGRAM, f"note: damaged input: {made.damage}")
+    for note in [*made.notes(), *([f"damaged input: {made.damage}"] if made.damage else [])]:
+        say(PROGRAM, f"note: {note}")
 
 
 @app.command()
@@ -69,6 +79,8 @@ def run(
     suffix: options.SuffixOption = "",
     skip_done: options.SkipDoneOption = False,
     unit: UnitOption = UNIT_FRAMES,
+    split_long: SplitOption = None,
+    warm_up: WarmUpOption = None,
     workers: WorkersOption = 1,
     gpus_per_worker: GpusOption = 0.0,
     address: AddressOption = None,
@@ -107,6 +119,7 @@ def run(
         precision=precision,
         tile=parse_tile(tile),
         scene_threshold=scene_threshold,
+        split=split_of(split_long, warm_up),
         encode=EncodeOptions(codec=codec, crf=crf, pix_fmt=pix_fmt, options=options.encoder_options(extra)),
         overwrite=overwrite,
     )

@@ -125,7 +125,7 @@ def join_encoded(job: Job, plan: Plan, whole: Callable[[], None]) -> RunReport:
         width=reader.info.width,
         height=reader.info.height,
         frames=plan.frames,
-        scene_cuts=[scene.first for scene in plan.scenes[1:]],
+        scene_cuts=[scene.first for scene in plan.scenes[1:] if not scene.continues],
         resumed=plan.frames,
         seconds=time.perf_counter() - began,
         notes=[*reader.info.notes, *writer.notes],

@@ -75,13 +75,14 @@ class Restoring:
         self._films = films
         self._share = share_cores(beside)
         self._models = Models()
-        self._session: tuple[int, StoredSession] | None = None
+        self._session: tuple[int, StoredSession, int] | None = None
 
     def __call__(self, film: int, unit: int) -> Done:
         """See `Restorer`."""
-        began, session, plan = time.perf_counter(), self._session_of(film), self._films[film].plan
+        began, plan = time.perf_counter(), self._films[film].plan
+        session, look_ahead = self._session_of(film)
         taken = session.taken
-        notes = restore_unit(plan, unit, session)
+        notes = restore_unit(plan, unit, session, look_ahead)
         if self._films[film].fast:
             encode_unit(self._films[film].job, plan, unit, session.store)
         return Done(
@@ -93,7 +94,8 @@ class Restoring:
             notes=tuple(notes),
         )
 
-    def _session_of(self, film: int) -> StoredSession:
+    def _session_of(self, film: int) -> tuple[StoredSession, int]:
+        """And how far the model looks ahead."""
         if self._session is None or self._session[0] != film:
             job, plan = self._films[film].job, self._films[film].plan
             opened = self._models.open(job, (plan.height, plan.width), lambda text: None)
@@ -107,8 +109,8 @@ class Restoring:
                     f" {error.name} was {error.was} there, and is {error.now} here; let machines of one kind work"
                 ) from None
             assert isinstance(session, StoredSession)
-            self._session = film, session
-        return self._session[1]
+            self._session = film, session, opened.backend.interface.look_ahead
+        return self._session[1:]
 
 
 def plan_film(
@@ -124,13 +126,23 @@ def plan_film(
     _check_target(job, fast)
     with contextlib.suppress(MissingFileError, InvalidInputError):
         plan = Plan.load(path)
-        same = plan.source == job.source and plan.scene_threshold == job.scene_threshold and plan.options == job.read
+        same = (plan.source, plan.scene_threshold, plan.split, plan.options) == (
+            job.source,
+            job.scene_threshold,
+            job.split,
+            job.read,
+        )
         if not same or plan.fingerprint != fingerprint(job.source):
             plan = None
     if plan is None:
         frames = itertools.count(1)
         plan = make_plan(
-            job.source, job.read, job.scene_threshold, unit_frames, progress=lambda: planning(job, next(frames))
+            job.source,
+            job.read,
+            job.scene_threshold,
+            unit_frames,
+            split=job.split,
+            progress=lambda: planning(job, next(frames)),
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         plan.write(path)

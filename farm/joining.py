@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +23,7 @@ from mtu.runtime.batch import record_done
 from mtu.runtime.chain import interface_of
 from mtu.runtime.job import Job, RunReport, run_job
 from mtu.runtime.opened import Models, Opened
-from mtu.runtime.scene_store import STORE, SceneStore, StoredScene, sidecar
+from mtu.runtime.scene_store import STORE, SceneStore, StoredScene, border_psnr, sidecar
 from mtu.runtime.session import Restored, Stream
 from mtu.runtime.stored_session import StoredSession, store_beside
 from mtu.runtime.tiles import Sides
@@ -44,16 +45,17 @@ def join(
     """
     plan.check_source()
     store = store_beside(job.target)
-    by = made_of(store)
+    by, borders = made_of(store), border_psnr(store)
 
     def whole() -> None:
-        record_done(job, made, plan=plan.as_json(), scenes_made_by=by, scenes=scenes)
+        record_done(job, made, plan=plan.as_json(), scenes_made_by=by, scenes=scenes, borders=_for_json(borders))
 
     try:
         scenes = {scene.first: digest_of_scene(store, scene.first) for scene in plan.scenes}
         if fast:
-            return join_encoded(job, plan, whole)
-        return run_job(job, models=_StoredModels(), progress=progress, say=say, whole=whole)
+            report = join_encoded(job, plan, whole)
+        else:
+            report = run_job(job, models=_StoredModels(), progress=progress, say=say, whole=whole)
     except (OSError, InvalidInputError):
         broken = [str(first) for first in _forget_broken(store, plan)]
         if broken:
@@ -61,6 +63,23 @@ def join(
                 f"the restored scenes that begin with frame {some(broken)} are missing or broken in {store}"
             ) from None
         raise
+    report.remarks += _split_remarks(borders)
+    return report
+
+
+def _for_json(borders: Mapping[int, float]) -> dict[int, float | None]:
+    return {number: value if math.isfinite(value) else None for number, value in borders.items()}
+
+
+def _split_remarks(borders: Mapping[int, float]) -> list[str]:
+    """What splitting has changed, measured."""
+    if not borders:
+        return []
+    worst, number = min((value, number) for number, value in borders.items())
+    return [
+        f"the first pictures of parts of long scenes have a PSNR of {worst:.1f} dB or more to what the part before"
+        f" gives for them (the worst: frame {number})"
+    ]
 
 
 def made_of(store: Path) -> dict[str, Any]:

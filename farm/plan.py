@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,7 +20,7 @@ from mtu.core.errors import InvalidInputError, MissingFileError, OutputError
 from mtu.core.files import fingerprint, write_whole
 from mtu.farm import UNIT_FRAMES
 from mtu.runtime.scene_store import digest_of
-from mtu.runtime.scenes import SceneDetector
+from mtu.runtime.scenes import SceneDetector, Split
 from mtu.runtime.video import Fields, Frame, ReadOptions, open_reader
 
 VERSION = 2
@@ -36,7 +37,7 @@ class Time(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """Frames between two cuts."""
+    """Frames between two cuts, or a part of them."""
 
     first: int
     """Number of its first frame, counted from 0."""
@@ -45,6 +46,12 @@ class Scene:
     """`digest_of` its first frame."""
     digest: str
     """sha256 over `digest_of` all of its frames, hexadecimal."""
+    warm_up: int
+    """Frames before it that are restored to remember them, and dropped."""
+    before: str
+    """As `digest`, of the frames of `warm_up`."""
+    continues: bool
+    """Whether it is a part that goes on from the one before."""
 
     @property
     def end(self) -> int:
@@ -63,6 +70,8 @@ class Plan:
     read: dict[str, Any]
     """`ReadOptions` that differ from the defaults, as JSON."""
     scene_threshold: float | None
+    split: Split | None
+    """How long scenes were split; None: they were not."""
     width: int
     height: int
     frames: int
@@ -87,6 +96,24 @@ class Plan:
         before = self.times[max(0, number - 1)].pts
         return float((before + self.times[number].pts - 2 * self.times[0].pts) * self.time_base / 2)
 
+    def end_of_take(self, number: int) -> int:
+        """Number of the frame after the last of the scene that scene `number` is, or is a part of."""
+        while number + 1 < len(self.scenes) and self.scenes[number + 1].continues:
+            number += 1
+        return self.scenes[number].end
+
+    def notes(self) -> list[str]:
+        """What a user should know before the work."""
+        parts = sum(scene.continues for scene in self.scenes)
+        if self.split is None or not parts:
+            return []
+        split = sum(b.continues and not a.continues for a, b in pairwise(self.scenes))
+        return [
+            f"{split} scene{'s' if split != 1 else ''} longer than {self.split.seconds:g} s"
+            f" {'are' if split != 1 else 'is'} restored in {parts + split} parts, with {self.split.warm_up} frames of"
+            " warm-up: pictures differ a little where a part begins (docs/scale.md)",
+        ]
+
     def scenes_of(self, unit: int) -> tuple[Scene, ...]:
         """Raises InvalidInputError for a unit that there is not."""
         if not 0 <= unit < len(self.units):
@@ -95,7 +122,12 @@ class Plan:
 
     def as_json(self) -> dict[str, Any]:
         """What `load` reads."""
-        return {**vars(self), "time_base": str(self.time_base), "scenes": [vars(scene) for scene in self.scenes]}
+        return {
+            **vars(self),
+            "split": self.split and vars(self.split),
+            "time_base": str(self.time_base),
+            "scenes": [vars(scene) for scene in self.scenes],
+        }
 
     def write(self, path: Path) -> None:
         """As JSON. Raises OutputError."""
@@ -112,6 +144,7 @@ class Plan:
             if fields["version"] != VERSION:
                 raise InvalidInputError(f"{path} is of version {fields['version']}, this is {VERSION}: plan again")
             fields["scenes"] = tuple(Scene(**scene) for scene in fields["scenes"])
+            fields["split"] = fields["split"] and Split(**fields["split"])
             fields["time_base"] = Fraction(fields["time_base"])
             fields["times"] = tuple(Time(*time) for time in fields["times"])
             fields["units"] = tuple((int(first), int(end)) for first, end in fields["units"])
@@ -152,9 +185,11 @@ def make_plan(
     scene_threshold: float | None,
     unit_frames: int = UNIT_FRAMES,
     *,
+    split: Split | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> Plan:
-    """Decodes `source` once; `progress` is called after each frame. Cuts are those that a session would find.
+    """Decodes `source` once; `progress` is called after each frame. Cuts are those that a session would find; with
+    `split` long scenes become several.
 
     Raises InvalidInputError for a source that cannot be read, or read twice (stdin, an address), and for a segment.
     """
@@ -178,7 +213,14 @@ def make_plan(
         raise InvalidInputError(f"{source}: no frame could be decoded" + (f": {damage}" if damage else ""))
     if fingerprint(source) != before:
         raise InvalidInputError(f"{source} has changed while it was read: plan it when it is whole")
-    scenes = tuple(_scene(first, digests[first:end]) for first, end in pairwise([*cuts, len(times)]))
+    scenes = []
+    for begin, end in pairwise([*cuts, len(times)]):
+        lasts = (times[end - 1].pts + times[end - 1].duration - times[begin].pts) * info.time_base
+        count = 1 if split is None else min(end - begin, math.ceil(lasts / Fraction(str(split.seconds))))
+        borders = [begin + k * (end - begin) // count for k in range(count + 1)]
+        for first, stop in pairwise(borders):
+            warm_up = min(first - begin, split.warm_up) if split is not None else 0
+            scenes.append(_scene(first, digests[first:stop], digests[first - warm_up : first], first != begin))
     given = {name: value for name, value in vars(read).items() if value != getattr(ReadOptions(), name)}
     if read.rate is not None:
         given["rate"] = str(read.rate)
@@ -187,20 +229,33 @@ def make_plan(
         fingerprint=before,
         read=given,
         scene_threshold=scene_threshold,
+        split=split,
         width=info.width,
         height=info.height,
         frames=len(times),
         damage=damage,
         time_base=info.time_base,
         times=tuple(times),
-        scenes=scenes,
+        scenes=tuple(scenes),
         units=tuple(packed([scene.frames for scene in scenes], unit_frames)),
     )
 
 
-def _scene(first: int, digests: Sequence[str]) -> Scene:
-    digest = hashlib.sha256("".join(digests).encode()).hexdigest()
-    return Scene(first=first, frames=len(digests), head=digests[0], digest=digest)
+def _scene(first: int, digests: Sequence[str], before: Sequence[str], continues: bool) -> Scene:
+    return Scene(
+        first=first,
+        frames=len(digests),
+        head=digests[0],
+        digest=digest_of_all(digests),
+        warm_up=len(before),
+        before=digest_of_all(before),
+        continues=continues,
+    )
+
+
+def digest_of_all(digests: Sequence[str]) -> str:
+    """sha256 over `digest_of` several frames, hexadecimal."""
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def packed(frames: list[int], least: int) -> Iterator[tuple[int, int]]:

@@ -23,7 +23,7 @@ from mtu.runtime.compare import Comparison
 from mtu.runtime.opened import Models
 from mtu.runtime.outputs import Outputs, Shown
 from mtu.runtime.scene_store import Hold
-from mtu.runtime.scenes import SCENE_THRESHOLD
+from mtu.runtime.scenes import SCENE_THRESHOLD, Split
 from mtu.runtime.session import Restored, Stream
 from mtu.runtime.stages import Pipe, Stage, StoppedError
 from mtu.runtime.stored_session import STORE_BYTES, StoredSession, store_beside
@@ -61,6 +61,8 @@ class Job:
     """The sources of what the model reads beside `source`, by name of the stream."""
     read: ReadOptions = field(default_factory=ReadOptions)
     scene_threshold: float | None = SCENE_THRESHOLD
+    split: Split | None = None
+    """Of `mtu-farm`: how the scenes in the store were split."""
     encode: EncodeOptions = field(default_factory=EncodeOptions)
     overwrite: bool = False
     resume: bool = False

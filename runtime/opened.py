@@ -46,7 +46,14 @@ class Opened:
             return session
         check_resume(job, self.backend.interface)
         tiles = None if self.tiling is None else self.tiling.as_json()
-        made = made_by(self.model, self.backend, tiles=tiles, strict=job.strict, scene_threshold=job.scene_threshold)
+        made = made_by(
+            self.model,
+            self.backend,
+            tiles=tiles,
+            strict=job.strict,
+            scene_threshold=job.scene_threshold,
+            split=job.split and vars(job.split),
+        )
         return StoredSession(session, SceneStore(store_beside(job.target), made, job.resume_bytes), job.scene_threshold)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
@@ -17,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -44,6 +45,19 @@ def digest_of(*pictures: Picture) -> str:
 def sidecar(store: Path, first: int) -> Path:
     """What says of the scene that begins with frame `first` what it was made of; its pictures are beside it."""
     return store / f"{first:08d}.json"
+
+
+def border_psnr(store: Path) -> dict[int, float]:
+    """PSNR in dB of the two pictures of each frame of which `keep_border` has kept both, by its number; infinite where
+    they are the same."""
+    found = {}
+    for begin in sorted(store.glob("border-*-begin")):
+        end = begin.with_name(begin.name.replace("begin", "end"))
+        if end.exists():
+            a, b = (np.frombuffer(path.read_bytes(), np.uint8).astype(np.float32) for path in (begin, end))
+            error = float(np.mean(np.square(a - b)))
+            found[int(begin.name.split("-")[1])] = 10 * math.log10(255**2 / error) if error else math.inf
+    return found
 
 
 def holds_scenes(store: Path) -> bool:
@@ -87,6 +101,8 @@ class StoredScene:
     """`digest_of` each restored picture; as many."""
     redone: tuple[int, ...]
     """Numbers of the frames that were restored without memory; see `Session.redone`."""
+    continues: bool
+    """Whether it is a part of a scene that goes on from the part before."""
     path: Path
 
     def read(self) -> Iterator[Picture]:
@@ -146,6 +162,7 @@ class SceneStore:
                 source=tuple(fields["source"]),
                 pictures=tuple(fields["pictures"]),
                 redone=tuple(fields["redone"]),
+                continues=bool(fields["continues"]),
                 path=path.with_suffix(".mkv"),
             )
             if len(scene.source) != len(scene.pictures) or scene.path.stat().st_size != fields["bytes"]:
@@ -175,6 +192,14 @@ class SceneStore:
     def count(self, written: int) -> None:
         """A scene of so many bytes was kept."""
         self._bytes += written
+
+    def keep_border(self, number: int, side: Literal["end", "begin"], picture: Picture) -> None:
+        """Of the frame that a part of a scene begins with: the picture of that part ("begin"), or as the part before
+        has it, which is restored one frame further for this ("end"). Raises OutputError."""
+        try:
+            write_whole(self.directory / f"border-{number:08d}-{side}", picture.tobytes())
+        except OSError as error:
+            raise OutputError(f"{self.directory} cannot be written ({error.strerror})") from None
 
     def is_kept(self) -> bool:
         """Whether it holds a scene; if not, it is deleted."""
@@ -307,13 +332,19 @@ class SceneWriter:
             self.close()
         return size
 
-    def commit(self, redone: list[int]) -> None:
-        """Gives the scene its name, when it lies on the disk. Raises OutputError."""
+    def commit(self, redone: list[int], *, continues: bool = False) -> None:
+        """Gives the scene its name, when it lies on the disk; the arguments are what `StoredScene` has. Raises
+        OutputError."""
         import av
 
         if self._given_up or self._container is None:
             return
-        fields: dict[str, Any] = {"source": self._source, "pictures": self._pictures, "redone": redone}
+        fields: dict[str, Any] = {
+            "source": self._source,
+            "pictures": self._pictures,
+            "redone": redone,
+            "continues": continues,
+        }
         said = sidecar(self._store.directory, self._first)
         try:
             self._container.mux(self._stream.encode())

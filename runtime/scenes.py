@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +15,33 @@ SCENE_THRESHOLD = 10.0
 """Score in percent from which a frame starts a new scene; the default of FFmpeg's scdet filter."""
 SCENE_SAMPLES = 128
 """The scene score looks at a grid of at most so many rows and columns."""
+WARM_UP = 20
+"""Frames before a part of a scene that is split, from which a model remembers enough (docs/scale.md)."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """How long scenes are restored in parts. That changes pictures, unlike everything else."""
+
+    seconds: float
+    """A part is no longer."""
+    warm_up: int = WARM_UP
+    """Frames before a part that are restored to remember them, and dropped."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.seconds < math.inf:
+            raise InvalidInputError(f"--split-long {self.seconds:g}: give seconds, 1 or more")
+        if self.warm_up < 0:
+            raise InvalidInputError(f"--warm-up {self.warm_up}: give frames, 0 or more")
+
+
+def split_of(seconds: float | None, warm_up: int | None) -> Split | None:
+    """What is asked for, None for an option that is not given. Raises InvalidInputError."""
+    if seconds is None:
+        if warm_up is not None:
+            raise InvalidInputError(f"--warm-up {warm_up} is for --split-long, which is not given: leave it out")
+        return None
+    return Split(seconds) if warm_up is None else Split(seconds, warm_up)
 
 
 class SceneDetector:

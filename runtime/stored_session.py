@@ -8,7 +8,7 @@ Imports numpy.
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,35 @@ class StoredSession(Stream):
         self._session.begin_at(self._pushed)
         self.close()
 
+    def restore(self, frames: Iterable[Picture], begin: int, first: int, end: int, *, continues: bool) -> None:
+        """Restores the frames `first` to `end` - 1, a scene or a part of one, into the store, unless they are there.
+
+        `frames` are those from `begin` on, up to a frame more than the model looks ahead to after `end`, if the scene
+        goes on there; those before `first` are restored to remember them, and dropped. `continues` says that the scene
+        has begun before `first`. Raises what `push` raises, and what the iteration of `frames` does.
+        """
+        self.close()
+        if self.store.find(first) is not None:
+            self.taken += end - first
+            return
+        self._session.begin_at(begin)
+        self._writer = self.store.writer(first)
+        for number, frame in enumerate(frames, begin):
+            if first <= number < end:
+                self._writer.add_source(digest_of(frame))
+            self._keep_part(self._session.push(frame), first, end, continues)
+        self._keep_part(self._session.flush(), first, end, continues)
+        redone = [number for number in self._session.redone if first <= number < end]
+        self._writer.commit(redone, continues=continues)
+        self.close()
+
+    def _keep_part(self, restored: list[Restored], first: int, end: int, continues: bool) -> None:
+        for each in restored:
+            if first <= each.index < end:
+                self._keep([each])
+            if each.index == end or (continues and each.index == first):
+                self.store.keep_border(each.index, "end" if each.index == end else "begin", each.rgb)
+
     def _push(self, frames: Mapping[str, Picture]) -> list[Restored]:
         number, digest = self._pushed - 1, digest_of(*frames.values())
         if self._scene is None and self._writer is None:
@@ -115,11 +144,20 @@ class StoredSession(Stream):
                 self._writer = self.store.writer(number)
             else:
                 self._pictures = self._scene.read()
+        elif self._scene is not None and number - self._begin == len(self._scene.source):
+            self._next_part(self._scene, number)
         if self._scene is not None:
             return [Restored(number, self._stored(self._scene, number, digest))]
         assert self._writer is not None
         self._writer.add_source(digest)
         return self._keep(self._session.push(frames))
+
+    def _next_part(self, scene: StoredScene, number: int) -> None:
+        """Goes on with the part of a scene that begins here, if there is one."""
+        part = self.store.find(number)
+        if part is not None and part.continues:
+            self._redone += scene.redone
+            self._begin, self._scene, self._pictures = number, part, part.read()
 
     def _stored(self, scene: StoredScene, number: int, digest: str) -> Picture:
         place = number - scene.first

@@ -44,6 +44,9 @@ class Shown(Watch):
         frames, to_do = sum(film.plan.frames for film in films), sum(map(frames_missing, films))
         before = f", {frames - to_do} of them restored before" if to_do < frames else ""
         self.say(f"{len(films)} film{'s' if len(films) != 1 else ''}, {frames} frames{before}")
+        for film in films:
+            for note in film.plan.notes():
+                self.say(f"note: {film.job.source}: {note}")
         columns = MofNCompleteColumn(), FpsColumn(), TimeRemainingColumn()
         self._meter = Meter(program, *columns, unit="frames", transient=True, enabled=enabled, average=_AVERAGE)
         self._meter.start(to_do)

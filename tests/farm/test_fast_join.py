@@ -159,6 +159,35 @@ def test_what_is_not_as_asked_is_encoded_again(tmp_path, model, monkeypatch, cha
     joined(planned)
 
 
+def test_units_of_another_size_are_encoded_again(tmp_path, model):
+    make_video(tmp_path / "a.mp4", scenes(COUNTS))
+    planned = film(tmp_path, model)
+    in_process([planned])
+    (store_beside(planned.job.target) / "plan.json").unlink()
+    larger = plan_film(planned.job, 60, fast=True)
+    assert missing_units(larger) == [0] and missing_units(dataclasses.replace(larger, fast=False)) == []
+    in_process([larger])
+    assert joined(larger).frames == sum(COUNTS)
+
+
+def test_pictures_and_sound_are_given_to_the_container_in_turn(tmp_path, model, monkeypatch):
+    make_video(tmp_path / "a.mp4", scenes(COUNTS), audio=True)
+    planned, order, mux = film(tmp_path, model), [], parts.JoinedWriter._mux
+
+    def record(self, packet):
+        order.append((packet.stream.type, float(packet.dts * packet.time_base)))
+        mux(self, packet)
+
+    in_process([planned])
+    monkeypatch.setattr(parts.JoinedWriter, "_mux", record)
+    joined(planned)
+    latest = dict.fromkeys(("video", "audio"), 0.0)
+    for kind, time in order:
+        latest[kind] = time
+        assert abs(latest["video"] - latest["audio"]) < 0.5
+    assert len(order) > 2 * sum(COUNTS) / 3
+
+
 def test_a_worker_that_dies_while_it_encodes_leaves_no_half_unit(tmp_path, model, monkeypatch):
     make_video(tmp_path / "a.mp4", scenes(COUNTS))
     planned = film(tmp_path, model)
@@ -213,7 +242,8 @@ def test_units_with_different_headers_are_not_joined(tmp_path, model):
         ({"codec": "mpeg2video"}, "--join exact, or another --codec"),
     ],
 )
-def test_what_cannot_be_joined_is_refused_before_planning(tmp_path, model, options, said):
+def test_what_cannot_be_joined_is_refused_before_planning(tmp_path, model, monkeypatch, options, said):
+    monkeypatch.chdir(tmp_path)  # for s.log
     make_video(tmp_path / "a.mp4", scenes((5,)))
     (job,) = jobs(tmp_path, "out", ["a.mp4"], model=model, encode=EncodeOptions(**options))
     planned, (failed,) = plan_films([job], fast=True)

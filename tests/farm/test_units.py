@@ -20,7 +20,7 @@ from mtu.farm import unit as units
 from mtu.farm.plan import Plan, make_plan, packed
 from mtu.farm.unit import restore_unit
 from mtu.runtime import open_backend, open_session, read_frames, restore
-from mtu.runtime.scene_store import SceneStore
+from mtu.runtime.scene_store import SceneStore, SceneWriter
 from mtu.runtime.stored_session import StoredSession
 from mtu.runtime.video import ReadOptions
 
@@ -94,16 +94,16 @@ def test_units_in_any_order_give_the_pictures_of_one_run(tmp_path, backend, clip
     expected = [each.rgb for each in restore(read_frames(clip), backend)]
     sessions = [session(backend, tmp_path / "s") for _ in range(workers)]
     for place, unit in enumerate(order):
-        assert restore_unit(plan, unit, sessions[place % workers]) == []
+        assert restore_unit(plan, unit, sessions[place % workers], 3) == []
     pictures, taken = from_store(backend, clip, tmp_path / "s")
     assert taken == sum(SCENES)
     assert all(np.array_equal(a, b) for a, b in zip(pictures, expected, strict=True))
 
 
 def test_a_unit_that_is_there_is_not_restored_again(tmp_path, backend, plan):
-    restore_unit(plan, 1, session(backend, tmp_path / "s"))
+    restore_unit(plan, 1, session(backend, tmp_path / "s"), 3)
     again = session(backend, tmp_path / "s")
-    restore_unit(plan, 1, again)
+    restore_unit(plan, 1, again, 3)
     assert again.taken == SCENES[2] and again.inference_seconds == 0
 
 
@@ -118,7 +118,7 @@ def test_where_reading_from_the_middle_differs_the_whole_is_read_and_that_is_sai
 
     monkeypatch.setattr(units, "_frames", dishonest)
     for unit in range(len(plan.units)):
-        (said,) = restore_unit(plan, unit, session(backend, tmp_path / "s"))
+        (said,) = restore_unit(plan, unit, session(backend, tmp_path / "s"), 3)
         assert f"unit {unit} was read from the beginning" in said
     _, taken = from_store(backend, clip, tmp_path / "s")
     assert taken == sum(SCENES)
@@ -134,7 +134,7 @@ def test_one_other_picture_anywhere_is_found_and_its_scene_is_not_kept(tmp_path,
 
     monkeypatch.setattr(units, "_frames", dishonest)
     with pytest.raises(InvalidInputError, match="other pictures than were planned"):
-        restore_unit(plan, 1, session(backend, tmp_path / "s"))
+        restore_unit(plan, 1, session(backend, tmp_path / "s"), 3)
     assert [path.name for path in (tmp_path / "s").iterdir()] == ["store.json"]
 
 
@@ -142,7 +142,7 @@ def test_a_source_that_ends_earlier_than_planned(tmp_path, backend, plan, monkey
     honest = units._frames
     monkeypatch.setattr(units, "_frames", lambda *given: (f for f, _ in zip(honest(*given), range(20), strict=False)))
     with pytest.raises(InvalidInputError, match="other pictures than were planned"):
-        restore_unit(plan, 1, session(backend, tmp_path / "s"))
+        restore_unit(plan, 1, session(backend, tmp_path / "s"), 3)
 
 
 def test_pictures_and_odd_options(tmp_path, backend):
@@ -150,31 +150,31 @@ def test_pictures_and_odd_options(tmp_path, backend):
     make_plan(str(source), read, None, 10).write(tmp_path / "plan.json")
     made = Plan.load(tmp_path / "plan.json")
     assert made.options == read and len(made.scenes) == 1 and made.scenes[0].frames == 30
-    assert restore_unit(made, 0, session(backend, tmp_path / "s")) == []
+    assert restore_unit(made, 0, session(backend, tmp_path / "s"), 3) == []
 
 
 def test_nothing_stays_of_a_scene_that_fails(tmp_path, plan, backend, monkeypatch):
-    stored, push = session(backend, tmp_path / "s"), StoredSession.push
+    stored, write = session(backend, tmp_path / "s"), SceneWriter.write
     first = plan.scenes[0].first
 
-    def fail(self, frame):
-        if self._pushed == first + 3:
+    def fail(self, picture):
+        if len(self._pictures) == 3:
             raise OutputError("the disk is full")
-        return push(self, frame)
+        write(self, picture)
 
     with monkeypatch.context() as patched:
-        patched.setattr(StoredSession, "push", fail)
+        patched.setattr(SceneWriter, "write", fail)
         with pytest.raises(OutputError, match="full"):
-            restore_unit(plan, 0, stored)
+            restore_unit(plan, 0, stored, 3)
     assert [path.name for path in (tmp_path / "s").iterdir()] == ["store.json"]
-    restore_unit(plan, 0, stored)
+    restore_unit(plan, 0, stored, 3)
     assert (tmp_path / "s" / f"{first:08d}.json").exists()
 
 
 def test_a_model_of_several_streams_is_refused(tmp_path, plan):
     several = open_backend("onnxruntime", views_bundle(tmp_path / "views"))
     with closing(several), pytest.raises(InvalidInputError, match=r"reads 3 streams .*mtu-run --stream"):
-        restore_unit(plan, 0, session(several, tmp_path / "s"))
+        restore_unit(plan, 0, session(several, tmp_path / "s"), 3)
     assert [path.name for path in (tmp_path / "s").iterdir()] == ["store.json"]
 
 
@@ -220,10 +220,10 @@ def test_another_source_is_refused(tmp_path, backend):
     for content in (kept[:-1], kept + b"1", b"1" + kept[1:]):
         source.write_bytes(content)
         with pytest.raises(InvalidInputError, match="is not the file that was planned"):
-            restore_unit(made, 0, session(backend, tmp_path / "s"))
+            restore_unit(made, 0, session(backend, tmp_path / "s"), 3)
     source.unlink()
     with pytest.raises(MissingFileError):
-        restore_unit(made, 0, session(backend, tmp_path / "s"))
+        restore_unit(made, 0, session(backend, tmp_path / "s"), 3)
 
 
 def test_a_source_that_changes_while_it_is_planned(tmp_path):
@@ -246,7 +246,7 @@ def test_what_cannot_be_read_twice_is_refused(source):
 def test_a_unit_that_there_is_not(tmp_path, backend, plan):
     for number in (-1, 3):
         with pytest.raises(InvalidInputError, match="the plan has 3"):
-            restore_unit(plan, number, session(backend, tmp_path / "s"))
+            restore_unit(plan, number, session(backend, tmp_path / "s"), 3)
 
 
 def test_a_large_file_is_told_by_its_ends(tmp_path):
