@@ -124,7 +124,9 @@ def _ray(workers: Workers) -> Iterator[None]:
 
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if workers.address is None:
-        options |= {"include_dashboard": False, "object_store_memory": _STORE_BYTES, "num_cpus": workers.count + 1}
+        # "local": else Ray joins a cluster that runs here, or that RAY_ADDRESS names.
+        options |= {"address": "local", "num_cpus": workers.count + 1}
+        options |= {"include_dashboard": False, "object_store_memory": _STORE_BYTES}
     else:
         options |= {"address": workers.address}
     try:
