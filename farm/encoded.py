@@ -25,7 +25,7 @@ from mtu.runtime.backends import open_model
 from mtu.runtime.chain import interface_of
 from mtu.runtime.job import Job, RunReport
 from mtu.runtime.outputs import shown_size
-from mtu.runtime.scene_store import STORE, Hold, SceneStore
+from mtu.runtime.scene_store import STORE, Hold, SceneStore, pictures_of
 from mtu.runtime.stored_session import store_beside
 from mtu.runtime.video import Frame, SourceInfo, open_reader
 from mtu.runtime.video.colour import Pixels
@@ -33,20 +33,20 @@ from mtu.runtime.video.parts import JoinedWriter, Part, PartWriter, find_part
 from mtu.runtime.video.writer import Target
 
 
-def is_encoded(job: Job, plan: Plan, unit: int) -> bool:
-    """Whether a unit has been encoded as `job` says."""
-    return _part(job, plan, unit) is not None
+def is_encoded(job: Job, plan: Plan, header: str, unit: int) -> bool:
+    """Whether a unit has been encoded as `job` says, with the `header` of all units."""
+    return _part(job, plan, header, unit) is not None
 
 
-def _part(job: Job, plan: Plan, unit: int) -> Part | None:
-    return find_part(_path(job, plan, unit), _made_by(job, plan, unit))
+def _part(job: Job, plan: Plan, header: str, unit: int) -> Part | None:
+    return find_part(_path(job, plan, unit), _made_by(job, plan, header, unit))
 
 
 def _path(job: Job, plan: Plan, unit: int) -> Path:
     return store_beside(job.target) / f"unit-{plan.scenes_of(unit)[0].first:08d}"
 
 
-def _made_by(job: Job, plan: Plan, unit: int) -> dict[str, Any]:
+def _made_by(job: Job, plan: Plan, header: str, unit: int) -> dict[str, Any]:
     """What the packets of a unit depend on beside the scenes in the store."""
     scenes = plan.scenes_of(unit)
     return {
@@ -55,26 +55,41 @@ def _made_by(job: Job, plan: Plan, unit: int) -> dict[str, Any]:
         "libraries": av.library_versions,
         "container": Path(job.target).suffix,
         "encode": dataclasses.asdict(job.encode),
+        "header": header,
         "frames": [scenes[0].first, scenes[-1].end],
     }
 
 
-def encode_unit(job: Job, plan: Plan, unit: int, store: SceneStore) -> None:
-    """Encodes the restored scenes of a unit, all of which the store has. Raises OutputError for one that is broken."""
-    if is_encoded(job, plan, unit):
-        return
-    path = _path(job, plan, unit)
+def check_encoder(job: Job, plan: Plan, header: str) -> None:
+    """Raises what `encode_unit` would, after a unit is restored: InvalidInputError if the encoder has another header
+    here, and as `open_writer`."""
+    with _encoder(job, plan, header, 0):
+        pass
+
+
+def encode_unit(job: Job, plan: Plan, header: str, unit: int, store: SceneStore) -> None:
+    """Encodes the restored scenes of a unit, all of which the store has; then their pictures go, and what is said of
+    them stays. Raises OutputError for a scene that is broken, and as `check_encoder`."""
+    with _encoder(job, plan, header, unit) as writer:
+        for scene in plan.scenes_of(unit):
+            stored = store.look_up(scene.first)
+            if stored is None:
+                raise OutputError(f"{store.directory} lacks the scene of frame {scene.first}")
+            for frame, picture in zip(_frames(plan, scene.first, scene.end), stored.read(), strict=True):
+                writer.write(picture, frame)
+        writer.commit()
+    for scene in plan.scenes_of(unit):
+        pictures_of(store.directory, scene.first).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _encoder(job: Job, plan: Plan, header: str, unit: int) -> Iterator[PartWriter]:
+    there = store_beside(job.target) / f"encoding{Path(job.target).suffix}"
     with open_reader(job.source, job.read) as reader:
-        there = store.directory / f"encoding{Path(job.target).suffix}"
         target = dataclasses.replace(_target(job, reader.info), path=there, overwrite=True, copy_streams=False)
-        with PartWriter(target, path, _made_by(job, plan, unit)) as writer:
-            for scene in plan.scenes_of(unit):
-                stored = store.look_up(scene.first)
-                if stored is None:
-                    raise OutputError(f"{store.directory} lacks the scene of frame {scene.first}")
-                for frame, picture in zip(_frames(plan, scene.first, scene.end), stored.read(), strict=True):
-                    writer.write(picture, frame)
-            writer.commit()
+        writer = PartWriter(target, _path(job, plan, unit), header, _made_by(job, plan, header, unit))
+        with writer:
+            yield writer
 
 
 def _target(job: Job, source: SourceInfo) -> Target:
@@ -91,10 +106,10 @@ def _frames(plan: Plan, first: int, end: int) -> Iterator[Frame]:
         yield Frame(nothing, time_.pts, plan.time_base, time_.duration, time_.fields)
 
 
-def join_encoded(job: Job, plan: Plan, whole: Callable[[], None]) -> RunReport:
+def join_encoded(job: Job, plan: Plan, header: str, whole: Callable[[], None]) -> RunReport:
     """Puts a film together whose units are all encoded, calls `whole`, and removes its store.
 
-    Raises InvalidInputError if they are not, or do not belong together, and as `open_writer`.
+    Raises InvalidInputError if they are not, and as `open_writer`.
     """
     began, directory, interface = time.perf_counter(), store_beside(job.target), interface_of(open_model(job.model))
     with contextlib.ExitStack() as stack:
@@ -102,7 +117,7 @@ def join_encoded(job: Job, plan: Plan, whole: Callable[[], None]) -> RunReport:
         made = json.loads((directory / STORE).read_bytes())
         parts = []
         for unit in range(len(plan.units)):
-            part = _part(job, plan, unit)
+            part = _part(job, plan, header, unit)
             if part is None:
                 raise InvalidInputError(f"unit {unit} was encoded with other versions of libraries than there are here")
             parts.append(part)

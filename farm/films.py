@@ -20,7 +20,7 @@ from mtu.core.errors import InvalidInputError, MissingFileError, MtuError, Outpu
 from mtu.core.files import fingerprint
 from mtu.farm import UNIT_FRAMES
 from mtu.farm.cores import share_cores
-from mtu.farm.encoded import encode_unit, is_encoded
+from mtu.farm.encoded import check_encoder, encode_unit, is_encoded
 from mtu.farm.engine import Done, Workers, spread, worker_name
 from mtu.farm.joining import join
 from mtu.farm.plan import Plan, Scene, make_plan
@@ -34,7 +34,7 @@ from mtu.runtime.outputs import Outputs
 from mtu.runtime.scene_store import Hold, OtherScenesError, holds_scenes, is_whole
 from mtu.runtime.stored_session import StoredSession, store_beside
 from mtu.runtime.video import open_reader
-from mtu.runtime.video.parts import check_parts
+from mtu.runtime.video.parts import header_of
 
 _OF_MACHINES = frozenset({"engines", "backend", "device", "arithmetic", "libraries", "processor"})
 """Of what pictures depend on, what may be other on another machine, though the same is asked for."""
@@ -47,8 +47,12 @@ class Film:
     job: Job
     """With `resume`."""
     plan: Plan
-    fast: bool = False
-    """Whether units are encoded where they are restored; see `encoded`."""
+    header: str | None = None
+    """If units are encoded where they are restored (see `encoded`), the header that all of them have."""
+
+    def is_encoded(self, unit: int) -> bool:
+        """Whether a unit is encoded, and is to be."""
+        return self.header is not None and is_encoded(self.job, self.plan, self.header, unit)
 
 
 def jobs_of(sources: Sequence[str], output: str, suffix: str, **options: Any) -> list[Job]:
@@ -61,6 +65,7 @@ def jobs_of(sources: Sequence[str], output: str, suffix: str, **options: Any) ->
     if model is not None and model.exists():
         model = model.absolute()
     job = Job(source="", target=str(Path(output).absolute()), model=model, build=cached_engine, resume=True, **options)
+    job = dataclasses.replace(job, resume_bytes=None)  # what workers restore is joined, whatever its size
     interface = interface_of(open_model(model))
     check_one_stream(interface.streams)
     check_resume(job, interface)
@@ -82,9 +87,11 @@ class Restoring:
         began, plan = time.perf_counter(), self._films[film].plan
         session, look_ahead = self._session_of(film)
         taken = session.taken
-        notes = restore_unit(plan, unit, session, look_ahead)
-        if self._films[film].fast:
-            encode_unit(self._films[film].job, plan, unit, session.store)
+        work, notes = self._films[film], list[str]()
+        if not work.is_encoded(unit):
+            notes = restore_unit(plan, unit, session, look_ahead)
+            if work.header is not None:
+                encode_unit(work.job, plan, work.header, unit, session.store)
         return Done(
             film=film,
             unit=unit,
@@ -109,6 +116,8 @@ class Restoring:
                     f" {error.name} was {error.was} there, and is {error.now} here; let machines of one kind work"
                 ) from None
             assert isinstance(session, StoredSession)
+            if (header := self._films[film].header) is not None:
+                check_encoder(job, plan, header)
             self._session = film, session, opened.backend.interface.look_ahead
         return self._session[1:]
 
@@ -123,7 +132,7 @@ def plan_film(
     """A film with its plan, which is kept in its store. Raises as `make_plan`."""
     path = store_beside(job.target) / "plan.json"
     plan = None
-    _check_target(job, fast)
+    header = _check_target(job, fast)
     with contextlib.suppress(MissingFileError, InvalidInputError):
         plan = Plan.load(path)
         same = (plan.source, plan.scene_threshold, plan.split, plan.options) == (
@@ -146,7 +155,7 @@ def plan_film(
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         plan.write(path)
-    return Film(dataclasses.replace(job, resume=True), plan, fast)
+    return Film(dataclasses.replace(job, resume=True), plan, header)
 
 
 def plan_films(
@@ -180,20 +189,22 @@ def _clear(store: Path) -> None:
             shutil.rmtree(store, ignore_errors=True)
 
 
-def _check_target(job: Job, fast: bool) -> None:
-    """Raises what the join would find, after all the work: a target that cannot be written, or not so."""
+def _check_target(job: Job, fast: bool) -> str | None:
+    """The header of `Film`. Raises what the join would find, after all the work: a target that cannot be written, or
+    not so."""
     try:
         Path(job.target).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{Path(job.target).parent} cannot be made ({error.strerror})") from None
     interface = interface_of(open_model(job.model))
     with open_reader(job.source, job.read) as reader, Outputs(job, reader.info, interface, None) as outputs:
-        if fast:
-            check_parts(outputs.writer)
+        return header_of(outputs.writer) if fast else None
 
 
 def _missing(film: Film, unit: int) -> list[Scene]:
-    """Scenes of a unit that are not in the store."""
+    """Scenes of a unit that are to be restored."""
+    if film.is_encoded(unit):
+        return []
     store = store_beside(film.job.target)
     return [scene for scene in film.plan.scenes_of(unit) if not is_whole(store, scene.first)]
 
@@ -203,7 +214,7 @@ def missing_units(film: Film) -> list[int]:
     return [
         unit
         for unit in range(len(film.plan.units))
-        if _missing(film, unit) or (film.fast and not is_encoded(film.job, film.plan, unit))
+        if _missing(film, unit) or (film.header is not None and not film.is_encoded(unit))
     ]
 
 
@@ -300,7 +311,7 @@ class _Lead:
                 film.job,
                 film.plan,
                 self._made[number],
-                fast=film.fast,
+                header=film.header,
                 progress=lambda: self._watch.joining(film, next(frames)),
                 say=self._watch.say,
             )

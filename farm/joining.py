@@ -34,12 +34,12 @@ def join(
     plan: Plan,
     made: str,
     *,
-    fast: bool,
+    header: str | None,
     progress: Callable[[], None],
     say: Callable[[str], None],
 ) -> RunReport:
     """Writes the target of a job whose scenes are all restored, with a record of them; then the store goes. `made` is
-    what `made_by` said of the job before it began; `fast`: its units are encoded already.
+    what `made_by` said of the job before it began; `header` is that of its units, if they are encoded.
 
     Raises OutputError if a scene is missing or broken, which then is forgotten, and what `run_job` raises.
     """
@@ -52,11 +52,13 @@ def join(
 
     try:
         scenes = {scene.first: digest_of_scene(store, scene.first) for scene in plan.scenes}
-        if fast:
-            report = join_encoded(job, plan, whole)
+        if header is not None:
+            report = join_encoded(job, plan, header, whole)
         else:
             report = run_job(job, models=_StoredModels(), progress=progress, say=say, whole=whole)
     except (OSError, InvalidInputError):
+        if header is not None:
+            raise
         broken = [str(first) for first in _forget_broken(store, plan)]
         if broken:
             raise OutputError(

@@ -154,7 +154,7 @@ def made_by(job: Job) -> str:
     models = [job.model] if job.where is None else [job.model, job.where]
     digests = [interface_of(open_model(model)).digest for model in models]
     named: dict[str, Any] = {"source": "", "target": "", "model": None, "where": None}
-    options = dataclasses.replace(job, **named, build=None, overwrite=False, resume=False)
+    options = dataclasses.replace(job, **named, build=None, overwrite=False, resume=False, resume_bytes=None)
     made = f"{VERSION} {digests} {fingerprint(job.source)} {options}"
     return hashlib.sha256(made.encode()).hexdigest()
 

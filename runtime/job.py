@@ -67,8 +67,8 @@ class Job:
     overwrite: bool = False
     resume: bool = False
     """Whether restored scenes are kept beside the target until it is whole, and taken from there."""
-    resume_bytes: int = STORE_BYTES
-    """How much they may take."""
+    resume_bytes: int | None = STORE_BYTES
+    """How much they may take; None: any."""
 
 
 @dataclass

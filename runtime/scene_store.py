@@ -65,6 +65,11 @@ def holds_scenes(store: Path) -> bool:
     return any(store.glob("[0-9]*.json"))
 
 
+def pictures_of(store: Path, first: int) -> Path:
+    """Of the scene that begins with frame `first`."""
+    return sidecar(store, first).with_suffix(".mkv")
+
+
 def is_whole(store: Path, first: int) -> bool:
     """Whether the scene that begins with frame `first` is there, by its sidecar and the size of its pictures."""
     path = sidecar(store, first)

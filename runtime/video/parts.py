@@ -33,8 +33,9 @@ _ENCODERS = {
 }
 
 
-def check_parts(writer: Writer) -> None:
-    """Raises InvalidInputError unless what `writer` makes can be encoded in parts."""
+def header_of(writer: Writer) -> str:
+    """What the encoder of a video has for the header of the container, hexadecimal: that of all its parts. Raises
+    InvalidInputError unless what `writer` makes can be encoded in parts."""
     if not isinstance(writer, VideoWriter):
         raise InvalidInputError("--join fast is for videos, and the output is none: use --join exact")
     encoding = writer.encoding
@@ -45,6 +46,7 @@ def check_parts(writer: Writer) -> None:
         )
     if any("pass" in f"{key}={value}" for key, value in encoding.options.items()):
         raise InvalidInputError("--join fast encodes in parts, which has no second pass: use --join exact")
+    return writer.header
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +55,6 @@ class Part:
 
     made_by: dict[str, Any]
     """What its packets depend on beside the pictures."""
-    header: str
-    """What the encoder has for the header of the container, hexadecimal."""
     packets: tuple[tuple[int, int, bool], ...]
     """In decoding order: size, the place where it is shown, counted from 0, and whether it is a key picture."""
     digest: str
@@ -62,7 +62,7 @@ class Part:
     path: Path
 
     def read(self) -> Iterator[bytes]:
-        """The packets. Raises OutputError if they are not those that were written."""
+        """The packets. Raises OutputError if they are not those that were written, which are deleted then."""
         hashes = hashlib.sha256()
         try:
             with self.path.open("rb") as file:
@@ -73,7 +73,10 @@ class Part:
         except OSError as error:
             raise OutputError(f"{self.path} cannot be read ({error.strerror}): delete it") from None
         if hashes.hexdigest() != self.digest:
-            raise OutputError(f"{self.path} has changed since it was written: delete it")
+            self.path.unlink(missing_ok=True)
+            raise OutputError(
+                f"{self.path} had changed since it was written, and was deleted: the same command goes on"
+            )
 
 
 def find_part(path: Path, made_by: Mapping[str, Any]) -> Part | None:
@@ -91,9 +94,10 @@ def find_part(path: Path, made_by: Mapping[str, Any]) -> Part | None:
 class PartWriter(VideoWriter):
     """Encodes pictures as the writer of the whole video would, into a part."""
 
-    def __init__(self, target: Target, path: Path, made_by: Mapping[str, Any]) -> None:
+    def __init__(self, target: Target, path: Path, header: str, made_by: Mapping[str, Any]) -> None:
         """`target` is that of the whole video, in a directory that may be written, without other streams; `path` that
-        of the part, without ending. Raises as `open_writer`."""
+        of the part, without ending. Raises as `open_writer`, and InvalidInputError if the encoder has another `header`
+        here than that of all parts."""
         self._part, self._made_by = path, made_by
         self._incomplete = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
         self._file: IO[bytes] | None = None
@@ -101,7 +105,15 @@ class PartWriter(VideoWriter):
         self._packets: list[tuple[int, int, bool]] = []
         super().__init__(target)
         try:
+            if self.header != header:
+                raise InvalidInputError(
+                    f"{self.encoding.codec} writes another header here than where the film is joined (another version,"
+                    " or another kind of processor): let machines of one kind work, or use --join exact"
+                )
             self._file = self._incomplete.open("wb")
+        except InvalidInputError:
+            self.close()
+            raise
         except OSError as error:
             self.close()
             raise write_failed(path, error) from None
@@ -129,7 +141,6 @@ class PartWriter(VideoWriter):
         places = {pts: place for place, pts in enumerate(shown)}
         said = {
             "made_by": self._made_by,
-            "header": self.header,
             "packets": [(size, places[pts], key) for size, pts, key in self._packets],
             "digest": self._hashes.hexdigest(),
         }
@@ -153,16 +164,9 @@ class JoinedWriter(VideoWriter):
     """A video file of parts; `join` instead of `write` and `copy`."""
 
     def __init__(self, target: Target, parts: Sequence[Part]) -> None:
-        """Raises as `open_writer`, and InvalidInputError for a part that does not belong to the others."""
+        """`parts` have the header of the encoder here. Raises as `open_writer`."""
         super().__init__(target)
         self._parts = parts
-        for number, part in enumerate(parts):
-            if part.header != self.header:
-                self.close()
-                raise InvalidInputError(
-                    f"unit {number} was encoded with another header than the encoder writes here (another version of"
-                    f" {self.encoding.codec}, or another kind of processor): use --join exact"
-                )
 
     def join(self, frames: Iterable[Frame], others: Iterable[av.Packet[Any]]) -> None:
         """Writes all parts with the times of `frames`, whose pictures are not looked at, and the packets of the other

@@ -4,7 +4,6 @@ for how pictures are encoded."""
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import signal
 from fractions import Fraction
@@ -21,12 +20,12 @@ from tests.frames import write_clip
 from tests.media import CHAPTERS, make_video, packets, times
 from tests.small_models import trail
 
-from mtu.core.errors import OutputError
-from mtu.farm.encoded import is_encoded
+from mtu.core.errors import InvalidInputError, OutputError
 from mtu.farm.engine import Done, Workers
-from mtu.farm.films import Watch, missing_units, plan_film, plan_films, restore_films
+from mtu.farm.films import Watch, frames_missing, missing_units, plan_film, plan_films, restore_films
 from mtu.farm.verify import verify
 from mtu.runtime.job import run_job
+from mtu.runtime.scene_store import sidecar
 from mtu.runtime.stored_session import store_beside
 from mtu.runtime.video import EncodeOptions, Segment, parts
 
@@ -165,7 +164,7 @@ def test_units_of_another_size_are_encoded_again(tmp_path, model):
     in_process([planned])
     (store_beside(planned.job.target) / "plan.json").unlink()
     larger = plan_film(planned.job, 60, fast=True)
-    assert missing_units(larger) == [0] and missing_units(dataclasses.replace(larger, fast=False)) == []
+    assert missing_units(larger) == [0] and frames_missing(larger) == sum(COUNTS) - COUNTS[-1]
     in_process([larger])
     assert joined(larger).frames == sum(COUNTS)
 
@@ -202,7 +201,7 @@ def test_a_worker_that_dies_while_it_encodes_leaves_no_half_unit(tmp_path, model
         patched.setattr(parts.PartWriter, "_write", die)
         in_process([planned])
     store = store_beside(planned.job.target)
-    assert [is_encoded(planned.job, planned.plan, unit) for unit in range(4)] == [True, False, False, False]
+    assert [planned.is_encoded(unit) for unit in range(4)] == [True, False, False, False]
     assert not list(store.glob("*.part")) and not list(store.glob(".encoding*"))
     in_process([planned])
     assert joined(planned).frames == sum(COUNTS)
@@ -216,22 +215,35 @@ def test_packets_that_have_changed_are_found(tmp_path, model):
     content = first.read_bytes()
     first.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
     (outcome,) = restore_films([planned], Workers(), QUIET)
-    assert "has changed since it was written: delete it" in outcome.error
+    assert "had changed since it was written, and was deleted" in outcome.error
+    assert len(missing_units(planned)) == 1
     assert not Path(planned.job.target).exists() and not cli.has_part(tmp_path / "out")
 
 
-def test_units_with_different_headers_are_not_joined(tmp_path, model):
+def test_a_worker_whose_encoder_writes_another_header_restores_nothing(tmp_path, model):
     make_video(tmp_path / "a.mp4", scenes(COUNTS))
     planned = film(tmp_path, model)
+    assert planned.header
+    other = dataclasses.replace(planned, header=planned.header[:-2] + "00")
+    with pytest.raises(InvalidInputError, match=r"libx264 writes another header here .*--join exact"):
+        in_process([other])
+    assert sorted(path.name for path in store_beside(planned.job.target).iterdir()) == ["plan.json", "store.json"]
     in_process([planned])
-    said = sorted(store_beside(planned.job.target).glob("unit-*.json"))[2]
-    fields = json.loads(said.read_bytes())
-    said.write_text(json.dumps({**fields, "header": fields["header"][:-2] + "00"}))
-    (outcome,) = restore_films([planned], Workers(), QUIET)
-    assert "unit 2 was encoded with another header" in outcome.error and "--join exact" in outcome.error
-    # What is restored is not lost: the other join has it.
-    exact = dataclasses.replace(planned, fast=False)
-    assert joined(exact).inference_seconds == 0
+    assert missing_units(planned) == [] and missing_units(other) == [0, 1, 2, 3]
+
+
+def test_encoded_units_take_the_place_of_their_pictures(tmp_path, model):
+    make_video(tmp_path / "a.mp4", scenes(COUNTS))
+    planned = film(tmp_path, model)
+    in_process([planned], [1])
+    store, unit = store_beside(planned.job.target), [scene.first for scene in planned.plan.scenes_of(1)]
+    assert unit and not list(store.glob("*.mkv")) and sorted(store.glob("0*.json")) == [sidecar(store, n) for n in unit]
+    assert frames_missing(planned) == sum(COUNTS) - sum(scene.frames for scene in planned.plan.scenes_of(1))
+    # The other join has them restored again.
+    exact = dataclasses.replace(planned, header=None)
+    assert missing_units(exact) == [0, 1, 2, 3]
+    in_process([exact])
+    assert joined(exact).resumed == sum(COUNTS)
 
 
 @pytest.mark.parametrize(
@@ -273,6 +285,7 @@ def test_the_others_are_read_without_decoding_pictures(tmp_path):
 @pytest.mark.timeout(120)
 def test_a_worker_is_killed_and_the_film_is_verified(tmp_path, model, capsys, monkeypatch):
     monkeypatch.undo()  # there is a Ray
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # and none that is joined without --address
     make_video(tmp_path / "a.mp4", scenes(COUNTS), audio=True)
     planned, ended = film(tmp_path, model), []
 

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("no_ray")
 
 
 def test_what_is_restored_is_joined_without_a_worker(ready, films, tmp_path):
-    assert missing_units(ready) == [] and frames_missing(ready) == 0
+    assert missing_units(ready) == [] and frames_missing(ready) == 0 and ready.job.resume_bytes is None
     outcome = finish(ready, Workers())
     assert outcome.error == "" and outcome.report.resumed == sum(COUNTS) and outcome.report.inference_seconds == 0
     assert (tmp_path / "out" / "a.mp4").read_bytes() == (films / "expected" / "a.mp4").read_bytes()
