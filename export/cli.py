@@ -68,7 +68,8 @@ def to_onnx(
 ) -> None:
     """Writes an ONNX bundle: a directory with the graphs of a network and bundle.json, which describes them.
 
-    Height and width stay dynamic. The directory gets its name when all graphs are checked against torch.
+    Height, width and the number of streams stay dynamic. The directory gets its name when all graphs are checked
+    against torch.
     """
     if (checkpoint is None) == (preset is None):
         raise InvalidInputError("give either --checkpoint FILE or --preset NAME")

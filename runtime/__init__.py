@@ -29,6 +29,7 @@ from mtu.runtime.engine import Engine, open_engine
 from mtu.runtime.gate import GatedBackend
 from mtu.runtime.scenes import SCENE_THRESHOLD
 from mtu.runtime.session import Restored, Session, check_frame
+from mtu.runtime.stacked import push_together, stacked
 from mtu.runtime.tiles import TiledSession, Tiling
 
 __all__ = [
@@ -56,8 +57,10 @@ __all__ = [
     "open_engine",
     "open_model",
     "open_session",
+    "push_together",
     "read_frames",
     "restore",
+    "stacked",
 ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -210,6 +211,31 @@ def test_a_stream_that_pauses_holds_its_own_states_alone():
     assert [len(array) for array in sessions[0]._states["motion_out"].arrays.values()] == [1, 1, 1]
     last = [*push_together([(session, clip(9)[0]) for session in sessions])]
     assert [each[0].index for each in last] == [2, 4, 4]
+
+
+def test_streams_of_several_threads_wait_for_each_other(small, one_thread):
+    clips = [moving_frames(8, 16, 24, seed=seed) for seed in range(4)]
+    with contextlib.closing(open_backend("onnxruntime", small, "cpu")) as backend:
+        wanted, both = alone(clips, backend), stacked(backend, 4)
+        with ThreadPoolExecutor(4) as threads:
+            found = list(threads.map(lambda frames: alone([frames], both), clips))
+    assert found == [[each] for each in wanted]
+
+
+def test_states_are_read_and_written_as_of_one_stream(small):
+    clips = [moving_frames(4, 16, 24, seed=seed) for seed in range(2)]
+    with contextlib.closing(open_backend("onnxruntime", small, "cpu")) as backend:
+        both = stacked(backend, 2)
+        sessions = [Session(each, scene_threshold=None) for each in (both, both, backend)]
+        for frames in zip(*clips, clips[1], strict=True):
+            push_together(list(zip(sessions, frames, strict=True)))
+        found, wanted = (
+            each.read_states(session._states) for each, session in zip((both, backend), sessions[1:], strict=True)
+        )
+        assert found.keys() == wanted.keys() and all(np.array_equal(found[name], wanted[name]) for name in wanted)
+        sessions[0]._states = both.write_states(found)
+        (one,), (two,), (three,) = (session.flush()[:1] for session in sessions)
+        assert np.array_equal(two.rgb, three.rgb) and not np.array_equal(one.rgb, two.rgb)
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "torch"])
