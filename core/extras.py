@@ -13,6 +13,7 @@ NEEDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "mtu-train": ("train", ("torch", "lightning_fabric", "tensorboard", "skimage", "cv2", "safetensors")),
     "mtu-compare": ("compare", ("polygraphy", "skimage")),
     "mtu-farm": ("farm", ("ray", "pyarrow")),
+    "mtu-run --server": ("triton", ("tritonclient", "grpc")),
     "mtu-eval": ("compare", ("skimage", "scipy")),
 }
 

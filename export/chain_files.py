@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from mtu.core.errors import InvalidInputError, MtuError, OutputError
 from mtu.core.files import check_target, publish, temporary_beside, write_through
-from mtu.runtime.backends import Stages, open_model
+from mtu.runtime.backends import Model, Stages, open_model
 from mtu.runtime.bundle import BUNDLE, Bundle, chain_json
 from mtu.runtime.chain import combined
 from mtu.runtime.engine import MANIFEST, Engine
@@ -41,10 +41,7 @@ def write_chain(models: Sequence[Path], directory: Path, *, overwrite: bool = Fa
     check_chain_target(directory, opened, overwrite)
     with temporary_beside(directory) as temporary:
         for name, model in zip(names, opened, strict=True):
-            (temporary / name).mkdir()
-            head = MANIFEST if isinstance(model, Engine) else BUNDLE
-            for path in (*model.files, model.directory / head):
-                shutil.copyfile(path, temporary / name / path.name)
+            copy_model(model, temporary / name)
         write_through(temporary / BUNDLE, chain_json(names))
         publish(temporary, directory, overwrite)
     chain = open_model(directory)
@@ -60,15 +57,34 @@ def check_chain_target(directory: Path, models: Sequence[Bundle | Engine], overw
             raise OutputError(
                 f"{directory} is or holds the model {model.directory}, which is still needed: choose another name"
             )
-    stages = dict[str, Collection[str]]()
+    files: dict[str, set[str]] = {"": {BUNDLE}}
     if directory.is_dir():
         with contextlib.suppress(MtuError):  # it is no chain, or a broken one: nothing of it is replaced
             chain = open_model(directory)
-            models = chain.models if isinstance(chain, Stages) else ()
-            stages = {model.directory.name: (*(path.name for path in model.files), *HEADS) for model in models}
-    check_target(directory, "a chain", {BUNDLE, *stages}, overwrite)
-    for name, files in stages.items():
-        check_target(directory / name, "a stage", files, overwrite)
+            files = model_files(chain) if isinstance(chain, Stages) else files
+    for name, known in files.items():
+        check_target(directory / name, "a stage" if name else "a chain", known, overwrite)
+
+
+def copy_model(model: Model, directory: Path) -> None:
+    """Copies the files of a model into `directory`, which is made. Raises OSError."""
+    directory.mkdir()
+    if isinstance(model, Stages):
+        for stage in model.models:
+            copy_model(stage, directory / stage.directory.name)
+        shutil.copyfile(model.directory / BUNDLE, directory / BUNDLE)
+        return
+    head = MANIFEST if isinstance(model, Engine) else BUNDLE
+    for path in (*model.files, model.directory / head):
+        shutil.copyfile(path, directory / path.name)
+
+
+def model_files(model: Model) -> dict[str, set[str]]:
+    """The names of what may lie in the directory of a model, and in each directory in it; its own is ""."""
+    if isinstance(model, Stages):
+        stages = {stage.directory.name: model_files(stage)[""] for stage in model.models}
+        return {"": {BUNDLE, *stages}, **stages}
+    return {"": {*HEADS, *(path.name for path in model.files)}}
 
 
 def stage_names(models: Sequence[Bundle | Engine]) -> list[str]:

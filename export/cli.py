@@ -1,4 +1,4 @@
-"""`mtu-export`: parses, calls `mtu.export.to_onnx`, prints. Imports torch and onnx inside the command."""
+"""`mtu-export`: parses, calls `mtu.export`, prints. Imports torch and onnx inside the command that needs them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,19 @@ from mtu.core.extras import require_for
 from mtu.models.families import find_preset, in_words, load_family_file, presets
 from mtu.runtime.bundle import BUNDLED, open_bundle
 from mtu.runtime.console import new_app, run_app, say
-from mtu.runtime.console.options import INPUT, OUTPUT, KeepFp32Option, OverwriteOption, VersionOption
+from mtu.runtime.console.options import (
+    INPUT,
+    OUTPUT,
+    BackendOption,
+    DeviceOption,
+    KeepFp32Option,
+    OverwriteOption,
+    PrecisionOption,
+    SceneDetectionOption,
+    SceneThresholdOption,
+    VersionOption,
+)
+from mtu.runtime.scenes import SCENE_THRESHOLD
 
 PROGRAM = "mtu-export"
 app = new_app()
@@ -20,7 +32,7 @@ app = new_app()
 
 @app.callback()
 def main_help(version: VersionOption = False) -> None:
-    """Exports networks from PyTorch checkpoints, and puts models in a row."""
+    """Exports networks from PyTorch checkpoints, puts models in a row, and makes them ready for a server."""
 
 
 @app.command("onnx")
@@ -123,6 +135,54 @@ def chain(
 
     written = write_chain(models, output, overwrite=overwrite)
     print(f"{output}: {' then '.join(model.interface.variant for model in written.models)}")
+
+
+@app.command("triton")
+def triton(
+    model: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[MODEL]", help="Bundle, chain, or engine for one size of frames.", show_default=BUNDLED
+        ),
+    ] = None,
+    *,
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="DIR", help="Model repository, there or not.", rich_help_panel=OUTPUT),
+    ],
+    name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of the model in it.", show_default="the network's", rich_help_panel=OUTPUT),
+    ] = None,
+    overwrite: OverwriteOption = False,
+    backend: BackendOption = "auto",
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = None,
+    max_batch: Annotated[int, typer.Option(metavar="N", help="Streams computed in one batch at most.")] = 8,
+    max_streams: Annotated[int, typer.Option(metavar="N", help="Streams served at a time; more wait.")] = 32,
+    idle: Annotated[
+        float, typer.Option(metavar="SECONDS", help="A stream that sends nothing for so long is dropped.")
+    ] = 30.0,
+    scene_detection: SceneDetectionOption = True,
+    scene_threshold: SceneThresholdOption = SCENE_THRESHOLD,
+) -> None:
+    """Writes a model repository of Triton, which restores many streams, one frame a request. Takes a copy of the model.
+
+    The Python of the server needs this package and what the backend needs.
+    """
+    from mtu.export.triton_files import Serving, write_repository
+
+    serving = Serving(
+        backend=backend,
+        device=device,
+        precision=precision,
+        scene_threshold=scene_threshold if scene_detection else None,
+        max_batch=max_batch,
+        max_streams=max_streams,
+        idle=idle,
+    )
+    written = write_repository(model, output, serving, name=name, overwrite=overwrite)
+    print(f"{output}: model {written.name}; serve it with tritonserver --model-repository={output}")
 
 
 def main() -> NoReturn:

@@ -18,8 +18,6 @@ from typing import Any
 from mtu.core.errors import InvalidInputError, MissingFileError, MtuError, OutputError, some
 from mtu.core.files import fingerprint, hidden_beside, write_whole
 from mtu.core.release import VERSION
-from mtu.runtime.backends import open_model
-from mtu.runtime.chain import interface_of
 from mtu.runtime.job import Job, RunReport
 from mtu.runtime.opened import Models
 
@@ -111,8 +109,10 @@ def _target(source: str, out: Path, suffix: str) -> str:
     return str(out / (path.stem + suffix + path.suffix))
 
 
-def run_all(jobs: Sequence[Job], run: Callable[[Job, Models], RunReport], *, skip_done: bool) -> Iterator[Outcome]:
-    """Runs them one after the other, over one `Models`. What fails stops no other.
+def run_all(
+    jobs: Sequence[Job], run: Callable[[Job, Models], RunReport], models: Models, *, skip_done: bool
+) -> Iterator[Outcome]:
+    """Runs them one after the other, over `models`. What fails stops no other.
 
     With `skip_done` each that ends well is recorded, and one is left out whose target was made by the same source,
     model and options before. Raises OutputError if the directory of the targets cannot be made.
@@ -122,20 +122,19 @@ def run_all(jobs: Sequence[Job], run: Callable[[Job, Models], RunReport], *, ski
             Path(job.target).parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{Path(job.target).parent} cannot be made ({error.strerror})") from None
-    with Models() as models:
-        for job in jobs:
-            try:
-                if skip_done and is_done(job):
-                    yield Outcome(job)
-                    continue
-                made = made_by(job) if skip_done else ""  # before: the source may change meanwhile
-                report = run(job, models)
-                if skip_done:
-                    record_done(job, made)
-            except Exception as error:
-                yield Outcome(job, error=why(error))
-            else:
-                yield Outcome(job, report)
+    for job in jobs:
+        try:
+            if skip_done and is_done(job, models):
+                yield Outcome(job)
+                continue
+            made = made_by(job, models) if skip_done else ""  # before: the source may change meanwhile
+            report = run(job, models)
+            if skip_done:
+                record_done(job, made)
+        except Exception as error:
+            yield Outcome(job, error=why(error))
+        else:
+            yield Outcome(job, report)
 
 
 def why(error: Exception) -> str:
@@ -149,10 +148,12 @@ def why(error: Exception) -> str:
     return traceback.format_exc().rstrip()
 
 
-def made_by(job: Job) -> str:
-    """sha256 of what the target of a job depends on: source, models, options, version; not on how they are named."""
-    models = [job.model] if job.where is None else [job.model, job.where]
-    digests = [interface_of(open_model(model)).digest for model in models]
+def made_by(job: Job, models: Models | None = None) -> str:
+    """sha256 of what the target of a job depends on: source, models, options, version; not on how they are named.
+
+    `models` are those that it is run with, None where they are on this machine.
+    """
+    digests = (models or Models()).made_by(job)
     named: dict[str, Any] = {"source": "", "target": "", "model": None, "where": None}
     options = dataclasses.replace(job, **named, build=None, overwrite=False, resume=False, resume_bytes=None)
     made = f"{VERSION} {digests} {fingerprint(job.source)} {options}"
@@ -170,12 +171,12 @@ def record_done(job: Job, made: str, **more: Any) -> None:
     write_whole(record_of(job.target), json.dumps(record).encode())
 
 
-def is_done(job: Job) -> bool:
+def is_done(job: Job, models: Models | None = None) -> bool:
     """Whether the target was made of the same source, model and options. Raises OutputError for one that is there and
     was not, unless it may be replaced."""
     if not Path(job.target).exists():
         return False
-    made = made_by(job)
+    made = made_by(job, models)
     try:
         record = json.loads(record_of(job.target).read_bytes())
         if record["made_by"] == made and record["result"] == fingerprint(job.target):

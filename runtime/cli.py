@@ -47,6 +47,7 @@ def run(
     model: options.ModelOption = None,
     where: options.WhereOption = None,
     threshold: options.ThresholdOption = None,
+    server: options.ServerOption = None,
     backend: options.BackendOption = "auto",
     device: options.DeviceOption = "auto",
     precision: options.PrecisionOption = None,
@@ -62,9 +63,11 @@ def run(
 ) -> None:
     """Deblurs a video: one frame in, one frame out, everything else of the file kept."""
     from mtu.export.engine_cache import cached_engine
+    from mtu.farm.server_models import ServerModels
     from mtu.runtime.batch import jobs_for, read_list, run_all
     from mtu.runtime.console.runs import as_json, outcome_as_json, run_shown, say_all, say_outcome
     from mtu.runtime.job import Job
+    from mtu.runtime.opened import Models
     from mtu.runtime.video import EncodeOptions, ReadOptions, Segment, parse_muxer_options, parse_rate, parse_streams
 
     several = len(sources) > 1 or sources_file is not None or bool(suffix) or skip_done
@@ -119,17 +122,19 @@ def run(
         resume=resume,
     )
     shown = partial(run_shown, PROGRAM, progress)
-    if several:
-        outcomes, jobs = [], jobs_for(job, inputs, suffix, skip_done)
-        if report_file is not None:
-            check_report(report_file, *(each.target for each in jobs))
-        for outcome in run_all(jobs, shown, skip_done=skip_done):
-            say_outcome(PROGRAM, outcome)
-            outcomes.append(outcome)
-        code, written = say_all(PROGRAM, outcomes), {"runs": [outcome_as_json(each) for each in outcomes]}
-    else:
-        report = shown(job, None)
-        code, written = DAMAGED_INPUT if report.damage else 0, as_json(report)
+    jobs = jobs_for(job, inputs, suffix, skip_done) if several else [job]
+    if report_file is not None and several:
+        check_report(report_file, *(each.target for each in jobs))
+    with Models() if server is None else ServerModels(server, job) as models:
+        if several:
+            outcomes = []
+            for outcome in run_all(jobs, shown, models, skip_done=skip_done):
+                say_outcome(PROGRAM, outcome)
+                outcomes.append(outcome)
+            code, written = say_all(PROGRAM, outcomes), {"runs": [outcome_as_json(each) for each in outcomes]}
+        else:
+            report = shown(job, models)
+            code, written = DAMAGED_INPUT if report.damage else 0, as_json(report)
     if report_file is not None:
         write_report(report_file, written)
     if code:

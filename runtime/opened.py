@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 class Opened:
     """A model that is ready for frames of one size."""
 
-    model: Model
+    model: Model | None
+    """None: it is elsewhere."""
     backend: Backend
     tiling: Tiling | None
     """How frames are cut; None: they are not."""
@@ -44,6 +45,7 @@ class Opened:
         )
         if not job.resume:
             return session
+        assert self.model is not None
         check_resume(job, self.backend.interface)
         tiles = None if self.tiling is None else self.tiling.as_json()
         made = made_by(
@@ -70,12 +72,19 @@ class Models:
     def open(self, job: Job, frame: Sides, say: Callable[[str], None]) -> Opened:
         """For frames of height x width. Raises InvalidInputError and what `open_backend` raises."""
         opened = self._opened.get(frame)
-        model = open_model(job.model) if opened is None else opened.model
+        if opened is not None:
+            check_streams(job.streams, opened.backend.interface)
+            return opened
+        model = open_model(job.model)
         check_streams(job.streams, interface_of(model))
-        if opened is None:
-            self.close()
-            opened = self._opened[frame] = self._open(job, model, frame, say)
+        self.close()
+        opened = self._opened[frame] = self._open(job, model, frame, say)
         return opened
+
+    def made_by(self, job: Job) -> list[str]:
+        """What says which models a job is done with; the same for another name of the same. Raises as `open_model`."""
+        models = [job.model] if job.where is None else [job.model, job.where]
+        return [interface_of(open_model(model)).digest for model in models]
 
     def _open(self, job: Job, model: Model, frame: Sides, say: Callable[[str], None]) -> Opened:
         tiling = choose_tiling(job.tile, frame, model)

@@ -43,7 +43,7 @@ def test_every_option_in_the_documentation_exists(script):
     module, function = SCRIPTS[script].split(":")
     helps = ""
     subcommands = {
-        "mtu-export": ["onnx", "chain"],
+        "mtu-export": ["onnx", "chain", "triton"],
         "mtu-calibrate": ["ranges", "int8"],
         "mtu-farm": ["plan", "run", "verify"],
     }.get(script, [])

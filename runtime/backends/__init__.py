@@ -213,14 +213,7 @@ def open_backend(
         options |= {"precision": precision, "at_once": at_once, "build": build, "say": say}
         return open_stages(name, model, device, size, **options)
     is_free = name == "auto" and device in ("auto", "cpu") and precision in (None, "auto")
-    if name == "auto":
-        name = automatic(model, device, precision)
-    if name not in FACTORIES:
-        near = get_close_matches(name, FACTORIES, n=1, cutoff=0.5)
-        meant = f" (did you mean {near[0]}?)" if near else ""
-        raise InvalidInputError(f"unknown backend '{name}'{meant}: choose one of auto, {', '.join(FACTORIES)}")
-    _check_device(name, device)
-    _check_precision(name, model, precision)
+    name = check_choice(name, model, device, precision)
     if name in GPU_ONLY:
         # Before the packages, some of which are hard to install where there is no GPU.
         _check_gpu(name, device)
@@ -251,6 +244,19 @@ def open_backend(
             raise error from None
         say(f"note: onnxruntime runs the model, not openvino: {error}")
         return backend
+
+
+def check_choice(name: str, model: Bundle | Engine, device: str, precision: PrecisionChoice | None) -> str:
+    """The backend that is meant, "auto" or not. Raises InvalidInputError for what cannot be on any machine."""
+    if name == "auto":
+        name = automatic(model, device, precision)
+    if name not in FACTORIES:
+        near = get_close_matches(name, FACTORIES, n=1, cutoff=0.5)
+        meant = f" (did you mean {near[0]}?)" if near else ""
+        raise InvalidInputError(f"unknown backend '{name}'{meant}: choose one of auto, {', '.join(FACTORIES)}")
+    _check_device(name, device)
+    _check_precision(name, model, precision)
+    return name
 
 
 def _opened(request: Request) -> Backend:

@@ -40,6 +40,13 @@ ModelOption = Annotated[
         show_default=BUNDLED,
     ),
 ]
+ServerOption = Annotated[
+    str | None,
+    _model(
+        metavar="HOST:PORT",
+        help="Restore on a Triton server, with the model that mtu-export triton made; HOST:PORT/NAME of several.",
+    ),
+]
 BACKENDS = f"auto, {', '.join(FACTORIES)}"
 BackendOption = Annotated[str, _model(metavar="NAME", help=f"{BACKENDS}.")]
 DEVICES = "auto, cpu, cuda, cuda:N; gpu, gpu:N, npu (Intel's)"
