@@ -1,9 +1,11 @@
 # make demo: a blurred clip comes out sharper. make test: everything that needs neither network nor GPU.
 # Both set up .venv by themselves. PYTHON chooses the interpreter (3.10 to 3.13).
 # WORKERS is how many processes the tests run in.
+# make serve-test: the tests with a real Triton server, from a virtual environment of its own.
 # make gpu-check: checks and times on a GPU, with what PYTHON has; ARGS are its options (ARGS=--quick).
 PYTHON ?= python3
 VENV := .venv
+SERVE := .venv-serve
 # setuptools tells every editable install of a project that folders of the working directory could shadow it.
 PIP := PYTHONWARNINGS="ignore:Editable installation" \
   $(VENV)/bin/python -m pip install --disable-pip-version-check -q -c constraints.txt
@@ -11,7 +13,7 @@ OUT := demo-out
 WORKERS ?= 2
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: demo test lint gpu-check soak clean
+.PHONY: demo test serve-test lint gpu-check soak clean
 
 demo: $(VENV)/.demo
 	@mkdir -p $(OUT)
@@ -29,6 +31,9 @@ lint: $(VENV)/.dev
 
 soak: $(VENV)/.dev
 	$(VENV)/bin/python tools/soak.py $(ARGS)
+
+serve-test: $(SERVE)/.ready
+	OMP_NUM_THREADS=1 $(SERVE)/bin/python -m pytest -q tests/farm/test_triton_server.py
 
 gpu-check:
 	$(PYTHON) tools/links.py
@@ -49,5 +54,13 @@ $(VENV)/.dev: pyproject.toml constraints.txt tools/links.py | $(VENV)/bin/python
 	$(VENV)/bin/python tools/links.py
 	touch $@
 
+# The server's wheel is for numpy 1.
+$(SERVE)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(SERVE)
+	$(SERVE)/bin/python -m pip install --disable-pip-version-check -q -U pip
+	$(SERVE)/bin/python -m pip install --disable-pip-version-check -q -c constraints.txt \
+	  "nvidia-pytriton==0.7.0" "numpy<2" pytest pytest-timeout -e ".[cpu,triton]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(OUT) .links build *.egg-info
+	rm -rf $(VENV) $(SERVE) $(OUT) .links build *.egg-info

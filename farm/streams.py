@@ -99,8 +99,9 @@ class Streams:
         frame_size: tuple[int, int] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Up to `max_batch` streams are computed in one batch. One that is not asked for in `idle` seconds is dropped. `frame_size` is height and width, padded, of the
-        only frames that the backend takes, None where it takes any. The caller closes the backend."""
+        """Up to `max_batch` streams are computed in one batch. One that is not asked for in `idle` seconds is dropped.
+        `frame_size` is height and width, padded, of the only frames that the backend takes, None where it takes any.
+        The caller closes the backend."""
         self._backend, self._idle, self._size, self._clock = stacked(backend, max_batch), idle, frame_size, clock
         self._open: dict[int | str, _Open] = {}
         self._lock = threading.Lock()

@@ -54,6 +54,7 @@ class Server:
 
     name = "triton"
     in_flight = 0
+    stacks = False
 
     def __init__(self, address: str, *, shared_memory: bool | None = None) -> None:
         """`address` is HOST[:PORT][/MODEL]; without MODEL it is the only one of ours that is served there.

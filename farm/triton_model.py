@@ -62,7 +62,10 @@ class TritonPythonModel:
         ]
         # Triton drops a stream first, so that none is dropped here that may still be asked for.
         self._streams = Streams(
-            self._backend, max_batch=serving.max_batch, idle=2 * serving.idle, frame_size=None if size is None else (size.height, size.width)
+            self._backend,
+            max_batch=serving.max_batch,
+            idle=2 * serving.idle,
+            frame_size=None if size is None else (size.height, size.width),
         )
         self._metrics = _Metrics(args["model_name"], self._streams)
         self._ended = threading.Event()

@@ -110,7 +110,7 @@ def run(capsys, *arguments):
 
 
 def test_three_films_at_a_time_are_three_runs_bit_for_bit(server, clips, tmp_path):
-    before = server.figures()
+    before = server.settled()
     films, encoder = [str(clips / f"{name}.mp4") for name in "abc"], ["-e", "x264-params=mbtree=0"]
     start, there = [sys.executable, "-m", "mtu.runtime.cli"], ["--server", f"{server.address}/mtu2"]
     going = [
@@ -131,7 +131,7 @@ def test_three_films_at_a_time_are_three_runs_bit_for_bit(server, clips, tmp_pat
             assert remote[key] == here[key], key
         assert remote["scene_cuts"] == ([7] if name == "a" else [])
     after = server.after(before, frames=31)
-    assert (after["mtu_cuts_total"], after["mtu_streams"]) == (1, 0) and after["mtu_seconds_total"] > 0
+    assert after["mtu_cuts_total"] == 1 and after["mtu_seconds_total"] > 0
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -160,7 +160,7 @@ def test_interleaved_streams_of_one_client(server, clips, shared):
 
 
 def test_requests_that_wait_are_computed_together(server):
-    before, frames = server.figures(), moving_frames(30, *SIZE)
+    before, frames = server.settled(), moving_frames(30, *SIZE)
     with Server(f"{server.address}/trail") as connection:
 
         def film():
@@ -251,10 +251,11 @@ def test_a_client_that_vanishes_leaves_nothing_and_others_go_on(server, clips):
         start_new_session=True,
     )
     frames, found = list(read_frames(clips / "a.mp4")), []
+    assert process.stdout is not None and process.stdout.readline() == b"here\n"
     with Server(f"{server.address}/hasty") as connection:
         stream = connection.session()
         found += [each for frame in frames[:5] for each in stream.push(frame)]
-        assert process.stdout is not None and process.stdout.readline() == b"here\n" and len(memory()) == 2
+        assert len(memory()) == 2
         process.send_signal(signal.SIGKILL)
         process.wait(10)
         found += [each for frame in frames[5:] for each in stream.push(frame)] + stream.flush()
@@ -287,14 +288,13 @@ def test_a_server_that_sees_no_memory_of_this_machine(server, monkeypatch):
 
 
 def test_a_stream_given_up_is_ended_at_once(server):
-    frames = moving_frames(6, *SIZE)
+    before, frames = server.settled(), moving_frames(6, *SIZE)
     with Server(f"{server.address}/trail") as connection:
         stream = connection.session()
         for frame in frames:
             stream.push(frame)
-        before = server.figures()
         stream.reset()
-        assert server.after(before, frames=6)["mtu_dropped_total"] == 0
+        assert server.after(before, frames=6)["mtu_streams"] <= 0
         assert [each.index for each in stream.push(frames[0]) + stream.flush()] == [6]
 
 
