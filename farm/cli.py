@@ -99,8 +99,8 @@ def run(
     progress: options.ProgressOption = True,
 ) -> None:
     """Restores films with several workers, or a cluster; a film comes out as one mtu-run would write it."""
-    from mtu.farm.engine import Workers
-    from mtu.farm.films import jobs_of, plan_films, restore_films
+    from mtu.farm.engine import Workers, cluster
+    from mtu.farm.films import jobs_of, left_to_do, plan_films, restore_films
     from mtu.runtime.batch import read_list
     from mtu.runtime.console.farm import Shown, planning
     from mtu.runtime.console.runs import say_all, say_outcome
@@ -123,16 +123,18 @@ def run(
         encode=EncodeOptions(codec=codec, crf=crf, pix_fmt=pix_fmt, options=options.encoder_options(extra)),
         overwrite=overwrite,
     )
-    with planning(PROGRAM, len(jobs), progress) as told:
-        # Without --overwrite the same command goes on.
-        films, outcomes = plan_films(
-            jobs, unit, skip_done=skip_done or not overwrite, planning=told, fast=join == "fast"
-        )
+    # Without --overwrite the same command goes on.
+    jobs, outcomes = left_to_do(jobs) if skip_done or not overwrite else (jobs, [])
     for outcome in outcomes:
         say_outcome(PROGRAM, outcome)
-    if films:
-        with Shown(PROGRAM, films, progress) as shown:
-            outcomes += restore_films(films, who, shown)
+    if jobs:
+        with cluster(who):
+            with planning(PROGRAM, len(jobs), progress) as told:
+                films, failed = plan_films(jobs, unit, planning=told, fast=join == "fast")
+            for outcome in failed:
+                say_outcome(PROGRAM, outcome)
+            with Shown(PROGRAM, films, progress) as shown:
+                outcomes += failed + restore_films(films, who, shown)
         shown.say_workers()
     if code := say_all(PROGRAM, outcomes):
         raise typer.Exit(code)

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mtu.core.errors import InvalidInputError, MtuError
+from mtu.core.release import VERSION
+from mtu.runtime.stored_session import processor_units
 
 TRIES = 3
 """How often a unit is given out that ends its worker."""
@@ -77,48 +79,44 @@ class Restorer(Protocol):
 def spread(
     units: Sequence[tuple[int, int]], make: Callable[[], Restorer], workers: Workers, done: Callable[[Done], None]
 ) -> list[tuple[int, int]]:
-    """Gives out `units` (film, unit); `make` makes the `Restorer` of a worker, in that worker. `done` is called as they
-    end, in any order. Returns those that no worker came back from.
+    """Gives out `units` (film, unit) inside of a `cluster`; `make` makes the `Restorer` of a worker, in that worker.
+    `done` is called as they end, in any order. Returns those that no worker came back from."""
+    import ray.data
 
-    Raises InvalidInputError if there is no cluster at the address, or it lacks GPUs.
-    """
-    with _ray(workers):
-        import ray.data
-
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        context.max_errored_blocks = -1  # the rest goes on
-        rows = [{"film": film, "unit": unit} for film, unit in units]
-        for name in ("ray.data", "ray"):
-            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-        worker: Any = _Worker
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # Ray has no other way yet to say how often it tries
-            results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-                worker,
-                fn_constructor_args=(make,),
-                compute=ray.data.ActorPoolStrategy(size=workers.count, max_tasks_in_flight_per_actor=1),
-                # A processor for each would leave none for what reads the rows, which then waits for ever.
-                num_cpus=0.01,
-                num_gpus=workers.gpus,
-                max_restarts=-1,
-                max_task_retries=TRIES - 1,
-                scheduling_strategy="SPREAD",
-            )
-        missing = list(units)
-        for row in results.iter_rows():
-            ended = Done.of(row)
-            missing.remove((ended.film, ended.unit))
-            done(ended)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.max_errored_blocks = -1  # the rest goes on
+    rows = [{"film": film, "unit": unit} for film, unit in units]
+    for name in ("ray.data", "ray"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    worker: Any = _Worker
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Ray has no other way yet to say how often it tries
+        results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+            worker,
+            fn_constructor_args=(make,),
+            compute=ray.data.ActorPoolStrategy(size=workers.count, max_tasks_in_flight_per_actor=1),
+            # A processor for each would leave none for what reads the rows, which then waits for ever.
+            num_cpus=0.01,
+            num_gpus=workers.gpus,
+            max_restarts=-1,
+            max_task_retries=TRIES - 1,
+            scheduling_strategy="SPREAD",
+        )
+    missing = list(units)
+    for row in results.iter_rows():
+        ended = Done.of(row)
+        missing.remove((ended.film, ended.unit))
+        done(ended)
     return missing
 
 
 @contextlib.contextmanager
-def _ray(workers: Workers) -> Iterator[None]:
-    """Ray, started or joined; quiet."""
+def cluster(workers: Workers) -> Iterator[None]:
+    """Ray, started or joined; quiet. Raises InvalidInputError if there is none at the address, or its machines are not
+    what `workers` need."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ["RAY_TQDM_PATCH_PRINT"] = "0"  # else Ray puts a print of its own into builtins
     import ray
 
@@ -139,27 +137,68 @@ def _ray(workers: Workers) -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)  # Ray sets its own, which ends the program without a word
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = workers.address or "this machine"
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InvalidInputError(f"no Ray {ray.__version__} at {where}: {first}") from None
+        what = " ".join(str(error).split())[:400] or type(error).__name__
+        token = "; a cluster that asks for a token needs RAY_AUTH_MODE=token here" * (workers.address is not None)
+        raise InvalidInputError(f"no Ray {ray.__version__} at {where}: {what}{token}") from None
     try:
-        there = _resources().get("GPU", 0)
+        there = _ask(ray.cluster_resources).get("GPU", 0)
         if there < workers.gpus * workers.count:
             raise InvalidInputError(
                 f"{workers.count} workers with {workers.gpus:g} GPUs each, and there are {there:g}: give fewer"
                 " --workers, or a fraction as --gpus-per-worker"
             )
+        if workers.address is not None:
+            _check_machines(workers)
         yield
     finally:
         ray.shutdown()
 
 
-def _resources() -> dict[str, float]:
-    """What the nodes of the cluster have."""
+def _check_machines(workers: Workers) -> None:
+    """Raises InvalidInputError unless all machines that could work have this version of MTU, and are of one kind."""
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    ask: Any = ray.cluster_resources
-    found: dict[str, float] = ask()
-    return found
+    ask: Any = ray.remote(num_cpus=0)(_machine)
+    asked = []
+    for node in _ask(ray.nodes):
+        if node["Alive"] and (not workers.gpus or node["Resources"].get("GPU", 0) >= workers.gpus):
+            cards = [name.partition(":")[2] for name in node["Resources"] if name.startswith("accelerator_type:")]
+            place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            asked.append((node["NodeManagerHostname"], cards, ask.options(scheduling_strategy=place).remote()))
+    machines = []
+    for host, cards, said in asked:
+        try:
+            machines.append((host, cards, *ray.get(said)))
+        except ray.exceptions.RayError as error:
+            cause = str(error).strip().splitlines()[-1]
+            raise InvalidInputError(f"{host} cannot run MTU: {cause}; install it on every node") from None
+    check_kinds(machines)
+
+
+def check_kinds(machines: Sequence[tuple[str, Sequence[str], str, Sequence[str]]]) -> None:
+    """Raises InvalidInputError unless all are alike: of each its name, its accelerators, and what `_machine` says."""
+    kinds: dict[str, str] = {}
+    for host, cards, version, units in machines:
+        if version != VERSION:
+            raise InvalidInputError(f"{host} has MTU {version}, and here it is {VERSION}: install the same everywhere")
+        kinds.setdefault(f"a processor with {', '.join(units)}" + f" and {', '.join(cards)}" * bool(cards), host)
+    if len(kinds) > 1:
+        found = "; ".join(f"{host} has {kind}" for kind, host in kinds.items())
+        raise InvalidInputError(
+            f"the cluster has machines of {len(kinds)} kinds ({found}), and pictures could differ in the last bit with"
+            " which of them restores them: give the --address of a cluster of one kind"
+        )
+
+
+def _machine() -> tuple[str, list[str]]:
+    """Of where it is called: the version of MTU, and what of the processor matters."""
+    return VERSION, processor_units()
+
+
+def _ask(what: Any) -> Any:
+    """What a function of Ray's says that has no types."""
+    return what()
 
 
 class _Worker:

@@ -61,6 +61,12 @@ def jobs_of(sources: Sequence[str], output: str, suffix: str, **options: Any) ->
 
     if not all(sources) or not output:
         raise InvalidInputError(f"the {'input' if output else 'output'} has no name: '' is given (an unset variable?)")
+    for option, given in (("-o ", output), *(("", source) for source in sources)):
+        if "://" in given or (not option and given == "-"):
+            raise InvalidInputError(
+                f"{option}{given}: films are in directories that all workers see by the same path; copy it there, or"
+                " mount the storage (NFS, rclone mount, s3fs)"
+            )
     model = options.pop("model", None)
     if model is not None and model.exists():
         model = model.absolute()
@@ -75,51 +81,55 @@ def jobs_of(sources: Sequence[str], output: str, suffix: str, **options: Any) ->
 class Restoring:
     """A `Restorer`: restores units in one process, with one opened model."""
 
-    def __init__(self, films: Sequence[Film], beside: int) -> None:
-        """`beside` is how many work on this machine; each takes its share of the processor."""
-        self._films = films
+    def __init__(self, film_of: Callable[[int], Film], beside: int) -> None:
+        """`film_of` gives the film of a number; `beside` is how many work on this machine; each takes its share of the
+        processor."""
+        self._film_of = film_of
         self._share = share_cores(beside)
         self._models = Models()
-        self._session: tuple[int, StoredSession, int] | None = None
+        self._current: tuple[int, Film, StoredSession, int] | None = None
 
     def __call__(self, film: int, unit: int) -> Done:
         """See `Restorer`."""
-        began, plan = time.perf_counter(), self._films[film].plan
-        session, look_ahead = self._session_of(film)
+        began = time.perf_counter()
+        if self._current is None or self._current[0] != film:
+            self._current = film, *self._opened(self._film_of(film))
+        _, its, session, look_ahead = self._current
         taken = session.taken
-        work, notes = self._films[film], list[str]()
-        if not work.is_encoded(unit):
-            notes = restore_unit(plan, unit, session, look_ahead)
-            if work.header is not None:
-                encode_unit(work.job, plan, work.header, unit, session.store)
+        notes = list[str]()
+        if not its.is_encoded(unit):
+            notes = restore_unit(its.plan, unit, session, look_ahead)
+            if its.header is not None:
+                encode_unit(its.job, its.plan, its.header, unit, session.store)
         return Done(
             film=film,
             unit=unit,
             worker=worker_name(),
             seconds=time.perf_counter() - began,
-            frames=sum(scene.frames for scene in plan.scenes_of(unit)) - (session.taken - taken),
+            frames=sum(scene.frames for scene in its.plan.scenes_of(unit)) - (session.taken - taken),
             notes=tuple(notes),
         )
 
-    def _session_of(self, film: int) -> tuple[StoredSession, int]:
-        """And how far the model looks ahead."""
-        if self._session is None or self._session[0] != film:
-            job, plan = self._films[film].job, self._films[film].plan
-            opened = self._models.open(job, (plan.height, plan.width), lambda text: None)
-            try:
-                session = opened.session(job)
-            except OtherScenesError as error:
-                if error.name not in _OF_MACHINES:
-                    raise
-                raise InvalidInputError(
-                    f"{worker_name().split(':')[0]} would give other pictures than those in {error.directory}:"
-                    f" {error.name} was {error.was} there, and is {error.now} here; let machines of one kind work"
-                ) from None
-            assert isinstance(session, StoredSession)
-            if (header := self._films[film].header) is not None:
-                check_encoder(job, plan, header)
-            self._session = film, session, opened.backend.interface.look_ahead
-        return self._session[1:]
+    def _opened(self, film: Film) -> tuple[Film, StoredSession, int]:
+        """Its session, and how far the model looks ahead."""
+        opened = self._models.open(film.job, (film.plan.height, film.plan.width), lambda text: None)
+        try:
+            session = opened.session(film.job)
+        except OtherScenesError as error:
+            if error.name not in _OF_MACHINES:
+                raise
+            raise InvalidInputError(
+                f"{worker_name().split(':')[0]} would give other pictures than those in {error.directory}:"
+                f" {error.name} was {error.was} there, and is {error.now} here; let machines of one kind work"
+            ) from None
+        assert isinstance(session, StoredSession)
+        if film.header is not None:
+            check_encoder(film.job, film.plan, film.header)
+        return film, session, opened.backend.interface.look_ahead
+
+
+def _plan_path(job: Job) -> Path:
+    return store_beside(job.target) / "plan.json"
 
 
 def plan_film(
@@ -130,7 +140,7 @@ def plan_film(
     fast: bool = False,
 ) -> Film:
     """A film with its plan, which is kept in its store. Raises as `make_plan`."""
-    path = store_beside(job.target) / "plan.json"
+    path = _plan_path(job)
     plan = None
     header = _check_target(job, fast)
     with contextlib.suppress(MissingFileError, InvalidInputError):
@@ -158,28 +168,19 @@ def plan_film(
     return Film(dataclasses.replace(job, resume=True), plan, header)
 
 
-def plan_films(
-    jobs: Sequence[Job],
-    unit_frames: int = UNIT_FRAMES,
-    *,
-    skip_done: bool = False,
-    planning: Callable[[Job, int], None] = lambda job, frames: None,
-    fast: bool = False,
-) -> tuple[list[Film], list[Outcome]]:
-    """Those that can be planned, and what became of the others: with `skip_done` one may be done already, as `run_all`
-    says. `planning` is called with the job that is planned and how many of its frames were read; `fast` as
-    in `Film`."""
-    films, outcomes = [], []
+def left_to_do(jobs: Sequence[Job]) -> tuple[list[Job], list[Outcome]]:
+    """Those that are not done, and what is to be said of the others: done before, or another file is in the way."""
+    left, outcomes = [], []
     for job in jobs:
         try:
-            if skip_done and is_done(job):
+            if is_done(job):
                 _clear(store_beside(job.target))
                 outcomes.append(Outcome(job))
             else:
-                films.append(plan_film(job, unit_frames, planning, fast=fast))
+                left.append(job)
         except Exception as error:
             outcomes.append(Outcome(job, error=why(error)))
-    return films, outcomes
+    return left, outcomes
 
 
 def _clear(store: Path) -> None:
@@ -187,6 +188,24 @@ def _clear(store: Path) -> None:
     if store.is_dir():
         with Hold(store):
             shutil.rmtree(store, ignore_errors=True)
+
+
+def plan_films(
+    jobs: Sequence[Job],
+    unit_frames: int = UNIT_FRAMES,
+    *,
+    planning: Callable[[Job, int], None] = lambda job, frames: None,
+    fast: bool = False,
+) -> tuple[list[Film], list[Outcome]]:
+    """Those that can be planned, and why the others cannot. `planning` is called with the job that is planned and how
+    many of its frames were read; `fast` as in `Film`."""
+    films, failed = [], []
+    for job in jobs:
+        try:
+            films.append(plan_film(job, unit_frames, planning, fast=fast))
+        except Exception as error:
+            failed.append(Outcome(job, error=why(error)))
+    return films, failed
 
 
 def _check_target(job: Job, fast: bool) -> str | None:
@@ -242,14 +261,18 @@ class Watch:
 def restore_films(films: Sequence[Film], workers: Workers, watch: Watch) -> list[Outcome]:
     """Restores what is missing of all films with `workers`, and joins each as soon as it is whole.
 
-    What fails stops nothing else. Raises as `spread`.
+    What fails stops nothing else. Inside of a `cluster`.
     """
     lead = _Lead(films, watch)
     beside = workers.count if workers.address is None else 1
     with contextlib.closing(lead):
         units = lead.hold()
         try:
-            lost = spread(units, _Make(tuple(films), beside), workers, lead.ended) if units else []
+            lost = (
+                spread(units, _Make(tuple((film.job, film.header) for film in films), beside), workers, lead.ended)
+                if units
+                else []
+            )
         except BaseException:
             if any(holds_scenes(store_beside(film.job.target)) for film in films):
                 watch.say("restored scenes are kept beside the outputs: the same command goes on with them")
@@ -329,10 +352,15 @@ class _Lead:
 
 @dataclass(frozen=True)
 class _Make:
-    """Makes a `Restoring` in a worker."""
+    """Makes a `Restoring` in a worker, which reads the plans where they lie: they are too large to be sent to all."""
 
-    films: tuple[Film, ...]
+    jobs: tuple[tuple[Job, str | None], ...]
+    """With the header of each film."""
     beside: int
 
     def __call__(self) -> Restoring:
-        return Restoring(self.films, self.beside)
+        return Restoring(self._film, self.beside)
+
+    def _film(self, number: int) -> Film:
+        job, header = self.jobs[number]
+        return Film(job, Plan.load(_plan_path(job)), header)

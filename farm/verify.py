@@ -46,7 +46,7 @@ def verify(job: Job, whole: bool, seed: int | None = None) -> list[int]:
         film = Film(dataclasses.replace(again, split=plan.split), plan)
         write_whole(store / STORE, json.dumps(by).encode())
         units = range(len(film.plan.units))
-        restoring = Restoring([film], 1)
+        restoring = Restoring([film].__getitem__, 1)
         for unit in units if whole else [random.Random(seed).choice(units)]:
             try:
                 restoring(0, unit)

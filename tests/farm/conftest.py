@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 
 import pytest
 from tests.farm.made_films import in_process, jobs, make_films, spread_here
 
+from mtu.farm import engine
 from mtu.farm import films as module
 from mtu.farm.films import plan_film
 from mtu.runtime.job import run_job
@@ -45,3 +47,4 @@ def no_ray(monkeypatch):
     """Workers are in this process, and take turns."""
     monkeypatch.setattr(module, "share_cores", lambda count: None)
     monkeypatch.setattr(module, "spread", spread_here())
+    monkeypatch.setattr(engine, "cluster", lambda workers: contextlib.nullcontext())

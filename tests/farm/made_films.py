@@ -45,7 +45,7 @@ def same(folder, out, name="a.mp4"):
 
 def in_process(planned, order=None):
     """Restores all units without Ray."""
-    restoring = Restoring(planned, 1)
+    restoring = Restoring(planned.__getitem__, 1)
     for number, film in enumerate(planned):
         for unit in order or range(len(film.plan.units)):
             restoring(number, unit)

@@ -21,7 +21,7 @@ from tests.media import CHAPTERS, make_video, packets, times
 from tests.small_models import trail
 
 from mtu.core.errors import InvalidInputError, OutputError
-from mtu.farm.engine import Done, Workers
+from mtu.farm.engine import Done, Workers, cluster
 from mtu.farm.films import Watch, frames_missing, missing_units, plan_film, plan_films, restore_films
 from mtu.farm.verify import verify
 from mtu.runtime.job import run_job
@@ -296,7 +296,8 @@ def test_a_worker_is_killed_and_the_film_is_verified(tmp_path, model, capsys, mo
 
     watch = Watch()
     monkeypatch.setattr(watch, "unit", done)
-    (outcome,) = restore_films([planned], Workers(count=2), watch)
+    with cluster(Workers(count=2)):
+        (outcome,) = restore_films([planned], Workers(count=2), watch)
     assert outcome.error == "" and outcome.report.frames == sum(COUNTS) == len(times(planned.job.target))
     starts = [scene.first for scene in planned.plan.scenes]
     assert verify(dataclasses.replace(planned.job, overwrite=True), whole=True) == starts

@@ -10,11 +10,12 @@ import sys
 
 import pytest
 from tests import cli
-from tests.farm.made_films import COUNTS, QUIET, jobs, same, words
+from tests.farm.made_films import COUNTS, jobs, same, words
 from tests.processes import environment, wait_until
 
 from mtu.core.errors import InvalidInputError
-from mtu.farm.engine import Done, Workers, spread
+from mtu.farm import engine
+from mtu.farm.engine import Done, Workers, cluster, spread
 from mtu.farm.films import Watch, plan_film, restore_films
 from mtu.runtime.stored_session import store_beside
 
@@ -26,10 +27,18 @@ class Told(Watch):
         self.unit = unit
 
 
+@pytest.fixture(scope="class")
+def two():
+    """A Ray for two workers."""
+    workers = Workers(count=2)
+    with cluster(workers):
+        yield workers
+
+
 @pytest.mark.needs_library("ray", "pyarrow")
 @pytest.mark.timeout(120)
 class TestRay:
-    def test_a_worker_that_is_killed_loses_nothing(self, films):
+    def test_a_worker_that_is_killed_loses_nothing(self, films, two):
         planned = [plan_film(job, 20) for job in jobs(films, "killed")]
         ended = []
 
@@ -38,14 +47,14 @@ class TestRay:
             if len(ended) in (1, 4):
                 os.kill(int(unit.worker.split(":")[1]), signal.SIGKILL)
 
-        outcomes = restore_films(planned, Workers(count=2), Told(done))
+        outcomes = restore_films(planned, two, Told(done))
         assert [outcome.error for outcome in outcomes] == ["", ""]
         assert sorted(ended) == [(film, unit) for film in (0, 1) for unit in range(len(planned[film].plan.units))]
         assert same(films, "killed") and same(films, "killed", "b.mp4")
         assert [outcome.report.frames for outcome in outcomes] == [sum(COUNTS), sum(COUNTS[:4])]
         assert not list((films / "killed").glob("*.resume"))
 
-    def test_a_unit_that_ends_every_worker_is_named_and_the_rest_goes_on(self):
+    def test_a_unit_that_ends_every_worker_is_named_and_the_rest_goes_on(self, two):
         def make():
             def restore(film, unit):
                 if unit == 1:
@@ -57,65 +66,82 @@ class TestRay:
             return restore
 
         ended = {}
-        missing = spread(
-            [(7, unit) for unit in range(5)], make, Workers(), lambda done: ended.update({done.unit: done})
-        )
+        missing = spread([(7, unit) for unit in range(5)], make, two, lambda done: ended.update({done.unit: done}))
         assert missing == [(7, 1)]
         assert sorted(ended) == [0, 2, 3, 4]
         assert [unit for unit, done in ended.items() if done.error] == [3] and ended[3].error == "not this one"
 
-    def test_a_node_that_goes(self, films):
-        from ray.cluster_utils import Cluster
 
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 100 << 20})
-        try:
-            node = cluster.add_node(num_cpus=2, object_store_memory=100 << 20)
-            planned = [plan_film(job, 10) for job in jobs(films, "node")]
-            ended = []
+@pytest.mark.needs_library("ray", "pyarrow")
+@pytest.mark.timeout(120)
+def test_a_node_that_goes(films):
+    from ray.cluster_utils import Cluster
 
-            def done(unit: Done):
-                ended.append(unit.unit)
-                if len(ended) == 2:
-                    cluster.remove_node(node)
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 100 << 20})
+    try:
+        node = nodes.add_node(num_cpus=2, object_store_memory=100 << 20)
+        planned = [plan_film(job, 10) for job in jobs(films, "node")]
+        ended = []
 
-            workers = Workers(count=2, address=cluster.address)
+        def done(unit: Done):
+            ended.append(unit.unit)
+            if len(ended) == 2:
+                nodes.remove_node(node)
+
+        workers = Workers(count=2, address=nodes.address)
+        with cluster(workers):
             outcomes = restore_films(planned, workers, Told(done))
-        finally:
-            cluster.shutdown()
-        assert [outcome.error for outcome in outcomes] == ["", ""]
-        assert same(films, "node") and same(films, "node", "b.mp4")
+    finally:
+        nodes.shutdown()
+    assert [outcome.error for outcome in outcomes] == ["", ""]
+    assert same(films, "node") and same(films, "node", "b.mp4")
 
-    def test_a_driver_that_is_killed_goes_on(self, films, capsys):
-        given = words(films, "driver", "--unit", "10", "--workers", "2", "--no-progress")
-        command = [*FARM, "run", *given]
-        process = subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL, start_new_session=True)
-        store = store_beside(str(films / "driver" / "a.mp4"))
-        wait_until(lambda: list(store.glob("0*.json")), process)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert not (films / "driver" / "a.mp4").exists()
-        ended = cli.run(capsys, "mtu-farm", "run", *given)
-        assert ended.code == 0, ended.err
-        assert "1 inputs: 1 done" in ended.err and "fps" in ended.err
-        assert same(films, "driver")
 
-    def test_a_driver_that_is_asked_to_end(self, films):
-        command = [*FARM, "run", *words(films, "ended", "--unit", "10", "--no-progress")]
-        process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, start_new_session=True)
-        store = store_beside(str(films / "ended" / "a.mp4"))
-        wait_until(lambda: list(store.glob("0*.json")), process)
-        process.terminate()
-        said = process.communicate()[1].decode()
-        assert process.returncode == 143 and "terminated" in said and "the same command goes on" in said, said
-        assert sorted(path.name for path in (films / "ended").iterdir()) == [".a.mp4.resume"]
-        assert not (store / "lock").exists()
+@pytest.mark.needs_library("ray", "pyarrow")
+@pytest.mark.timeout(120)
+def test_a_driver_that_is_killed_goes_on(films, capsys):
+    given = words(films, "driver", "--unit", "10", "--workers", "2", "--no-progress")
+    command = [*FARM, "run", *given]
+    process = subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL, start_new_session=True)
+    store = store_beside(str(films / "driver" / "a.mp4"))
+    wait_until(lambda: list(store.glob("0*.json")), process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (films / "driver" / "a.mp4").exists()
+    ended = cli.run(capsys, "mtu-farm", "run", *given)
+    assert ended.code == 0, ended.err
+    assert "1 inputs: 1 done" in ended.err and "fps" in ended.err
+    assert same(films, "driver")
 
-    def test_no_cluster_at_the_address(self, films):
-        (planned,) = [plan_film(job, 20) for job in jobs(films, "none", ["a.mp4"])]
-        with pytest.raises(InvalidInputError, match="no Ray"):
-            restore_films([planned], Workers(address="127.0.0.1:1"), QUIET)
 
-    def test_gpus_that_there_are_not(self, films):
-        (planned,) = [plan_film(job, 20) for job in jobs(films, "none", ["a.mp4"])]
-        with pytest.raises(InvalidInputError, match="and there are 0: give fewer --workers"):
-            restore_films([planned], Workers(gpus=0.5), QUIET)
+@pytest.mark.needs_library("ray", "pyarrow")
+@pytest.mark.timeout(120)
+def test_a_driver_that_is_asked_to_end(films):
+    command = [*FARM, "run", *words(films, "ended", "--unit", "10", "--no-progress")]
+    process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, start_new_session=True)
+    store = store_beside(str(films / "ended" / "a.mp4"))
+    wait_until(lambda: list(store.glob("0*.json")), process)
+    process.terminate()
+    said = process.communicate()[1].decode()
+    assert process.returncode == 143 and "terminated" in said and "the same command goes on" in said, said
+    assert sorted(path.name for path in (films / "ended").iterdir()) == [".a.mp4.resume"]
+    assert not (store / "lock").exists()
+
+
+@pytest.mark.needs_library("ray")
+def test_no_cluster_at_the_address():
+    with pytest.raises(InvalidInputError, match="no Ray"), cluster(Workers(address="127.0.0.1:1")):
+        pass
+
+
+@pytest.mark.needs_library("ray")
+def test_gpus_that_there_are_not(monkeypatch):
+    import ray
+
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    monkeypatch.setattr(engine, "_ask", lambda what: {"GPU": 1.0})
+    for count, gpus in ((3, 0.5), (1, 2)):
+        with pytest.raises(InvalidInputError, match="and there are 1: give fewer --workers"):
+            cluster(Workers(count=count, gpus=gpus)).__enter__()
+    with cluster(Workers(count=2, gpus=0.5)):
+        pass

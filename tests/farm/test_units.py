@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from contextlib import closing
 from fractions import Fraction
 
@@ -249,11 +250,31 @@ def test_a_unit_that_there_is_not(tmp_path, backend, plan):
             restore_unit(plan, number, session(backend, tmp_path / "s"), 3)
 
 
-def test_a_large_file_is_told_by_its_ends(tmp_path):
+@pytest.mark.parametrize("places", [[-1], [0], range(2 << 20, 3 << 20, 100), [1 << 21]])
+def test_a_large_file_is_told_by_its_ends_and_samples(tmp_path, places):
     path = tmp_path / "large"
-    path.write_bytes(bytes(3 << 20))
+    path.write_bytes(bytes(5 << 20))
     before = fingerprint(str(path))
     with path.open("r+b") as file:
-        file.seek(-1, 2)
-        file.write(b"1")
+        for place in places:
+            file.seek(place, 2 if place < 0 else 0)
+            file.write(b"1")
     assert fingerprint(str(path)) != before
+
+
+@pytest.mark.parametrize("what", ["changed", "more", "fewer", "name"])
+def test_pictures_of_one_size_are_told_by_when_they_were_changed(tmp_path, what):
+    pictures = [tmp_path / f"{number}.ppm" for number in range(3)]
+    for path in pictures:
+        path.write_bytes(bytes(50))
+        os.utime(path, (1000, 1000))
+    before = fingerprint(str(tmp_path))
+    if what == "changed":
+        pictures[1].write_bytes(b"1" * 50)
+    elif what == "more":
+        (tmp_path / "3.ppm").write_bytes(bytes(50))
+    elif what == "fewer":
+        pictures[2].unlink()
+    else:
+        pictures[2].rename(tmp_path / "4.ppm")
+    assert fingerprint(str(tmp_path)) != before
