@@ -81,9 +81,10 @@ def main() -> None:
                 found[warm_up].append(value)
             said = {k: round(min(v for n, v in results if n == k), 1) for k, _ in results}
             print(f"{name}: {said}", flush=True)
-    print(f"| warm-up, frames | worst | median | of |\n|---|---|---|---|  {backend.interface.variant}")
+    print(f"{backend.interface.variant}\n\n| warm-up, frames | worst | median | of |\n|---|---|---|---|")
     for warm_up, values in found.items():
-        print(f"| {warm_up} | {min(values):.1f} dB | {np.median(values):.1f} dB | {len(values)} |")
+        worst, median = (f"{v:.1f} dB" if np.isfinite(v) else "the same" for v in (min(values), np.median(values)))
+        print(f"| {warm_up} | {worst} | {median} | {len(values)} |")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -11,39 +11,20 @@ from mtu.core.errors import MtuError
 from mtu.core.extras import require_for
 from mtu.farm import UNIT_FRAMES
 from mtu.runtime.console import SOME_FAILED, new_app, options, run_app, say
-from mtu.runtime.scenes import SCENE_THRESHOLD, WARM_UP, split_of
+from mtu.runtime.console.farm_options import (
+    AddressOption,
+    GpusOption,
+    JoinOption,
+    SplitOption,
+    UnitOption,
+    WarmUpOption,
+    WorkersOption,
+)
+from mtu.runtime.scenes import SCENE_THRESHOLD, split_of
 from mtu.runtime.tiles import parse_tile
 
 PROGRAM = "mtu-farm"
 app = new_app()
-WORK = "Workers"
-
-UnitOption = Annotated[int, typer.Option("--unit", metavar="N", help="Frames that a unit has at least.", min=1)]
-WorkersOption = Annotated[int, typer.Option("--workers", metavar="N", help="How many work.", rich_help_panel=WORK)]
-GpusOption = Annotated[
-    float,
-    typer.Option("--gpus-per-worker", metavar="F", help="GPUs of each; a fraction shares.", rich_help_panel=WORK),
-]
-AddressOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="ADDRESS",
-        help="Of a Ray cluster that is there, as ray://HOST:10001; else one is started here.",
-        rich_help_panel=WORK,
-    ),
-]
-SplitOption = Annotated[
-    float | None,
-    typer.Option("--split-long", metavar="SECONDS", help="Restore longer scenes in parts; changes pictures a little."),
-]
-WarmUpOption = Annotated[
-    int | None,
-    typer.Option("--warm-up", metavar="N", help=f"Frames restored before a part, and dropped. [default: {WARM_UP}]"),
-]
-JoinOption = Annotated[
-    Literal["exact", "fast"],
-    typer.Option(metavar="HOW", help="exact: one encode at the end; fast: each unit encoded by its worker."),
-]
 
 
 @app.callback()
