@@ -304,7 +304,12 @@ class _Lead:
                 self._errors[number] = []
             except MtuError as error:
                 self._over(number, Outcome(film.job, error=str(error)))
-        return [(number, unit) for number, units in self._left.items() for unit in sorted(units)]
+        return [(number, unit) for number in self._left for unit in self._longest_first(number)]
+
+    def _longest_first(self, number: int) -> list[int]:
+        """So that no worker begins a long unit when the others end; film by film, so that the first is soon whole."""
+        plan = self._films[number].plan
+        return sorted(self._left[number], key=lambda unit: -sum(scene.frames for scene in plan.scenes_of(unit)))
 
     def ended(self, done: Done) -> None:
         """No worker has this unit any more."""

@@ -1,13 +1,17 @@
-"""`make soak`: kills `mtu-run --resume` at random times, over and over, and compares what comes out with a run that
-nobody kills: no frame may be lost, repeated or otherwise. Prints a line a round; exit code 1 if a file differs.
+"""`make soak`: kills `mtu-run --resume`, and the workers and the driver of `mtu-farm run`, at random times, over and
+over, and compares what comes out with a run that nobody kills: no frame may be lost, repeated or otherwise. Prints a
+line a round; exit code 1 if a file differs.
 
-Writes a temporary directory alone.
+Writes a temporary directory alone. Linux.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +22,7 @@ import av
 import numpy as np
 
 RUN = [sys.executable, "-c", "from mtu.runtime.cli import main\nmain()"]
+FARM = [sys.executable, "-c", "from mtu.farm.cli import main\nmain()"]
 SCENES, FRAMES, HEIGHT, WIDTH = 10, 24, 96, 160
 
 
@@ -36,40 +41,99 @@ def make_clip(path: Path) -> None:
         out.mux(stream.encode())
 
 
+def workers_of(driver: int) -> list[int]:
+    """Processes under a driver that restore."""
+    children: dict[int, list[int]] = {}
+    names: dict[int, bytes] = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            pid = int(entry.name)
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(pid)
+            names[pid] = (entry / "cmdline").read_bytes()
+    found, under = [], [driver]
+    while under:
+        under += children.get(pid := under.pop(), [])
+        if names.get(pid, b"").startswith(b"ray::") and b"_Worker" in names[pid]:
+            found.append(pid)
+    return found
+
+
+class Soak:
+    """Runs that are killed, against one that is not."""
+
+    def __init__(self, folder: Path, chance: random.Random) -> None:
+        self._folder, self._chance = folder, chance
+        make_clip(folder / "in.mp4")
+        # With mbtree x264 may encode the same pictures otherwise from run to run.
+        self._words = [str(folder / "in.mp4"), "--no-progress", "-e", "x264-params=mbtree=0", "-o"]
+        (folder / "plain").mkdir()
+        began = time.monotonic()
+        subprocess.run([*RUN, *self._words, str(folder / "plain" / "in.mp4")], check=True, stderr=subprocess.DEVNULL)
+        self._lasts = time.monotonic() - began
+
+    def compare(self, name: str, target: Path, kills: str) -> None:
+        """Ends all if a file differs."""
+        same = target.read_bytes() == (self._folder / "plain" / "in.mp4").read_bytes()
+        print(f"{name}: {kills}, {'the same' if same else 'OTHERWISE'}", flush=True)
+        if not same:
+            sys.exit(1)
+
+    def run(self, number: int) -> int:
+        """`mtu-run --resume`, killed until it is through; returns how often."""
+        target, kills = self._folder / f"{number}.mp4", 0
+        while not target.exists():
+            process = subprocess.Popen([*RUN, *self._words, str(target), "--resume"], stderr=subprocess.DEVNULL)
+            try:
+                if process.wait(self._chance.uniform(0.2, 1.1) * self._lasts) != 0:
+                    sys.exit(f"a run that was not killed ended with {process.returncode}")
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                kills += 1
+        self.compare("mtu-run", target, f"{kills} kills")
+        return kills
+
+    def farm(self, number: int) -> int:
+        """`mtu-farm run` with two workers; one of these or the driver is killed until all is done."""
+        target = self._folder / f"farm{number}" / "in.mp4"
+        command = [*FARM, "run", *self._words, str(target.parent), "--workers", "2", "--unit", "30"]
+        killed = {"worker": 0, "driver": 0}
+        while not target.exists():
+            process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+            while process.poll() is None:
+                time.sleep(self._chance.uniform(0.02, 0.2) * self._lasts)
+                workers = workers_of(process.pid)
+                if workers and self._chance.random() < 0.7:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(self._chance.choice(workers), signal.SIGKILL)
+                        killed["worker"] += 1
+                elif workers and process.poll() is None:
+                    process.kill()
+                    process.wait()
+                    killed["driver"] += 1
+            # 4: every worker was killed that took a unit. What was restored is kept.
+            if process.returncode not in (0, 4, -signal.SIGKILL):
+                sys.exit(f"mtu-farm ended with {process.returncode}")
+        self.compare("mtu-farm", target, f"{killed['worker']} kills of workers, {killed['driver']} of the driver")
+        return sum(killed.values())
+
+
 def main() -> None:
     """Parses and soaks."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=20, help="how many runs are killed (default 20)")
+    parser.add_argument("--kills", type=int, default=20, help="how many runs are killed of each command (default 20)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=["run", "farm"], help="one of the commands; default: both")
     asked = parser.parse_args()
-    chance = random.Random(asked.seed)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        make_clip(folder / "in.mp4")
-        # With mbtree x264 may encode the same pictures otherwise from run to run.
-        words = [*RUN, str(folder / "in.mp4"), "--no-progress", "-e", "x264-params=mbtree=0", "-o"]
-        began = time.monotonic()
-        subprocess.run([*words, str(folder / "plain.mp4")], check=True, stderr=subprocess.DEVNULL)
-        lasts = time.monotonic() - began
-        kills = rounds = 0
-        while kills < asked.kills:
-            rounds += 1
-            target, here = folder / f"{rounds}.mp4", 0
-            while not target.exists():
-                process = subprocess.Popen([*words, str(target), "--resume"], stderr=subprocess.DEVNULL)
-                try:
-                    if process.wait(chance.uniform(0.2, 1.1) * lasts) != 0:
-                        sys.exit(f"round {rounds}: a run that was not killed ended with {process.returncode}")
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
-                    here += 1
-            kills += here
-            same = target.read_bytes() == (folder / "plain.mp4").read_bytes()
-            print(f"round {rounds}: {here} kills, {'the same' if same else 'OTHERWISE'}", flush=True)
-            if not same:
-                sys.exit(1)
-        print(f"{kills} kills in {rounds} rounds: every file the same as without, byte for byte")
+        soak = Soak(Path(name), random.Random(asked.seed))
+        for command in ("run", "farm") if asked.only is None else (asked.only,):
+            kills = rounds = 0
+            while kills < asked.kills:
+                rounds += 1
+                kills += getattr(soak, command)(rounds)
+            print(f"mtu-{command}: {kills} kills in {rounds} rounds: every file the same as without, byte for byte")
 
 
 if __name__ == "__main__":

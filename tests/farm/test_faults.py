@@ -60,6 +60,14 @@ def test_any_order_and_any_number_of_workers_give_the_film_of_mtu_run(films, tmp
         assert same(films, tmp_path / "out", name)
 
 
+def test_long_units_are_given_out_first(planned, monkeypatch):
+    given = []
+    monkeypatch.setattr(module, "spread", lambda units, make, workers, done: given.extend(units) or given)
+    finish(planned, Workers())
+    frames = [sum(scene.frames for scene in planned.plan.scenes_of(unit)) for _, unit in given]
+    assert frames == sorted(frames, reverse=True) and sum(frames) == sum(COUNTS)
+
+
 @pytest.mark.parametrize("where", ["picture", "sidecar", "name"])
 def test_a_disk_that_is_full(planned, alone, films, monkeypatch, where):
     def full(*_):
@@ -77,7 +85,7 @@ def test_a_disk_that_is_full(planned, alone, films, monkeypatch, where):
         patched.setattr(Watch, "unit", After(fill).unit)
         outcome = finish(planned, Workers())
         monkeypatch.undo()
-    assert "unit 1: " in outcome.error and "cannot be written (No space left on device)" in outcome.error
+    assert outcome.error.startswith("unit ") and "cannot be written (No space left on device)" in outcome.error
     assert outcome.error.endswith(f"and 2 more; {KEPT}") and "Traceback" not in outcome.error
     assert not (alone / "out" / "a.mp4").exists() and not list(store_beside(planned.job.target).glob("*.part"))
     monkeypatch.setattr(module, "spread", spread_here())
@@ -86,7 +94,7 @@ def test_a_disk_that_is_full(planned, alone, films, monkeypatch, where):
 
 def test_an_output_directory_that_goes(planned, alone, films):
     (outcome,) = restore_films([planned], Workers(), After(lambda: shutil.rmtree(alone / "out")))
-    assert "unit 1: " in outcome.error and "Traceback" not in outcome.error
+    assert outcome.error.startswith("unit ") and "Traceback" not in outcome.error
     goes_on(alone, films)
 
 
@@ -96,7 +104,7 @@ def test_a_source_that_changes_while_it_is_restored(planned, alone):
             file.write(b"more")
 
     (outcome,) = restore_films([planned], Workers(), After(change))
-    assert "unit 1: " in outcome.error and "has changed: plan it again" in outcome.error
+    assert outcome.error.startswith("unit ") and "has changed: plan it again" in outcome.error
     assert not (alone / "out" / "a.mp4").exists()
 
 
