@@ -21,7 +21,7 @@ import numpy as np
 
 from mtu.farm.films import Restoring, jobs_of, plan_film
 from mtu.farm.plan import packed
-from mtu.runtime.scene_store import SceneStore, SceneWriter
+from mtu.runtime.scene_store import SceneWriter
 
 HEIGHT, WIDTH = 184, 320
 WORKERS = 16
@@ -81,21 +81,24 @@ def measure(folder: Path, scenes: int, frames: int) -> tuple[float, float, list[
     began = time.perf_counter()
     film = plan_film(job, frames)
     planning = (time.perf_counter() - began) / film.plan.frames
-    restoring, starts, begun = Restoring([film].__getitem__, 1), [], [0.0]
-    real = SceneStore.writer
+    restoring, begun = Restoring([film].__getitem__, 1), [0.0]
+    starts: list[float] = []
+    seconds: list[float] = []
+    real = SceneWriter.add_source
 
-    def writer(store: SceneStore, first: int) -> SceneWriter:
-        starts.append(time.perf_counter() - begun[0])  # the first frame is decoded, and goes into the model now
-        return real(store, first)
+    def add_source(scene: SceneWriter, digest: str) -> None:
+        if len(starts) == len(seconds):  # of the unit that is restored
+            starts.append(time.perf_counter() - begun[0])  # the first frame is decoded, and goes into the model now
+        real(scene, digest)
 
-    seconds = []
-    with mock.patch.object(SceneStore, "writer", writer):
+    with mock.patch.object(SceneWriter, "add_source", add_source):
         for unit in range(len(film.plan.units)):
             begun[0] = time.perf_counter()
             restoring(0, unit)
             seconds.append(time.perf_counter() - begun[0])
-    each = statistics.median(whole - start for whole, start in zip(seconds[1:], starts[1:], strict=True)) / frames
-    return planning, each, starts[1:]
+    lasts = (sum(scene.frames for scene in film.plan.scenes_of(unit)) for unit in range(len(seconds)))
+    each = [(whole - start) / count for whole, start, count in zip(seconds, starts, lasts, strict=True)]
+    return planning, statistics.median(each[1:]), starts[1:]
 
 
 def main() -> None:
