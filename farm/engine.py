@@ -13,6 +13,7 @@ import os
 import re
 import signal
 import socket
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -117,6 +118,8 @@ def cluster(workers: Workers) -> Iterator[None]:
     what `workers` need."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    # Else it warns of what it does itself: "Actor ... has constructor arguments in the object store".
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ["RAY_TQDM_PATCH_PRINT"] = "0"  # else Ray puts a print of its own into builtins
     import ray
 
@@ -132,7 +135,8 @@ def cluster(workers: Workers) -> Iterator[None]:
             # Ray itself tries for minutes.
             socket.create_connection((found[1], int(found[2])), timeout=10).close()
         before = signal.getsignal(signal.SIGTERM)
-        ray.init(**options)
+        with _without("logging.cc"):  # a line about the level of the log
+            ray.init(**options)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)  # Ray sets its own, which ends the program without a word
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
@@ -152,6 +156,26 @@ def cluster(workers: Workers) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _without(word: str) -> Iterator[None]:
+    """What is written to stderr meanwhile comes afterwards, but for lines with `word`; those are of native code."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            file.seek(0)
+            with contextlib.suppress(OSError):
+                os.write(2, b"".join(line for line in file if word.encode() not in line))
 
 
 def _check_machines(workers: Workers) -> None:

@@ -128,6 +128,13 @@ def test_a_driver_that_is_asked_to_end(films):
     assert not (store / "lock").exists()
 
 
+def test_one_line_of_native_code_is_left_out(capfd):
+    with pytest.raises(RuntimeError), engine._without("logging.cc"):
+        os.write(2, b"before\n[I] logging.cc:303: level\nan error\n")
+        raise RuntimeError
+    assert capfd.readouterr().err == "before\nan error\n"
+
+
 @pytest.mark.needs_library("ray")
 def test_no_cluster_at_the_address():
     with pytest.raises(InvalidInputError, match="no Ray"), cluster(Workers(address="127.0.0.1:1")):
