@@ -283,7 +283,7 @@ def test_the_others_are_read_without_decoding_pictures(tmp_path):
 
 @pytest.mark.needs_library("ray", "pyarrow")
 @pytest.mark.timeout(120)
-def test_a_worker_is_killed_and_the_film_is_verified(tmp_path, model, capsys, monkeypatch):
+def test_a_worker_is_killed_and_the_film_is_verified(tmp_path, model, monkeypatch):
     monkeypatch.undo()  # there is a Ray
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # and none that is joined without --address
     make_video(tmp_path / "a.mp4", scenes(COUNTS), audio=True)
@@ -301,10 +301,16 @@ def test_a_worker_is_killed_and_the_film_is_verified(tmp_path, model, capsys, mo
     assert outcome.error == "" and outcome.report.frames == sum(COUNTS) == len(times(planned.job.target))
     starts = [scene.first for scene in planned.plan.scenes]
     assert verify(dataclasses.replace(planned.job, overwrite=True), whole=True) == starts
-    words = [tmp_path / "a.mp4", "-o", tmp_path / "again", "--model", model, "--backend", "onnxruntime"]
-    ran = cli.run(capsys, "mtu-farm", "run", *words, "--unit", 20, "--join", "fast", "--no-progress")
-    assert ran.code == 0, ran.err
-    assert times(tmp_path / "again" / "a.mp4") == times(planned.job.target)
+
+
+def test_the_command(tmp_path, model, capsys, monkeypatch):
+    source = make_video(tmp_path / "a.mp4", scenes(COUNTS))
+    commits, commit = [], parts.PartWriter.commit
+    monkeypatch.setattr(parts.PartWriter, "commit", lambda self: commits.append(1) or commit(self))
+    words = [source, "-o", tmp_path / "out", "--model", model, "--backend", "onnxruntime", "--unit", 20]
+    ran = cli.run(capsys, "mtu-farm", "run", *words, "--join", "fast")
+    assert ran.code == 0 and len(commits) == 4, ran.err
+    assert times(tmp_path / "out" / "a.mp4") == times(source)
 
 
 def test_a_wrong_join_is_refused(capsys, tmp_path):
