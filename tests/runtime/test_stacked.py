@@ -25,9 +25,10 @@ class Adder:
     the first. 255 in a frame that is not the first of a scene makes the stream's state NaN; more than `memory` streams
     at once are too many."""
 
-    name, device, arithmetic, in_flight, stacks = "adder", "none", "fp32", 0, True
+    name, device, arithmetic, stacks = "adder", "none", "fp32", True
 
-    def __init__(self, memory: int = 100):
+    def __init__(self, memory: int = 100, in_flight: int = 0):
+        self.in_flight = in_flight
         self.remarks = ["of the adder"]
         self.interface, self.memory = describe(PRESETS["mtu2"]), memory
         self.calls: list[tuple[str, int]] = []
@@ -120,7 +121,8 @@ def test_no_batch_is_larger_than_allowed(most, sizes):
     assert backend.moved <= 5  # the groups stay the same; none is taken apart before the ends
 
 
-def test_streams_anywhere_in_their_sequences():
+@pytest.mark.parametrize("in_flight", [0, 1, 2])
+def test_streams_anywhere_in_their_sequences(in_flight):
     """Some begin later, some end sooner, one is cut; sizes differ."""
     clips = [
         clip(*range(1, 12)),
@@ -130,7 +132,7 @@ def test_streams_anywhere_in_their_sequences():
         clip(33),
         clip(*range(120, 128), height=7, width=5),  # padded to 8x8, and so not beside 8x8 of another size
     ]
-    backend = Adder()
+    backend = Adder(in_flight=in_flight)
     wanted = alone(clips)
     assert wanted[1][1] == [4]
     assert together(clips, stacked(backend, 4), starts=[0, 0, 3, 1, 2, 2]) == wanted
@@ -146,12 +148,13 @@ def test_an_order_that_changes_moves_no_states():
     assert backend.moved == 0 and {count for _, count in backend.calls} == {3}
 
 
-def test_a_stream_that_is_not_finite_is_done_again_alone():
+@pytest.mark.parametrize("in_flight", [0, 1, 2])
+def test_a_stream_that_is_not_finite_is_done_again_alone(in_flight):
     """And the others are not touched, whatever comes after."""
     clips = [clip(1, 2, 3, 4, 5, 6, 7), clip(250, 251, 252, 255, 254, 253, 252), clip(9, 10, 11, 12, 13, 14, 15)]
     wanted = alone(clips)
     assert [redone for *_, redone in wanted] == [[], [3], []]
-    assert together(clips, stacked(Adder(), 8)) == wanted
+    assert together(clips, stacked(Adder(in_flight=in_flight), 8)) == wanted
 
 
 def test_errors_of_one_stream_are_its_own():
