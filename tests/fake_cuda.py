@@ -102,7 +102,7 @@ def write_engine(bundle: Bundle, directory: Path, profile: Profile, **changes: A
         path.write_bytes(MAGIC + bundle.graph(graph).read_bytes())
         engines[graph] = hashlib.sha256(path.read_bytes()).hexdigest()
     manifest = EngineManifest(
-        interface=bundle.interface,
+        interface=replace(bundle.interface, batched=False),
         library="tensorrt",
         library_version=VERSIONS["tensorrt"],
         plugins=revisions(bundle.interface.ops),

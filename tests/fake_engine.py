@@ -141,7 +141,7 @@ class FakeEngine:
         nodes = [*self.session.get_inputs(), *self.session.get_outputs()]
         self.inputs = {node.name for node in self.session.get_inputs()}
         self.types = {node.name: TYPES[node.type] for node in nodes}
-        self.shapes = {node.name: node.shape for node in nodes}
+        self.shapes = {node.name: [1, *node.shape[1:]] for node in nodes}  # an engine is for one stream
         self.num_io_tensors = len(nodes)
         self.weights = Allocation(gpu, 64)
         gpu.append(gpu.setting_up, Work("load weights", [touched(self.weights, True)], lambda: None), [])
