@@ -111,7 +111,7 @@ def run(
     if jobs:
         with cluster(who):
             with planning(PROGRAM, len(jobs), progress) as told:
-                films, failed = plan_films(jobs, unit, planning=told, fast=join == "fast")
+                films, failed = plan_films(jobs, unit, planning=told, fast=join == "fast", all_over=address is not None)
             for outcome in failed:
                 say_outcome(PROGRAM, outcome)
             with Shown(PROGRAM, films, progress) as shown:

@@ -112,6 +112,26 @@ def spread(
     return missing
 
 
+def everywhere(do: Callable[[Any], Any], given: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    """What `do` gives for each, on any processors of the `cluster`, as they end; the number is the place in `given`.
+    What ends every process that takes it gives a RayError, as a value."""
+    import ray
+
+    task: Any = ray.remote(num_cpus=1, max_retries=TRIES - 1)(_call)
+    waiting = {task.remote(do, each): number for number, each in enumerate(given)}
+    while waiting:
+        (ready,), _ = ray.wait(list(waiting), num_returns=1)
+        try:
+            result = ray.get(ready)
+        except ray.exceptions.RayError as error:
+            result = error
+        yield waiting.pop(ready), result
+
+
+def _call(do: Callable[[Any], Any], given: Any) -> Any:
+    return do(given)
+
+
 @contextlib.contextmanager
 def cluster(workers: Workers) -> Iterator[None]:
     """Ray, started or joined; quiet. Raises InvalidInputError if there is none at the address, or its machines are not

@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from mtu.core.files import fingerprint
 from mtu.farm import UNIT_FRAMES
 from mtu.farm.cores import share_cores
 from mtu.farm.encoded import check_encoder, encode_unit, is_encoded
-from mtu.farm.engine import Done, Workers, spread, worker_name
+from mtu.farm.engine import Done, Workers, everywhere, spread, worker_name
 from mtu.farm.joining import join
 from mtu.farm.plan import Plan, Scene, make_plan
 from mtu.farm.unit import check_one_stream, restore_unit
@@ -196,16 +197,33 @@ def plan_films(
     *,
     planning: Callable[[Job, int], None] = lambda job, frames: None,
     fast: bool = False,
+    all_over: bool = False,
 ) -> tuple[list[Film], list[Outcome]]:
     """Those that can be planned, and why the others cannot. `planning` is called with the job that is planned and how
-    many of its frames were read; `fast` as in `Film`."""
-    films, failed = [], []
-    for job in jobs:
-        try:
-            films.append(plan_film(job, unit_frames, planning, fast=fast))
-        except Exception as error:
-            failed.append(Outcome(job, error=why(error)))
-    return films, failed
+    many of its frames were read; `fast` as in `Film`; `all_over`: on all
+    processors of a `cluster`, not here."""
+    plan = partial(_planned, unit_frames=unit_frames, fast=fast)
+    results: dict[int, Any] = {}
+    if all_over:
+        for number, result in everywhere(plan, jobs):
+            results[number] = result
+            if isinstance(result, Film):
+                planning(jobs[number], result.plan.frames)
+    else:
+        results = {number: plan(job, planning=planning) for number, job in enumerate(jobs)}
+    films = [results[number] for number in range(len(jobs)) if isinstance(results[number], Film)]
+    failed = [(job, results[number]) for number, job in enumerate(jobs) if not isinstance(results[number], Film)]
+    return films, [Outcome(job, error=str(error)) for job, error in failed]
+
+
+def _planned(
+    job: Job, *, unit_frames: int, fast: bool, planning: Callable[[Job, int], None] = lambda job, frames: None
+) -> Film | str:
+    """A film, or why there is none."""
+    try:
+        return plan_film(job, unit_frames, planning, fast=fast)
+    except Exception as error:
+        return why(error)
 
 
 def _check_target(job: Job, fast: bool) -> str | None:

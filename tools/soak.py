@@ -101,8 +101,13 @@ class Soak:
         killed = {"worker": 0, "driver": 0}
         while not target.exists():
             process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+            restored = -1
             while process.poll() is None:
-                time.sleep(self._chance.uniform(0.02, 0.2) * self._lasts)
+                if restored >= (now := len(list(target.parent.glob(".in.mp4.resume/0*.json")))):
+                    time.sleep(0.05)  # a worker that has just begun would be killed for ever
+                    continue
+                restored = now
+                time.sleep(self._chance.uniform(0, 0.2) * self._lasts)
                 workers = workers_of(process.pid)
                 if workers and self._chance.random() < 0.7:
                     with contextlib.suppress(ProcessLookupError):

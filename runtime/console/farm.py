@@ -24,12 +24,11 @@ _AVERAGE = 1800.0
 def planning(program: str, films: int, enabled: bool) -> Iterator[Callable[[Job, int], None]]:
     """Shows how many frames of which film are planned; gives what is to be told."""
     with Meter(program, MofNCompleteColumn(), FpsColumn(), unit="frames", transient=True, enabled=enabled) as meter:
-        begun: list[str] = []
+        read: dict[str, int] = {}
 
         def told(job: Job, frames: int) -> None:
-            if frames == 1:
-                begun.append(job.source)
-            meter.advance(text=f"planning {Path(job.source).name}, {len(begun)} of {films}")
+            new, read[job.source] = frames - read.get(job.source, 0), frames
+            meter.advance(new, f"planning {Path(job.source).name}, {len(read)} of {films}")
 
         meter.start(None)
         yield told

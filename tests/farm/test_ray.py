@@ -3,6 +3,7 @@ one mtu-run."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from tests.processes import environment, wait_until
 from mtu.core.errors import InvalidInputError
 from mtu.farm import engine
 from mtu.farm.engine import Done, Workers, cluster, spread
-from mtu.farm.films import Watch, plan_film, restore_films
+from mtu.farm.films import Watch, plan_film, plan_films, restore_films
 from mtu.runtime.stored_session import store_beside
 
 FARM = [sys.executable, "-c", "from mtu.farm.cli import main\nmain()"]
@@ -80,7 +81,6 @@ def test_a_node_that_goes(films):
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 100 << 20})
     try:
         node = nodes.add_node(num_cpus=2, object_store_memory=100 << 20)
-        planned = [plan_film(job, 10) for job in jobs(films, "node")]
         ended = []
 
         def done(unit: Done):
@@ -89,10 +89,14 @@ def test_a_node_that_goes(films):
                 nodes.remove_node(node)
 
         workers = Workers(count=2, address=nodes.address)
+        wanted = jobs(films, "node")
+        wanted.append(dataclasses.replace(wanted[0], source=str(films / "none.mp4")))
         with cluster(workers):
+            planned, (failed,) = plan_films(wanted, 10, all_over=True)
             outcomes = restore_films(planned, workers, Told(done))
     finally:
         nodes.shutdown()
+    assert failed.job == wanted[2] and "none.mp4" in failed.error and "Traceback" not in failed.error
     assert [outcome.error for outcome in outcomes] == ["", ""]
     assert same(films, "node") and same(films, "node", "b.mp4")
 
