@@ -48,9 +48,7 @@ class ServerModels(Models):
                     f"--{option} is for a model on this machine, and --server has its own: leave one out"
                 )
         if job.tile not in ("auto", "off"):
-            raise InvalidInputError(
-                "--tile is for a model on this machine, and --server takes whole frames: leave it out"
-            )
+            raise InvalidInputError("--tile is for a model on this machine, --server takes whole frames: leave one out")
         self._server = self._stack.enter_context(Server(address))
 
     def made_by(self, job: Job) -> list[str]:

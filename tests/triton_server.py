@@ -102,7 +102,7 @@ def _served(models: Path, work: Path, models_may_fail: bool) -> Iterator[Running
     log = work / "server.log"
     options = [f"--{kind}-address=127.0.0.1" for kind in ("http", "grpc", "metrics")]
     options += [f"--http-port={http}", f"--grpc-port={grpc}", f"--metrics-port={metrics}", "--exit-timeout-secs=1"]
-    # Where the memory of a model has to grow, Triton may end; docs/scale.md.
+    # As docs/scale.md has it: the memory of a model need not grow.
     options.append("--backend-config=python,shm-default-byte-size=536870912")
     # Without it every model is started twice.
     options += ["--exit-on-error=false"] if models_may_fail else ["--disable-auto-complete-config"]

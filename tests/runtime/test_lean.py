@@ -18,7 +18,7 @@ else:
 
 HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "onnxscript", "tensorrt", "tensorrt_rtx", "pycuda", "cuda")
 TOOLS = ("polygraphy", "safetensors", "skimage", "scipy", "PIL", "cv2", "lightning_fabric", "tensorboard")
-OPTIONAL = (*HEAVY, *TOOLS, "openvino_telemetry")
+OPTIONAL = (*HEAVY, *TOOLS, "openvino_telemetry", "tritonclient", "grpc")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SCRIPTS = PROJECT["project"]["scripts"]
 
@@ -96,6 +96,7 @@ def test_importing_the_runtime_imports_nothing_heavy():
         ("mtu-run", ["calib/demo/blurred.mp4", "-o", "{tmp}/out", "--backend", "torch"], "export"),
         ("mtu-run", ["calib/demo/blurred.mp4", "-o", "{tmp}/out", "--backend", "openvino"], "openvino"),
         ("mtu-run", ["calib/demo/blurred.mp4", "-o", "{tmp}/out", "--precision", "bf16"], "openvino"),
+        ("mtu-run", ["calib/demo/blurred.mp4", "-o", "{tmp}/out", "--server", "127.0.0.1"], "triton"),
         ("mtu-export", ["onnx", "--preset", "mtu1", "-o", "{tmp}/out"], "export"),
         ("mtu-train", ["-o", "{tmp}/out"], "train"),
     ],
