@@ -374,7 +374,7 @@ def test_a_server_that_dies_in_the_middle(tmp_path, tmp_path_factory, capsys, en
             import sys, time
             from mtu.farm.triton_client import RemoteStream
             receive = RemoteStream._receive
-            RemoteStream._receive = lambda self: (time.sleep(0.5), receive(self))[1]  # a long film
+            RemoteStream._receive = lambda self: (time.sleep(0.2), receive(self))[1]  # a long film
             from mtu.runtime.cli import main
             main()
             """
