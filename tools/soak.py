@@ -100,7 +100,8 @@ class Soak:
         command = [*FARM, "run", *self._words, str(target.parent), "--workers", "2", "--unit", "30"]
         killed = {"worker": 0, "driver": 0}
         while not target.exists():
-            process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+            said = (self._folder / "said").open("w+")
+            process = subprocess.Popen(command, stderr=said, start_new_session=True)
             restored = -1
             while process.poll() is None:
                 if restored >= (now := len(list(target.parent.glob(".in.mp4.resume/0*.json")))):
@@ -119,7 +120,9 @@ class Soak:
                     killed["driver"] += 1
             # 4: every worker was killed that took a unit. What was restored is kept.
             if process.returncode not in (0, 4, -signal.SIGKILL):
-                sys.exit(f"mtu-farm ended with {process.returncode}")
+                said.seek(0)
+                sys.exit(f"mtu-farm ended with {process.returncode}: {said.read()}")
+            said.close()
         self.compare("mtu-farm", target, f"{killed['worker']} kills of workers, {killed['driver']} of the driver")
         return sum(killed.values())
 
