@@ -189,7 +189,6 @@ class Streams:
                 f"stream {request.stream} is not open: its first request says START; one that met an error, or sent"
                 f" nothing for {self._idle:g} s, has to start again"
             )
-        stream.used = now
         return stream
 
     def _check_size(self, frames: Mapping[str, Picture]) -> None:
