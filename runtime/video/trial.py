@@ -20,6 +20,8 @@ from av.container import InputContainer, OutputContainer
 from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
+from mtu.runtime.video.containers.muxer_options import discard
+
 # How far the beginning of a source is read for a packet of each stream, and how many of each are tried: the first of a
 # recording may be cut.
 _PACKETS, _BYTES, _TRIES = 1000, 32 << 20, 3
@@ -155,6 +157,7 @@ class Trial:
             self._muxer.start_encoding()
         except Refused:
             self._stream = None  # such as MXF, which begins with a picture
+        self._is_empty = self._stream is not None
 
     def refusal(self, packet: av.Packet[Any]) -> str | None:
         """Why the container does not take this packet next, None if it does. Leaves the packet as it is."""
@@ -162,7 +165,7 @@ class Trial:
             return None
         try:
             with _unchanged(packet):
-                packet.stream = self._stream
+                packet.stream, self._is_empty = self._stream, False
                 self._muxer.mux(packet)
         except Refused as error:
             return reason_of(error)
@@ -170,6 +173,9 @@ class Trial:
 
     def close(self) -> None:
         """End it. May be called twice."""
+        if self._stream is not None and self._is_empty:
+            discard(self._muxer, self._stream)
+            self._is_empty = False
         with suppress(*Refused):
             self._running.close()
 

@@ -18,7 +18,7 @@ from av.video.stream import VideoStream
 
 from mtu.core.errors import InvalidInputError
 from mtu.runtime.video.colour import Pixels, swaps_sides
-from mtu.runtime.video.containers.muxer_options import add_options, kept_options
+from mtu.runtime.video.containers.muxer_options import add_options, discard, kept_options
 from mtu.runtime.video.containers.table import container_of
 from mtu.runtime.video.copying import Copier, timecode_of
 from mtu.runtime.video.encoding import NO_TIMESTAMPS, Encoding, choose_encoding, with_fields
@@ -44,6 +44,8 @@ class VideoWriter(Writer):
         self._refused: list[Exception] = []
         self._drift, self._mark = Drift(), FieldMarker()
         self._copier: Copier | None = None
+        self._is_empty = False
+        """Whether the container has begun, and has no packet."""
         suffix = self._path.suffix
         try:
             # A relative name with a colon would be a protocol to FFmpeg.
@@ -64,6 +66,7 @@ class VideoWriter(Writer):
             self._add_streams()
             self._create()
             self._container.start_encoding()
+            self._is_empty = True
         except BaseException as error:
             self.close()
             if isinstance(error, InvalidInputError) or not isinstance(error, (av.FFmpegError, ValueError)):
@@ -219,6 +222,7 @@ class VideoWriter(Writer):
 
     def _mux(self, packet: av.Packet[Any]) -> None:
         """Write a packet of any stream. A muxer reports late what it refuses, so that need not be this one."""
+        self._is_empty = False
         try:
             self._container.mux(packet)
         except (av.FFmpegError, OSError, ValueError) as error:
@@ -272,6 +276,9 @@ class VideoWriter(Writer):
 
     def close(self) -> None:
         """Remove what was not committed. May be called twice."""
+        if self._is_empty:
+            discard(self._container, self._stream)
+            self._is_empty = False
         with suppress(av.FFmpegError, OSError, ValueError):
             self._container.close()
         if self._copier is not None:

@@ -84,7 +84,7 @@ def _is_known(form: str, key: str, value: str, add: Callable[[OutputContainer], 
     log.addFilter(listen)
     trial = av.open(io.BytesIO(), "w", format=form, options={key: value})
     try:
-        add(trial)
+        stream = add(trial)
         trial.start_encoding()
     except (av.FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -94,6 +94,19 @@ def _is_known(form: str, key: str, value: str, add: Callable[[OutputContainer], 
         ) from None
     finally:
         log.removeFilter(listen)
-        with suppress(av.FFmpegError, ValueError):
-            trial.close()
+    discard(trial, stream)
     return not said
+
+
+def discard(container: OutputContainer, stream: Stream) -> None:
+    """Close a container that has begun, and that nobody will read. `stream` is one of it.
+
+    FFmpeg's muxer of fragmented MP4 ends the process where it is closed without a packet, so it gets one.
+    """
+    with suppress(av.FFmpegError, ValueError):
+        if container_of(container.format.name).quicktime:
+            packet = av.Packet(bytes(16))
+            packet.stream, packet.pts, packet.dts = stream, 0, 0
+            container.mux(packet)
+    with suppress(av.FFmpegError, ValueError):
+        container.close()

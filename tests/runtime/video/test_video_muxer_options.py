@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import av
 import pytest
 from tests.cli import run as run_command
 from tests.media import make_video, moving
@@ -76,6 +77,20 @@ def test_the_user_has_the_last_word(tmp_path: Path, clip: Path) -> None:
     assert boxes(tmp_path / "slow.mp4")[-1] == "moov"
     run(clip, tmp_path / "pieces.mp4", options=options("frag_keyframe", "empty_moov"))
     assert "moof" in boxes(tmp_path / "pieces.mp4")
+
+
+@pytest.mark.parametrize("target", ["mp4", "mov"])
+@pytest.mark.parametrize(
+    "item", ["frag_keyframe", "movflags=frag_every_frame", "frag_duration=100000", "movflags=frag_custom"]
+)
+def test_fragments_without_an_empty_moov(tmp_path: Path, item: str, target: str) -> None:
+    clip = make_video(tmp_path / "in.mp4", 4, audio=True)
+    with open_reader(clip) as reader, open_writer(tmp_path / f"no.{target}", reader.info, options=options(item)):
+        pass  # it is closed without a frame
+    run(clip, tmp_path / f"out.{target}", options=options(item))
+    assert {path.name for path in tmp_path.iterdir()} == {"in.mp4", f"out.{target}"}
+    with av.open(str(tmp_path / f"out.{target}")) as written:
+        assert len([*written.decode(video=0)]) == 4
 
 
 def test_options_of_other_containers(tmp_path: Path, clip: Path) -> None:
