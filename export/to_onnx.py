@@ -199,6 +199,7 @@ def export_bundle(
                 _write(checkpoint, replace(described, batched=True), temporary, precision, keep, say)
             except InvalidInputError:  # what is wrong with one stream too is told below
                 batched = False
+                say("this fails with several streams at once: again with one")
         if not batched:
             _write(checkpoint, described, temporary, precision, keep, say)
             say("note: the network takes one stream at a time, so several are not computed together")

@@ -101,6 +101,7 @@ def run(
         tile=parse_tile(tile),
         scene_threshold=scene_threshold,
         split=split_of(split_long, warm_up),
+        join=join,
         encode=EncodeOptions(codec=codec, crf=crf, pix_fmt=pix_fmt, options=options.encoder_options(extra)),
         overwrite=overwrite,
     )
@@ -111,7 +112,7 @@ def run(
     if jobs:
         with cluster(who):
             with planning(PROGRAM, len(jobs), progress) as told:
-                films, failed = plan_films(jobs, unit, planning=told, fast=join == "fast", all_over=address is not None)
+                films, failed = plan_films(jobs, unit, planning=told, all_over=address is not None)
             for outcome in failed:
                 say_outcome(PROGRAM, outcome)
             with Shown(PROGRAM, films, progress) as shown:

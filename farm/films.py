@@ -137,13 +137,11 @@ def plan_film(
     job: Job,
     unit_frames: int = UNIT_FRAMES,
     planning: Callable[[Job, int], None] = lambda job, frames: None,
-    *,
-    fast: bool = False,
 ) -> Film:
     """A film with its plan, which is kept in its store. Raises as `make_plan`."""
     path = _plan_path(job)
     plan = None
-    header = _check_target(job, fast)
+    header = _check_target(job)
     with contextlib.suppress(MissingFileError, InvalidInputError):
         plan = Plan.load(path)
         same = (plan.source, plan.scene_threshold, plan.split, plan.options) == (
@@ -196,13 +194,11 @@ def plan_films(
     unit_frames: int = UNIT_FRAMES,
     *,
     planning: Callable[[Job, int], None] = lambda job, frames: None,
-    fast: bool = False,
     all_over: bool = False,
 ) -> tuple[list[Film], list[Outcome]]:
     """Those that can be planned, and why the others cannot. `planning` is called with the job that is planned and how
-    many of its frames were read; `fast` as in `Film`; `all_over`: on all
-    processors of a `cluster`, not here."""
-    plan = partial(_planned, unit_frames=unit_frames, fast=fast)
+    many of its frames were read; `all_over`: on all processors of a `cluster`, not here."""
+    plan = partial(_planned, unit_frames=unit_frames)
     results: dict[int, Any] = {}
     if all_over:
         for number, result in everywhere(plan, jobs):
@@ -217,16 +213,16 @@ def plan_films(
 
 
 def _planned(
-    job: Job, *, unit_frames: int, fast: bool, planning: Callable[[Job, int], None] = lambda job, frames: None
+    job: Job, *, unit_frames: int, planning: Callable[[Job, int], None] = lambda job, frames: None
 ) -> Film | str:
     """A film, or why there is none."""
     try:
-        return plan_film(job, unit_frames, planning, fast=fast)
+        return plan_film(job, unit_frames, planning)
     except Exception as error:
         return why(error)
 
 
-def _check_target(job: Job, fast: bool) -> str | None:
+def _check_target(job: Job) -> str | None:
     """The header of `Film`. Raises what the join would find, after all the work: a target that cannot be written, or
     not so."""
     try:
@@ -235,7 +231,7 @@ def _check_target(job: Job, fast: bool) -> str | None:
         raise OutputError(f"{Path(job.target).parent} cannot be made ({error.strerror})") from None
     interface = interface_of(open_model(job.model))
     with open_reader(job.source, job.read) as reader, Outputs(job, reader.info, interface, None) as outputs:
-        return header_of(outputs.writer) if fast else None
+        return header_of(outputs.writer) if job.join == "fast" else None
 
 
 def _missing(film: Film, unit: int) -> list[Scene]:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mtu.core.errors import InvalidInputError
 from mtu.runtime.backends import Backend, Build, PrecisionChoice
@@ -63,6 +63,8 @@ class Job:
     scene_threshold: float | None = SCENE_THRESHOLD
     split: Split | None = None
     """Of `mtu-farm`: how the scenes in the store were split."""
+    join: Literal["exact", "fast"] = "exact"
+    """Of `mtu-farm`: by one encode at its end, or by units that are encoded where they are restored."""
     encode: EncodeOptions = field(default_factory=EncodeOptions)
     overwrite: bool = False
     resume: bool = False

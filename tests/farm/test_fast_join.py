@@ -42,8 +42,8 @@ def model(tmp_path_factory):
 
 
 def film(folder, model, name="a.mp4", out="out", **encode):
-    (job,) = jobs(folder, out, [name], model=model, encode=EncodeOptions(**encode))
-    return plan_film(job, 20, fast=True)
+    (job,) = jobs(folder, out, [name], model=model, join="fast", encode=EncodeOptions(**encode))
+    return plan_film(job, 20)
 
 
 def joined(planned):
@@ -163,7 +163,7 @@ def test_units_of_another_size_are_encoded_again(tmp_path, model):
     planned = film(tmp_path, model)
     in_process([planned])
     (store_beside(planned.job.target) / "plan.json").unlink()
-    larger = plan_film(planned.job, 60, fast=True)
+    larger = plan_film(planned.job, 60)
     assert missing_units(larger) == [0] and frames_missing(larger) == sum(COUNTS) - COUNTS[-1]
     in_process([larger])
     assert joined(larger).frames == sum(COUNTS)
@@ -257,16 +257,16 @@ def test_encoded_units_take_the_place_of_their_pictures(tmp_path, model):
 def test_what_cannot_be_joined_is_refused_before_planning(tmp_path, model, monkeypatch, options, said):
     monkeypatch.chdir(tmp_path)  # for s.log
     make_video(tmp_path / "a.mp4", scenes((5,)))
-    (job,) = jobs(tmp_path, "out", ["a.mp4"], model=model, encode=EncodeOptions(**options))
-    planned, (failed,) = plan_films([job], fast=True)
+    (job,) = jobs(tmp_path, "out", ["a.mp4"], model=model, join="fast", encode=EncodeOptions(**options))
+    planned, (failed,) = plan_films([job])
     assert not planned and said in failed.error
     assert not list((tmp_path / "out").iterdir())
 
 
 def test_pictures_are_refused(tmp_path, model):
     pictures = write_clip(tmp_path / "pictures", 3, 24, 32)
-    (job,) = jobs(tmp_path, "out", [pictures.name], model=model, encode=EncodeOptions())
-    _, (failed,) = plan_films([job], fast=True)
+    (job,) = jobs(tmp_path, "out", [pictures.name], model=model, join="fast", encode=EncodeOptions())
+    _, (failed,) = plan_films([job])
     assert "--join fast is for videos" in failed.error
 
 
@@ -311,6 +311,10 @@ def test_the_command(tmp_path, model, capsys, monkeypatch):
     ran = cli.run(capsys, "mtu-farm", "run", *words, "--join", "fast")
     assert ran.code == 0 and len(commits) == 4, ran.err
     assert times(tmp_path / "out" / "a.mp4") == times(source)
+    ran = cli.run(capsys, "mtu-farm", "run", *words, "--join", "fast", "--skip-done")
+    assert ran.code == 0 and "1 done before" in ran.err and len(commits) == 4, ran.err
+    ran = cli.run(capsys, "mtu-farm", "run", *words, "--skip-done")
+    assert ran.code == 4 and "was not made by this source, model and options" in ran.err
 
 
 def test_a_wrong_join_is_refused(capsys, tmp_path):
