@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
-import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +20,22 @@ from mtu.core.release import VERSION
 from mtu.farm.plan import Plan
 from mtu.runtime.backends import open_model
 from mtu.runtime.chain import interface_of
-from mtu.runtime.job import Job, RunReport
+from mtu.runtime.job import Job
 from mtu.runtime.outputs import shown_size
-from mtu.runtime.scene_store import STORE, Hold, SceneStore, pictures_of
+from mtu.runtime.scene_store import Hold, SceneStore, pictures_of, stored_scene
 from mtu.runtime.stored_session import store_beside
-from mtu.runtime.video import Frame, SourceInfo, open_reader
+from mtu.runtime.video import Frame, Reader, SourceInfo, Writer, open_reader
 from mtu.runtime.video.colour import Pixels
 from mtu.runtime.video.parts import JoinedWriter, Part, PartWriter, find_part
 from mtu.runtime.video.writer import Target
 
 
 def is_encoded(job: Job, plan: Plan, header: str, unit: int) -> bool:
-    """Whether a unit has been encoded as `job` says, with the `header` of all units."""
-    return _part(job, plan, header, unit) is not None
+    """Whether a unit has been encoded as `job` says, with the `header` of all units, and what is said of its scenes is
+    there."""
+    store = store_beside(job.target)
+    said = all(stored_scene(store, scene.first) is not None for scene in plan.scenes_of(unit))
+    return said and _part(job, plan, header, unit) is not None
 
 
 def _part(job: Job, plan: Plan, header: str, unit: int) -> Part | None:
@@ -72,7 +72,7 @@ def encode_unit(job: Job, plan: Plan, header: str, unit: int, store: SceneStore)
     them stays. Raises OutputError for a scene that is broken, and as `check_encoder`."""
     with _encoder(job, plan, header, unit) as writer:
         for scene in plan.scenes_of(unit):
-            stored = store.look_up(scene.first)
+            stored = stored_scene(store.directory, scene.first)
             if stored is None:
                 raise OutputError(f"{store.directory} lacks the scene of frame {scene.first}")
             for frame, picture in zip(_frames(plan, scene.first, scene.end), stored.read(), strict=True):
@@ -106,44 +106,21 @@ def _frames(plan: Plan, first: int, end: int) -> Iterator[Frame]:
         yield Frame(nothing, time_.pts, plan.time_base, time_.duration, time_.fields)
 
 
-def join_encoded(job: Job, plan: Plan, header: str, whole: Callable[[], None]) -> RunReport:
-    """Puts a film together whose units are all encoded, calls `whole`, and removes its store.
+def join_encoded(job: Job, plan: Plan, header: str, hold: Hold) -> tuple[Reader, Writer]:
+    """Puts a film together whose units are all encoded; gives what it was read and written by, which are closed.
 
     Raises InvalidInputError if they are not, and as `open_writer`.
     """
-    began, directory, interface = time.perf_counter(), store_beside(job.target), interface_of(open_model(job.model))
-    with contextlib.ExitStack() as stack:
-        hold = stack.enter_context(Hold(directory))
-        made = json.loads((directory / STORE).read_bytes())
-        parts = []
-        for unit in range(len(plan.units)):
-            part = _part(job, plan, header, unit)
-            if part is None:
-                raise InvalidInputError(f"unit {unit} was encoded with other versions of libraries than there are here")
-            parts.append(part)
-        reader = stack.enter_context(open_reader(job.source, job.read))
+    parts = []
+    for unit in range(len(plan.units)):
+        part = _part(job, plan, header, unit)
+        if part is None:
+            raise InvalidInputError(f"unit {unit} was encoded with other versions of libraries than there are here")
+        parts.append(part)
+    with open_reader(job.source, job.read) as reader:
         writer = JoinedWriter(_target(job, reader.info), parts)
-        stack.enter_context(writer)
-        hold.remember(writer.temporary)
-        writer.join(_frames(plan, 0, plan.frames), reader.others())
-        writer.commit()
-        whole()
-        shutil.rmtree(directory, ignore_errors=True)
-    return RunReport(
-        source=job.source,
-        target=job.target,
-        model=interface.variant,
-        checkpoint=interface.weights,
-        precision=made["arithmetic"],
-        backend=made["backend"],
-        device=made["device"],
-        width=reader.info.width,
-        height=reader.info.height,
-        frames=plan.frames,
-        scene_cuts=[scene.first for scene in plan.scenes[1:] if not scene.continues],
-        resumed=plan.frames,
-        seconds=time.perf_counter() - began,
-        notes=[*reader.info.notes, *writer.notes],
-        remarks=writer.remarks,
-        damage=plan.damage,
-    )
+        with writer:
+            hold.remember(writer.temporary)
+            writer.join(_frames(plan, 0, plan.frames), reader.others())
+            writer.commit()
+    return reader, writer

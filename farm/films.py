@@ -32,7 +32,7 @@ from mtu.runtime.chain import interface_of
 from mtu.runtime.job import Job
 from mtu.runtime.opened import Models, check_resume
 from mtu.runtime.outputs import Outputs
-from mtu.runtime.scene_store import Hold, OtherScenesError, holds_scenes, is_whole
+from mtu.runtime.scene_store import Hold, OtherScenesError, holds_scenes, stored_scene
 from mtu.runtime.stored_session import StoredSession, store_beside
 from mtu.runtime.video import open_reader
 from mtu.runtime.video.parts import header_of
@@ -239,7 +239,8 @@ def _missing(film: Film, unit: int) -> list[Scene]:
     if film.is_encoded(unit):
         return []
     store = store_beside(film.job.target)
-    return [scene for scene in film.plan.scenes_of(unit) if not is_whole(store, scene.first)]
+    stored = {scene: stored_scene(store, scene.first) for scene in film.plan.scenes_of(unit)}
+    return [scene for scene, there in stored.items() if there is None or not there.is_whole]
 
 
 def missing_units(film: Film) -> list[int]:
@@ -335,14 +336,15 @@ class _Lead:
         self._watch.unit(done)
         self._left[done.film].discard(done.unit)
         if not self._left[done.film]:
-            self._holds.pop(done.film).__exit__()  # joining has one of its own
-            self._over(done.film, self._joined(done.film, film))
+            with self._holds.pop(done.film) as hold:
+                outcome = self._joined(done.film, film, hold)
+            self._over(done.film, outcome)
 
     def _over(self, number: int, outcome: Outcome) -> None:
         self.outcomes[number] = outcome
         self._watch.film(outcome)
 
-    def _joined(self, number: int, film: Film) -> Outcome:
+    def _joined(self, number: int, film: Film, hold: Hold) -> Outcome:
         again = "; what was restored is kept: the same command goes on"
         if errors := self._errors[number]:
             more = f", and {len(errors) - 1} more" if len(errors) > 1 else ""
@@ -353,9 +355,9 @@ class _Lead:
                 film.job,
                 film.plan,
                 self._made[number],
+                hold,
                 header=film.header,
                 progress=lambda: self._watch.joining(film, next(frames)),
-                say=self._watch.say,
             )
         except Exception as error:
             kept = again if isinstance(error, MtuError) and holds_scenes(store_beside(film.job.target)) else ""

@@ -1,4 +1,4 @@
-"""A film put together of restored scenes: a run that finds all of them in its store, and opens no model for it.
+"""A film put together of what workers have left in its store: no model is opened for it.
 
 So the machine that joins needs nothing that the workers have: no GPU, and no processor of their kind. Writes the
 target, and beside it the record that `verify` reads.
@@ -6,67 +6,155 @@ target, and beside it the record that `verify` reads.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
+import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 from mtu.core.errors import InvalidInputError, OutputError, some
+from mtu.core.interface import Interface
 from mtu.core.window import Picture
 from mtu.farm.encoded import join_encoded
 from mtu.farm.plan import Plan
 from mtu.runtime.backends import open_model
 from mtu.runtime.batch import record_done
 from mtu.runtime.chain import interface_of
-from mtu.runtime.job import Job, RunReport, run_job
-from mtu.runtime.opened import Models, Opened
-from mtu.runtime.scene_store import STORE, SceneStore, StoredScene, border_psnr, sidecar
+from mtu.runtime.job import Job, Pipeline, RunReport, redone_remark
+from mtu.runtime.outputs import Outputs
+from mtu.runtime.scene_store import (
+    Hold,
+    SceneStore,
+    StoredScene,
+    border_psnr,
+    digest_of,
+    digest_of_all,
+    made_of,
+    sidecar,
+    stored_scene,
+)
 from mtu.runtime.session import Restored, Stream
-from mtu.runtime.stored_session import StoredSession, store_beside
-from mtu.runtime.tiles import Sides
+from mtu.runtime.stored_session import store_beside
+from mtu.runtime.video import Reader, Writer, open_reader
 
 
-def join(
-    job: Job,
-    plan: Plan,
-    made: str,
-    *,
-    header: str | None,
-    progress: Callable[[], None],
-    say: Callable[[str], None],
-) -> RunReport:
+def join(job: Job, plan: Plan, made: str, hold: Hold, *, header: str | None, progress: Callable[[], None]) -> RunReport:
     """Writes the target of a job whose scenes are all restored, with a record of them; then the store goes. `made` is
-    what `made_by` said of the job before it began; `header` is that of its units, if they are encoded.
+    what `made_by` said of the job before it began, `hold` is on its store; `header` is that of its units, if they are
+    encoded; `progress` is called after each frame that is not.
 
-    Raises OutputError if a scene is missing or broken, which then is forgotten, and what `run_job` raises.
+    Raises OutputError if a scene is missing or broken, which then is forgotten, InvalidInputError if the source is not
+    what was planned, and as `open_writer`.
     """
     plan.check_source()
-    store = store_beside(job.target)
+    began, store, interface = time.perf_counter(), store_beside(job.target), interface_of(open_model(job.model))
     by, borders = made_of(store), border_psnr(store)
+    found = {scene.first: stored_scene(store, scene.first) for scene in plan.scenes}
+    scenes = [scene for scene in found.values() if scene is not None]
+    if len(scenes) < len(found):
+        raise _broken([first for first, scene in found.items() if scene is None], store)
+    if header is None:
+        reader, writer = _encode(job, plan, interface, scenes, hold, progress)
+    else:
+        reader, writer = join_encoded(job, plan, header, hold)
+    digests = {scene.first: digest_of_all(scene.pictures) for scene in scenes}
+    record_done(job, made, plan=plan.as_json(), scenes_made_by=by, scenes=digests, borders=_for_json(borders))
+    shutil.rmtree(store, ignore_errors=True)
+    redone = sorted(number for scene in scenes for number in scene.redone)
+    return RunReport(
+        source=job.source,
+        target=job.target,
+        model=interface.variant,
+        checkpoint=interface.weights,
+        precision=by["arithmetic"],
+        backend=by["backend"],
+        device=by["device"],
+        width=reader.info.width,
+        height=reader.info.height,
+        frames=plan.frames,
+        scene_cuts=[scene.first for scene in plan.scenes[1:] if not scene.continues],
+        tiles=by["tiles"],
+        redone=redone,
+        resumed=plan.frames,
+        seconds=time.perf_counter() - began,
+        notes=[*reader.info.notes, *writer.notes],
+        remarks=[*reader.remarks, *writer.remarks, *redone_remark(redone), *_split_remarks(borders)],
+        damage=plan.damage,
+    )
 
-    def whole() -> None:
-        record_done(job, made, plan=plan.as_json(), scenes_made_by=by, scenes=scenes, borders=_for_json(borders))
 
-    try:
-        scenes = {scene.first: digest_of_scene(store, scene.first) for scene in plan.scenes}
-        if header is not None:
-            report = join_encoded(job, plan, header, whole)
-        else:
-            report = run_job(job, models=_StoredModels(), progress=progress, say=say, whole=whole)
-    except (OSError, InvalidInputError):
-        if header is not None:
+def _encode(
+    job: Job,
+    plan: Plan,
+    interface: Interface,
+    scenes: Sequence[StoredScene],
+    hold: Hold,
+    progress: Callable[[], None],
+) -> tuple[Reader, Writer]:
+    """As `run_job` encodes what it restores; gives what was read and written by, which are closed."""
+    reader = open_reader(job.source, job.read)
+    with Pipeline(reader, into_pipe=False) as pipeline, Outputs(job, reader.info, interface, None) as outputs:
+        hold.remember(outputs.writer.temporary)
+        try:
+            pipeline.run(_Stored(interface.streams, scenes), outputs.write, progress)
+        except OutputError:
+            if broken := _forget_broken(store_beside(job.target), plan):
+                raise _broken(broken, store_beside(job.target)) from None
             raise
-        broken = [str(first) for first in _forget_broken(store, plan)]
-        if broken:
-            raise OutputError(
-                f"the restored scenes that begin with frame {some(broken)} are missing or broken in {store}"
-            ) from None
-        raise
-    report.remarks += _split_remarks(borders)
-    return report
+        outputs.commit()
+    return reader, outputs.writer
+
+
+class _Stored(Stream):
+    """Gives what is stored of a film, frame by frame."""
+
+    def __init__(self, streams: Sequence[str], scenes: Sequence[StoredScene]) -> None:
+        """`scenes` are all of the film."""
+        self._scenes = scenes
+        self._restored = (pair for scene in scenes for pair in zip(scene.source, scene.read(), strict=True))
+        super().__init__(streams, None)
+
+    def _push(self, frames: Mapping[str, Picture]) -> list[Restored]:
+        source, picture = next(self._restored, (None, None))
+        if source != digest_of(*frames.values()):
+            raise self._other_frames()
+        return [Restored(self._pushed - 1, picture)]
+
+    def flush(self) -> list[Restored]:
+        """See `Stream`."""
+        if next(self._restored, None) is not None:
+            raise self._other_frames()
+        return []
+
+    def _other_frames(self) -> InvalidInputError:
+        return InvalidInputError(
+            f"the source has other frames than were restored, from frame {self._pushed - 1} on: delete"
+            f" {self._scenes[0].path.parent} to restore all again"
+        )
+
+    @property
+    def redone(self) -> list[int]:
+        """See `Stream`."""
+        return [number for scene in self._scenes for number in scene.redone]
+
+    @property
+    def inference_seconds(self) -> float:
+        """See `Stream`."""
+        return 0.0
+
+
+def _forget_broken(store: Path, plan: Plan) -> list[int]:
+    """First frames of the scenes that are missing or broken; their sidecars go, so that they are restored again."""
+    scenes = SceneStore(store, made_of(store))
+    broken = [scene.first for scene in plan.scenes if scenes.find(scene.first) is None]
+    for first in broken:
+        sidecar(store, first).unlink(missing_ok=True)
+    return broken
+
+
+def _broken(scenes: Sequence[int], store: Path) -> OutputError:
+    numbers = some([str(first) for first in scenes])
+    return OutputError(f"the restored scenes that begin with frame {numbers} are missing or broken in {store}")
 
 
 def _for_json(borders: Mapping[int, float]) -> dict[int, float | None]:
@@ -82,97 +170,3 @@ def _split_remarks(borders: Mapping[int, float]) -> list[str]:
         f"the first pictures of parts of long scenes have a PSNR of {worst:.1f} dB or more to what the part before"
         f" gives for them (the worst: frame {number})"
     ]
-
-
-def made_of(store: Path) -> dict[str, Any]:
-    """What the scenes of a store were made by. Raises OutputError if it is gone or broken."""
-    try:
-        made: dict[str, Any] = json.loads((store / STORE).read_bytes())
-    except (OSError, ValueError):
-        raise OutputError(f"{store / STORE} is gone or broken") from None
-    return made
-
-
-def digest_of_scene(store: Path, first: int) -> str:
-    """sha256 over those of the restored pictures of a scene, by its sidecar. Raises OSError, InvalidInputError."""
-    try:
-        pictures = json.loads(sidecar(store, first).read_bytes())["pictures"]
-    except (ValueError, TypeError, KeyError):
-        raise InvalidInputError(f"{sidecar(store, first)} is broken") from None
-    return hashlib.sha256("".join(pictures).encode()).hexdigest()
-
-
-def _forget_broken(store: Path, plan: Plan) -> list[int]:
-    """First frames of the scenes that are missing or broken; their sidecars go, so that they are restored again."""
-    try:
-        scenes = SceneStore(store, made_of(store))
-    except (OutputError, InvalidInputError):
-        return []
-    broken = [scene.first for scene in plan.scenes if scenes.find(scene.first) is None]
-    for first in broken:
-        sidecar(store, first).unlink(missing_ok=True)
-    return broken
-
-
-class _StoredModels(Models):
-    """`Models` that opens none: its sessions have what is stored."""
-
-    def open(self, job: Job, frame: Sides, say: Callable[[str], None]) -> Opened:
-        """See `Models`."""
-        model, made = open_model(job.model), made_of(store_beside(job.target))
-        backend: Any = SimpleNamespace(  # what a report says of one
-            interface=interface_of(model),
-            name=made["backend"],
-            device=made["device"],
-            arithmetic=made["arithmetic"],
-            remarks=[],
-        )
-        return _StoredOpened(model=model, backend=backend, tiling=None)
-
-
-class _StoredOpened(Opened):
-    def session(self, job: Job) -> Stream:
-        """See `Opened`."""
-        directory = store_beside(job.target)
-        scenes = _Whole(directory, made_of(directory))
-        return _Joining(_NoSession(self.backend.interface.streams, directory), scenes, job.scene_threshold)
-
-
-class _Whole(SceneStore):
-    """A store whose scenes are compared while they are read, not before."""
-
-    def find(self, first: int) -> StoredScene | None:
-        """See `SceneStore`."""
-        return self.look_up(first)
-
-
-class _Joining(StoredSession):
-    @property
-    def remarks(self) -> list[str]:
-        """See `StoredSession`: that all was restored before goes without saying."""
-        return []
-
-
-class _NoSession(Stream):
-    """Takes the place of the session that would restore what is missing."""
-
-    def __init__(self, streams: Sequence[str], directory: Path) -> None:
-        self._directory = directory
-        super().__init__(streams, None)
-
-    def _push(self, frames: Mapping[str, Picture]) -> list[Restored]:
-        raise OutputError(f"a scene is missing in {self._directory}")
-
-    def flush(self) -> list[Restored]:
-        """See `Stream`."""
-        return []
-
-    @property
-    def redone(self) -> list[int]:
-        """See `Stream`."""
-        return []
-
-    @property
-    def inference_seconds(self) -> float:
-        """See `Stream`."""
-        return 0.0

@@ -6,7 +6,6 @@ worker that reads from the middle of the file can prove that it has the right on
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple
 from mtu.core.errors import InvalidInputError, MissingFileError, OutputError
 from mtu.core.files import fingerprint, write_whole
 from mtu.farm import UNIT_FRAMES
-from mtu.runtime.scene_store import digest_of
+from mtu.runtime.scene_store import digest_of, digest_of_all
 from mtu.runtime.scenes import SceneDetector, Split
 from mtu.runtime.video import Fields, Frame, ReadOptions, open_reader
 
@@ -251,11 +250,6 @@ def _scene(first: int, digests: Sequence[str], before: Sequence[str], continues:
         before=digest_of_all(before),
         continues=continues,
     )
-
-
-def digest_of_all(digests: Sequence[str]) -> str:
-    """sha256 over `digest_of` several frames, hexadecimal."""
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def packed(frames: list[int], least: int) -> Iterator[tuple[int, int]]:

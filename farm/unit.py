@@ -14,8 +14,8 @@ from itertools import islice
 
 from mtu.core.errors import InvalidInputError
 from mtu.core.window import Picture
-from mtu.farm.plan import Plan, Scene, digest_of_all
-from mtu.runtime.scene_store import digest_of
+from mtu.farm.plan import Plan, Scene
+from mtu.runtime.scene_store import digest_of, digest_of_all
 from mtu.runtime.stored_session import StoredSession
 from mtu.runtime.video import Frame, Segment, open_reader
 

@@ -12,11 +12,10 @@ from typing import Any
 from mtu.core.errors import InvalidInputError, MissingFileError
 from mtu.core.files import fingerprint, write_whole
 from mtu.farm.films import Film, Restoring
-from mtu.farm.joining import digest_of_scene
 from mtu.farm.plan import Plan
 from mtu.runtime.batch import record_of
 from mtu.runtime.job import Job
-from mtu.runtime.scene_store import STORE, OtherScenesError
+from mtu.runtime.scene_store import STORE, OtherScenesError, digest_of_all, stored_scene
 from mtu.runtime.stored_session import store_beside
 
 
@@ -56,7 +55,8 @@ def verify(job: Job, whole: bool, seed: int | None = None) -> list[int]:
                     " the model, options and kind of machine that made it"
                 ) from None
             for scene in film.plan.scenes_of(unit):
-                if digest_of_scene(store, scene.first) != scenes[str(scene.first)]:
+                found = stored_scene(store, scene.first)
+                if found is None or digest_of_all(found.pictures) != scenes[str(scene.first)]:
                     raise InvalidInputError(
                         f"{job.target}: frames {scene.first} to {scene.end - 1} come out otherwise when they are"
                         " restored again"

@@ -124,14 +124,13 @@ def run_job(
     start: Callable[[RunReport, int | None], None] = lambda report, frames: None,
     progress: Callable[[], None] = lambda: None,
     say: Callable[[str], None] = lambda text: None,
-    whole: Callable[[], None] = lambda: None,
 ) -> RunReport:
     """Restores `job.source` into `job.target`, which gets its name when it is whole.
 
     `models` are those of several runs, None opens the model for this one. `start` is called before frame 1 with the
     report so far (its notes are complete) and the expected number of frames, `progress` after each frame, `say` with
-    what takes long before that, `whole` when the target has its name. Raises MtuError for what the user can put right;
-    then, and for every other exception, nothing stands at the target's name.
+    what takes long before that. Raises MtuError for what the user can put right; then, and for every other exception,
+    nothing stands at the target's name.
     """
     with contextlib.ExitStack() as stack:
         reader = open_streams(job.source, job.streams, job.read)
@@ -177,7 +176,6 @@ def run_job(
                 f"{job.source}: no frame could be decoded" + (f": {reader.damage}" if reader.damage else "")
             )
         outputs.commit()
-        whole()
         if stored is not None:
             report.resumed = stored.taken
             stored.store.remove()
@@ -190,13 +188,14 @@ def run_job(
             report.remarks.append(
                 f"{part:.1%} of all pixels were restored, those with a sigma above {gate.threshold:g}"
             )
-        report.remarks += [*reader.remarks, *writer.remarks, *backend.remarks, *_redone_remark(session.redone)]
+        report.remarks += [*reader.remarks, *writer.remarks, *backend.remarks, *redone_remark(session.redone)]
         report.remarks += [] if stored is None else stored.remarks
         report.seconds = time.perf_counter() - began
     return report
 
 
-def _redone_remark(frames: list[int]) -> list[str]:
+def redone_remark(frames: list[int]) -> list[str]:
+    """What a user should know of `RunReport.redone`."""
     if not frames:
         return []
     numbers = ", ".join(map(str, frames[:10])) + (", ..." if len(frames) > 10 else "")

@@ -14,7 +14,7 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -40,6 +40,11 @@ def digest_of(*pictures: Picture) -> str:
         digest.update(b"%d %d " % picture.shape[:2])
         digest.update(np.ascontiguousarray(picture).data)
     return digest.hexdigest()
+
+
+def digest_of_all(digests: Iterable[str]) -> str:
+    """sha256 over `digest_of` several pictures, hexadecimal."""
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def sidecar(store: Path, first: int) -> Path:
@@ -70,15 +75,6 @@ def pictures_of(store: Path, first: int) -> Path:
     return sidecar(store, first).with_suffix(".mkv")
 
 
-def is_whole(store: Path, first: int) -> bool:
-    """Whether the scene that begins with frame `first` is there, by its sidecar and the size of its pictures."""
-    path = sidecar(store, first)
-    try:
-        return bool(json.loads(path.read_bytes())["bytes"] == path.with_suffix(".mkv").stat().st_size)
-    except (OSError, ValueError, TypeError, KeyError):
-        return False
-
-
 class OtherScenesError(InvalidInputError):
     """A store holds scenes that were made of something else."""
 
@@ -96,7 +92,7 @@ class OtherScenesError(InvalidInputError):
 
 @dataclass(frozen=True)
 class StoredScene:
-    """A whole scene of a store, whose pictures are as they were written."""
+    """A scene of a store, as its sidecar tells of it."""
 
     first: int
     """Number of its first frame."""
@@ -106,9 +102,18 @@ class StoredScene:
     """`digest_of` each restored picture; as many."""
     redone: tuple[int, ...]
     """Numbers of the frames that were restored without memory; see `Session.redone`."""
-    continues: bool
-    """Whether it is a part of a scene that goes on from the part before."""
+    bytes: int
+    """Of the file of its pictures."""
     path: Path
+    """That file; it is not there once they are encoded elsewhere."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether that file is there, by its size."""
+        try:
+            return self.path.stat().st_size == self.bytes
+        except OSError:
+            return False
 
     def read(self) -> Iterator[Picture]:
         """Its pictures, uint8 [H, W, 3]. Raises OutputError if they are not those that were written."""
@@ -126,6 +131,33 @@ class StoredScene:
             raise OutputError(f"{self.path} cannot be read ({error.strerror}): delete it") from None
         if count != len(self.pictures):
             raise OutputError(f"{self.path} has changed since it was written: delete it")
+
+
+def stored_scene(store: Path, first: int) -> StoredScene | None:
+    """The scene that begins with frame `first`, by its sidecar alone; None if that is not there, or broken."""
+    path = sidecar(store, first)
+    try:
+        fields = json.loads(path.read_bytes())
+        scene = StoredScene(
+            first=first,
+            source=tuple(fields["source"]),
+            pictures=tuple(fields["pictures"]),
+            redone=tuple(fields["redone"]),
+            bytes=int(fields["bytes"]),
+            path=pictures_of(store, first),
+        )
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return scene if len(scene.source) == len(scene.pictures) else None
+
+
+def made_of(store: Path) -> dict[str, Any]:
+    """What the scenes of a store were made by. Raises OutputError if it is gone or broken."""
+    try:
+        made: dict[str, Any] = json.loads((store / STORE).read_bytes())
+    except (OSError, ValueError):
+        raise OutputError(f"{store / STORE} is gone or broken") from None
+    return made
 
 
 class SceneStore:
@@ -157,30 +189,13 @@ class SceneStore:
             if found.get(name) != made_by.get(name):
                 raise OtherScenesError(self.directory, name, found.get(name), made_by.get(name))
 
-    def look_up(self, first: int) -> StoredScene | None:
-        """The scene that begins with frame `first`, by its sidecar; None if there is none, or it is broken."""
-        path = sidecar(self.directory, first)
-        try:
-            fields = json.loads(path.read_bytes())
-            scene = StoredScene(
-                first=first,
-                source=tuple(fields["source"]),
-                pictures=tuple(fields["pictures"]),
-                redone=tuple(fields["redone"]),
-                continues=bool(fields["continues"]),
-                path=path.with_suffix(".mkv"),
-            )
-            if len(scene.source) != len(scene.pictures) or scene.path.stat().st_size != fields["bytes"]:
-                return None
-        except (OSError, ValueError, TypeError, KeyError):
-            return None
-        return scene
-
     def find(self, first: int) -> StoredScene | None:
-        """As `look_up`; None also if a picture is not as it was written."""
-        scene = self.look_up(first)
+        """The scene that begins with frame `first`; None if there is none, or a picture is not as it was written."""
+        scene = stored_scene(self.directory, first)
+        if scene is None or not scene.is_whole:
+            return None
         try:
-            for _ in () if scene is None else scene.read():
+            for _ in scene.read():
                 pass
         except OutputError:
             return None
@@ -337,19 +352,14 @@ class SceneWriter:
             self.close()
         return size
 
-    def commit(self, redone: list[int], *, continues: bool = False) -> None:
-        """Gives the scene its name, when it lies on the disk; the arguments are what `StoredScene` has. Raises
+    def commit(self, redone: list[int]) -> None:
+        """Gives the scene its name, when it lies on the disk; `redone` is as `StoredScene` has it. Raises
         OutputError."""
         import av
 
         if self._given_up or self._container is None:
             return
-        fields: dict[str, Any] = {
-            "source": self._source,
-            "pictures": self._pictures,
-            "redone": redone,
-            "continues": continues,
-        }
+        fields = {"source": self._source, "pictures": self._pictures, "redone": redone}
         said = sidecar(self._store.directory, self._first)
         try:
             self._container.mux(self._stream.encode())

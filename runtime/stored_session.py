@@ -125,7 +125,7 @@ class StoredSession(Stream):
             self._keep_part(self._session.push(frame), first, end, continues)
         self._keep_part(self._session.flush(), first, end, continues)
         redone = [number for number in self._session.redone if first <= number < end]
-        self._writer.commit(redone, continues=continues)
+        self._writer.commit(redone)
         self.close()
 
     def _keep_part(self, restored: list[Restored], first: int, end: int, continues: bool) -> None:
@@ -144,20 +144,11 @@ class StoredSession(Stream):
                 self._writer = self.store.writer(number)
             else:
                 self._pictures = self._scene.read()
-        elif self._scene is not None and number - self._begin == len(self._scene.source):
-            self._next_part(self._scene, number)
         if self._scene is not None:
             return [Restored(number, self._stored(self._scene, number, digest))]
         assert self._writer is not None
         self._writer.add_source(digest)
         return self._keep(self._session.push(frames))
-
-    def _next_part(self, scene: StoredScene, number: int) -> None:
-        """Goes on with the part of a scene that begins here, if there is one."""
-        part = self.store.find(number)
-        if part is not None and part.continues:
-            self._redone += scene.redone
-            self._begin, self._scene, self._pictures = number, part, part.read()
 
     def _stored(self, scene: StoredScene, number: int, digest: str) -> Picture:
         place = number - scene.first

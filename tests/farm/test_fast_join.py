@@ -4,6 +4,7 @@ for how pictures are encoded."""
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 from fractions import Fraction
@@ -156,6 +157,29 @@ def test_what_is_not_as_asked_is_encoded_again(tmp_path, model, monkeypatch, cha
     in_process([planned])
     assert len(commits) == (4 if change == "options" else 1) and missing_units(planned) == []
     joined(planned)
+
+
+def test_frames_restored_without_memory_are_told(tmp_path, model):
+    make_video(tmp_path / "a.mp4", scenes(COUNTS))
+    planned = film(tmp_path, model)
+    in_process([planned])
+    for first in (12, 0):
+        said = sidecar(store_beside(planned.job.target), first)
+        said.write_text(json.dumps({**json.loads(said.read_bytes()), "redone": [first + 1]}))
+    report = joined(planned)
+    assert report.redone == [1, 13] and any("non-finite values at 2 frames (1, 13)" in text for text in report.remarks)
+
+
+@pytest.mark.parametrize("content", [None, "{", "[1]"])
+def test_what_is_said_of_an_encoded_scene_is_lost(tmp_path, model, content):
+    make_video(tmp_path / "a.mp4", scenes(COUNTS))
+    planned = film(tmp_path, model)
+    in_process([planned])
+    lost = sidecar(store_beside(planned.job.target), planned.plan.scenes_of(1)[0].first)
+    lost.unlink() if content is None else lost.write_text(content)
+    assert missing_units(planned) == [1]
+    (outcome,) = restore_films([dataclasses.replace(planned)], Workers(), QUIET)
+    assert outcome.error == "" and outcome.report.frames == sum(COUNTS)
 
 
 def test_units_of_another_size_are_encoded_again(tmp_path, model):

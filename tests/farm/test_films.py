@@ -182,12 +182,12 @@ class TestDone:
         assert ended.code == 0 and "1 inputs: 1 done" in ended.err, ended.err
 
     def test_the_record_is_there_before_the_scenes_go(self, ready, monkeypatch):
-        from mtu.runtime.scene_store import SceneStore
+        seen, real = [], shutil.rmtree
 
-        seen = []
-        real = SceneStore.remove
-        monkeypatch.setattr(
-            SceneStore, "remove", lambda self: seen.append(record_of(ready.job.target).exists()) or real(self)
-        )
+        def remove(path, *given, **options):
+            seen.append((path, record_of(ready.job.target).exists()))
+            real(path, *given, **options)
+
+        monkeypatch.setattr(shutil, "rmtree", remove)
         assert finish(ready, Workers()).error == ""
-        assert seen[0]
+        assert seen == [(store_beside(ready.job.target), True)]
