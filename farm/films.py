@@ -30,10 +30,11 @@ from mtu.runtime.backends import open_model
 from mtu.runtime.batch import Outcome, is_done, jobs_for, made_by, why
 from mtu.runtime.chain import interface_of
 from mtu.runtime.job import Job
-from mtu.runtime.opened import Models, check_resume
+from mtu.runtime.opened import Models, Opened, check_resume
 from mtu.runtime.outputs import Outputs
 from mtu.runtime.scene_store import Hold, OtherScenesError, holds_scenes, stored_scene
 from mtu.runtime.stored_session import StoredSession, store_beside
+from mtu.runtime.tiles import choose_tiling
 from mtu.runtime.video import open_reader
 from mtu.runtime.video.parts import header_of
 
@@ -50,6 +51,8 @@ class Film:
     plan: Plan
     header: str | None = None
     """If units are encoded where they are restored (see `encoded`), the header that all of them have."""
+    notes: tuple[str, ...] = ()
+    """What a user should know before the work."""
 
     def is_encoded(self, unit: int) -> bool:
         """Whether a unit is encoded, and is to be."""
@@ -88,18 +91,18 @@ class Restoring:
         self._film_of = film_of
         self._share = share_cores(beside)
         self._models = Models()
-        self._current: tuple[int, Film, StoredSession, int] | None = None
+        self._current: tuple[int, Film, Opened, StoredSession] | None = None
 
     def __call__(self, film: int, unit: int) -> Done:
         """See `Restorer`."""
         began = time.perf_counter()
         if self._current is None or self._current[0] != film:
-            self._current = film, *self._opened(self._film_of(film))
-        _, its, session, look_ahead = self._current
-        taken = session.taken
-        notes = list[str]()
+            its = self._film_of(film)
+            self._current = film, its, *self._opened(its)
+        _, its, opened, session = self._current
+        taken, notes = session.taken, [*opened.notes]
         if not its.is_encoded(unit):
-            notes = restore_unit(its.plan, unit, session, look_ahead)
+            notes += restore_unit(its.plan, unit, session, opened.backend.interface.look_ahead)
             if its.header is not None:
                 encode_unit(its.job, its.plan, its.header, unit, session.store)
         return Done(
@@ -108,11 +111,10 @@ class Restoring:
             worker=worker_name(),
             seconds=time.perf_counter() - began,
             frames=sum(scene.frames for scene in its.plan.scenes_of(unit)) - (session.taken - taken),
-            notes=tuple(notes),
+            notes=(*notes, *opened.backend.remarks),
         )
 
-    def _opened(self, film: Film) -> tuple[Film, StoredSession, int]:
-        """Its session, and how far the model looks ahead."""
+    def _opened(self, film: Film) -> tuple[Opened, StoredSession]:
         opened = self._models.open(film.job, (film.plan.height, film.plan.width), lambda text: None)
         try:
             session = opened.session(film.job)
@@ -126,7 +128,7 @@ class Restoring:
         assert isinstance(session, StoredSession)
         if film.header is not None:
             check_encoder(film.job, film.plan, film.header)
-        return film, session, opened.backend.interface.look_ahead
+        return opened, session
 
 
 def _plan_path(job: Job) -> Path:
@@ -141,7 +143,7 @@ def plan_film(
     """A film with its plan, which is kept in its store. Raises as `make_plan`."""
     path = _plan_path(job)
     plan = None
-    header = _check_target(job)
+    header, notes = _check_target(job)
     with contextlib.suppress(MissingFileError, InvalidInputError):
         plan = Plan.load(path)
         same = (plan.source, plan.scene_threshold, plan.split, plan.options) == (
@@ -164,7 +166,7 @@ def plan_film(
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         plan.write(path)
-    return Film(dataclasses.replace(job, resume=True), plan, header)
+    return Film(dataclasses.replace(job, resume=True), plan, header, (*plan.notes(), *notes))
 
 
 def left_to_do(jobs: Sequence[Job]) -> tuple[list[Job], list[Outcome]]:
@@ -222,16 +224,18 @@ def _planned(
         return why(error)
 
 
-def _check_target(job: Job) -> str | None:
-    """The header of `Film`. Raises what the join would find, after all the work: a target that cannot be written, or
-    not so."""
+def _check_target(job: Job) -> tuple[str | None, list[str]]:
+    """The header of `Film`, and what the target cannot hold. Raises what the join would find, after all the work: a
+    target that cannot be written, or not so; and what each unit would, tiles that are too small."""
     try:
         Path(job.target).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{Path(job.target).parent} cannot be made ({error.strerror})") from None
-    interface = interface_of(open_model(job.model))
-    with open_reader(job.source, job.read) as reader, Outputs(job, reader.info, interface, None) as outputs:
-        return header_of(outputs.writer) if job.join == "fast" else None
+    model = open_model(job.model)
+    with open_reader(job.source, job.read) as reader, Outputs(job, reader.info, interface_of(model), None) as outputs:
+        choose_tiling(job.tile, (reader.info.height, reader.info.width), model)
+        header = header_of(outputs.writer) if job.join == "fast" else None
+        return header, [*reader.info.notes, *outputs.writer.notes]
 
 
 def _missing(film: Film, unit: int) -> list[Scene]:
@@ -307,6 +311,7 @@ class _Lead:
         self._made: dict[int, str] = {}
         self._left: dict[int, set[int]] = {}
         self._errors: dict[int, list[str]] = {}
+        self._said: set[str] = set()
 
     def hold(self) -> list[tuple[int, int]]:
         """The units that are to be given out. Of a film that lacks none it is one: a worker says whether what is there
@@ -332,7 +337,9 @@ class _Lead:
         if done.error:
             self._errors[done.film].append(f"unit {done.unit}: {done.error}")
         for note in done.notes:
-            self._watch.say(f"note: {film.job.source}: {note}")
+            if (text := f"note: {film.job.source}: {note}") not in self._said:
+                self._said.add(text)
+                self._watch.say(text)
         self._watch.unit(done)
         self._left[done.film].discard(done.unit)
         if not self._left[done.film]:

@@ -44,7 +44,7 @@ class Shown(Watch):
         before = f", {frames - to_do} of them restored before" if to_do < frames else ""
         self.say(f"{len(films)} film{'s' if len(films) != 1 else ''}, {frames} frames{before}")
         for film in films:
-            for note in film.plan.notes():
+            for note in film.notes:
                 self.say(f"note: {film.job.source}: {note}")
         columns = MofNCompleteColumn(), FpsColumn(), TimeRemainingColumn()
         self._meter = Meter(program, *columns, unit="frames", transient=True, enabled=enabled, average=_AVERAGE)

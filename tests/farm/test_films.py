@@ -42,6 +42,18 @@ def test_a_film_that_is_not_whole_is_named_and_kept(ready, tmp_path, monkeypatch
     assert store_beside(ready.job.target).is_dir() and not (tmp_path / "out" / "a.mp4").exists()
 
 
+@pytest.mark.parametrize("join", ["exact", "fast"])
+def test_what_is_lost_is_told_before_the_work(alone, capsys, join):
+    make_video(alone / "t.mp4", scenes((4, 5), width=300), subtitles=True).rename(alone / "t.avi")
+    how = ("--join", join, "--unit", "4", "--tile")
+    ended = cli.run(capsys, "mtu-farm", "run", *words(alone, "out", *how, "16x16", names=["t.avi"]))
+    assert ended.code == 4 and "tiles of 16x16" in ended.err and "unit" not in ended.err
+    ended = cli.run(capsys, "mtu-farm", "run", *words(alone, "out", *how, "256x48", names=["t.avi"]))
+    assert ended.code == 0, ended.err
+    assert 0 < ended.err.index("avi cannot hold subtitle") < ended.err.index("each frame is restored in"), ended.err
+    assert ended.err.count("each frame is restored in") == 1
+
+
 def test_a_plan_is_kept_and_made_again_for_another_source(ready, tmp_path, monkeypatch):
     made = []
     real = module.make_plan
