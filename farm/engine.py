@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import queue
 import re
 import signal
 import socket
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,6 +27,8 @@ from mtu.runtime.stored_session import processor_units
 
 TRIES = 3
 """How often a unit is given out that ends its worker."""
+_ASK_SECONDS, _GONE = 5.0, 3
+"""While nothing comes Ray is asked so often; it has gone if it does not answer so many times."""
 _STORE_BYTES = 100 << 20
 """Of Ray's object store: only rows of a table are in it."""
 
@@ -38,7 +41,7 @@ class Workers:
     gpus: float = 0.0
     """Of each; a fraction shares one."""
     address: str | None = None
-    """Of a cluster that is there, as Ray writes it ("ray://HOST:10001", "auto"); None starts one on this machine."""
+    """Of a cluster that is there: "HOST:PORT" or "auto"; None starts one on this machine."""
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -46,6 +49,11 @@ class Workers:
         if not 0 <= self.gpus <= 64:
             raise InvalidInputError(
                 f"--gpus-per-worker {self.gpus:g}: a number from 0 to 64, a fraction to share a GPU"
+            )
+        if self.address is not None and "://" in self.address:
+            raise InvalidInputError(
+                f"--address {self.address}: Ray Data does not run through Ray's client; run mtu-farm on a machine of"
+                " the cluster, with HOST:6379 or auto"
             )
 
 
@@ -84,6 +92,7 @@ def spread(
     `done` is called as they end, in any order. Returns those that no worker came back from."""
     import ray.data
 
+    count = min(workers.count, len(units))  # Ray warns of workers that have nothing to do
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.max_errored_blocks = -1  # the rest goes on
@@ -96,7 +105,7 @@ def spread(
         results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             worker,
             fn_constructor_args=(make,),
-            compute=ray.data.ActorPoolStrategy(size=workers.count, max_tasks_in_flight_per_actor=1),
+            compute=ray.data.ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=1),
             # A processor for each would leave none for what reads the rows, which then waits for ever.
             num_cpus=0.01,
             num_gpus=workers.gpus,
@@ -105,11 +114,50 @@ def spread(
             scheduling_strategy="SPREAD",
         )
     missing = list(units)
-    for row in results.iter_rows():
+    for row in _watched(results.iter_rows()):
         ended = Done.of(row)
         missing.remove((ended.film, ended.unit))
         done(ended)
     return missing
+
+
+def _watched(rows: Iterable[Any]) -> Iterator[Any]:
+    """`rows`, as they come. Raises MtuError if Ray has gone: its native code would end this program after a minute,
+    without a word."""
+    import ray
+
+    given: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+
+    def take() -> None:
+        try:
+            for row in rows:
+                given.put(("row", row))
+            given.put(("end", None))
+        except BaseException as error:
+            given.put(("error", error))
+
+    address = ray.get_runtime_context().gcs_address
+    threading.Thread(target=take, daemon=True).start()
+    failures = 0
+    while failures < _GONE:
+        try:
+            kind, what = given.get(timeout=_ASK_SECONDS)
+        except queue.Empty:
+            failures = 0 if _answers(address) else failures + 1
+            continue
+        if kind == "error":
+            raise what
+        if kind == "end":
+            return
+        yield what
+    raise MtuError(f"Ray at {address} has gone: start it, and give the same command again")
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    with contextlib.suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), timeout=10):
+        return True
+    return False
 
 
 def everywhere(do: Callable[[Any], Any], given: Sequence[Any]) -> Iterator[tuple[int, Any]]:
@@ -155,11 +203,12 @@ def cluster(workers: Workers) -> Iterator[None]:
             # Ray itself tries for minutes.
             socket.create_connection((found[1], int(found[2])), timeout=10).close()
         before = signal.getsignal(signal.SIGTERM)
-        with _without("logging.cc"):  # a line about the level of the log
+        # Lines about the level of the log, and one a second of a token that is missing.
+        with _without("logging.cc", "gcs_client.cc"):
             ray.init(**options)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)  # Ray sets its own, which ends the program without a word
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # Ray raises a bare Exception too, where a slow machine makes it give up
         where = workers.address or "this machine"
         what = " ".join(str(error).split())[:400] or type(error).__name__
         token = "; a cluster that asks for a token needs RAY_AUTH_MODE=token here" * (workers.address is not None)
@@ -179,8 +228,8 @@ def cluster(workers: Workers) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _without(word: str) -> Iterator[None]:
-    """What is written to stderr meanwhile comes afterwards, but for lines with `word`; those are of native code."""
+def _without(*words: str) -> Iterator[None]:
+    """What is written to stderr meanwhile comes afterwards, but for lines of native code with one of `words`."""
     try:
         kept = os.dup(2)
     except OSError:  # it is closed
@@ -195,7 +244,7 @@ def _without(word: str) -> Iterator[None]:
             os.close(kept)
             file.seek(0)
             with contextlib.suppress(OSError):
-                os.write(2, b"".join(line for line in file if word.encode() not in line))
+                os.write(2, b"".join(line for line in file if not any(word.encode() in line for word in words)))
 
 
 def _check_machines(workers: Workers) -> None:

@@ -102,9 +102,13 @@ class Restoring:
         _, its, opened, session = self._current
         taken, notes = session.taken, [*opened.notes]
         if not its.is_encoded(unit):
-            notes += restore_unit(its.plan, unit, session, opened.backend.interface.look_ahead)
-            if its.header is not None:
-                encode_unit(its.job, its.plan, its.header, unit, session.store)
+            try:
+                notes += restore_unit(its.plan, unit, session, opened.backend.interface.look_ahead)
+                if its.header is not None:
+                    encode_unit(its.job, its.plan, its.header, unit, session.store)
+            except OutputError:
+                if not its.is_encoded(unit):  # by a worker that was thought to be dead
+                    raise
         return Done(
             film=film,
             unit=unit,
@@ -283,9 +287,9 @@ def restore_films(films: Sequence[Film], workers: Workers, watch: Watch) -> list
     What fails stops nothing else. Inside of a `cluster`.
     """
     lead = _Lead(films, watch)
-    beside = workers.count if workers.address is None else 1
     with contextlib.closing(lead):
         units = lead.hold()
+        beside = min(workers.count, len(units)) if workers.address is None else 1
         try:
             lost = (
                 spread(units, _Make(tuple((film.job, film.header) for film in films), beside), workers, lead.ended)

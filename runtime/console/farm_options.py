@@ -20,7 +20,7 @@ AddressOption = Annotated[
     str | None,
     typer.Option(
         metavar="ADDRESS",
-        help="Of a Ray cluster that is there, as ray://HOST:10001; else one is started here.",
+        help="Of a Ray cluster that is there, as HOST:6379; else one is started here.",
         rich_help_panel=WORK,
     ),
 ]

@@ -22,6 +22,7 @@ from tests.media import CHAPTERS, make_video, packets, times
 from tests.small_models import trail
 
 from mtu.core.errors import InvalidInputError, OutputError
+from mtu.farm import films as films_module
 from mtu.farm.engine import Done, Workers, cluster
 from mtu.farm.films import Watch, frames_missing, missing_units, plan_film, plan_films, restore_films
 from mtu.farm.verify import verify
@@ -229,6 +230,20 @@ def test_a_worker_that_dies_while_it_encodes_leaves_no_half_unit(tmp_path, model
     assert not list(store.glob("*.part")) and not list(store.glob(".encoding*"))
     in_process([planned])
     assert joined(planned).frames == sum(COUNTS)
+
+
+def test_two_workers_that_have_the_same_unit_end_well(tmp_path, model, monkeypatch):
+    make_video(tmp_path / "a.mp4", scenes(COUNTS))
+    planned = film(tmp_path, model)
+    real = films_module.encode_unit
+
+    def after_another(*given):
+        real(*given)  # by the other one
+        real(*given)
+
+    monkeypatch.setattr(films_module, "encode_unit", after_another)
+    in_process([planned])
+    assert missing_units(planned) == [] and joined(planned).frames == sum(COUNTS)
 
 
 def test_packets_that_have_changed_are_found(tmp_path, model):

@@ -171,7 +171,7 @@ def test_a_cluster_of_two_kinds_is_refused_before_the_work():
 
 
 @pytest.mark.needs_library("ray")
-@pytest.mark.parametrize("error", [RuntimeError, ConnectionError, ConnectionAbortedError])
+@pytest.mark.parametrize("error", [RuntimeError, ConnectionError, ConnectionAbortedError, Exception])
 def test_another_ray_at_the_address(monkeypatch, error):
     import ray
 
