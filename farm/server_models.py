@@ -19,14 +19,14 @@ LOCAL = ("model", "backend", "device", "precision", "cuda_graph", "plugin_librar
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Served(Opened):
-    """See `Opened`."""
+    """On a server."""
 
+    backend: Server
     frame: Sides
 
     def session(self, job: Job) -> Stream:
-        """See `Opened.session`; one at a time."""
+        """See `Opened`; one at a time."""
         server = self.backend
-        assert isinstance(server, Server)
         server.end_streams()
         roles = [role for role in ROLES if role != "displacement" or job.save_motion is not None]
         stream = server.session(scene_threshold=job.scene_threshold, strict=job.strict, roles=roles)
@@ -58,4 +58,4 @@ class ServerModels(Models):
     def open(self, job: Job, frame: Sides, say: Callable[[str], None]) -> Opened:
         """See `Models.open`."""
         check_streams(job.streams, self._server.interface)
-        return _Served(model=None, backend=self._server, tiling=None, frame=frame)
+        return _Served(backend=self._server, frame=frame)

@@ -50,11 +50,9 @@ ANSWERS, ENDING = 10.0, 2.0
 
 
 class Server:
-    """A model of a server. It says of itself what a `Backend` says; `session` opens a stream. A context manager."""
+    """A model of a server. It says of itself what a `Runner` says; `session` opens a stream. A context manager."""
 
     name = "triton"
-    in_flight = 0
-    stacks = False
 
     def __init__(self, address: str, *, shared_memory: bool | None = None) -> None:
         """`address` is HOST[:PORT][/MODEL]; without MODEL it is the only one of ours that is served there.
@@ -111,12 +109,6 @@ class Server:
         if self.model:
             raise InvalidInputError(f"{here}: model {self.model} was not written by mtu-export triton")
         raise InvalidInputError(f"{here} has no model that is ready and was written by mtu-export triton")
-
-    def submit(self, *_: Any) -> Any:
-        """There is no graph here."""
-        raise InvalidInputError("a server restores streams: use Server.session")
-
-    read_states = write_states = submit
 
     def session(
         self,

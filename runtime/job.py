@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mtu.core.errors import InvalidInputError
-from mtu.runtime.backends import Backend, Build, PrecisionChoice
+from mtu.runtime.backends import Build, PrecisionChoice, Runner
 from mtu.runtime.compare import Comparison
 from mtu.runtime.opened import Models
 from mtu.runtime.outputs import Outputs, Shown
@@ -205,7 +205,7 @@ def redone_remark(frames: list[int]) -> list[str]:
     ]
 
 
-def _new_report(job: Job, source: SourceInfo, backend: Backend, writer: Writer) -> RunReport:
+def _new_report(job: Job, source: SourceInfo, backend: Runner, writer: Writer) -> RunReport:
     interface = backend.interface
     return RunReport(
         source=job.source,

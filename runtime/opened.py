@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mtu.core.errors import InvalidInputError
 from mtu.core.interface import Interface
 from mtu.core.window import check_streams
-from mtu.runtime.backends import Backend, Model, open_backend, open_model
+from mtu.runtime.backends import Backend, Model, Runner, open_backend, open_model
 from mtu.runtime.chain import interface_of, open_session
 from mtu.runtime.gate import THRESHOLD, Gate, GatedBackend, gated
 from mtu.runtime.scene_store import SceneStore
@@ -23,29 +24,38 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Opened:
+class Opened(abc.ABC):
     """A model that is ready for frames of one size."""
 
-    model: Model | None
-    """None: it is elsewhere."""
-    backend: Backend
-    tiling: Tiling | None
+    backend: Runner
+    tiling: Tiling | None = None
     """How frames are cut; None: they are not."""
     gate: Gate | None = None
     notes: list[str] = field(default_factory=list)
 
+    @abc.abstractmethod
     def session(self, job: Job) -> Stream:
         """For one stream, of whole frames or tiles, with a store of scenes or without; close a `StoredSession`.
 
         Raises InvalidInputError for what a store does not hold, or holds of another run.
         """
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OpenedHere(Opened):
+    """On this machine."""
+
+    model: Model
+    backend: Backend
+
+    def session(self, job: Job) -> Stream:
+        """See `Opened`."""
         how: dict[str, Any] = {"scene_threshold": None if job.resume else job.scene_threshold, "strict": job.strict}
         session: Stream = (
             open_session(self.backend, **how) if self.tiling is None else TiledSession(self.backend, self.tiling, **how)
         )
         if not job.resume:
             return session
-        assert self.model is not None
         check_resume(job, self.backend.interface)
         tiles = None if self.tiling is None else self.tiling.as_json()
         made = made_by(
@@ -110,7 +120,7 @@ class Models:
         tiling, why = fit_memory(job.tile, tiling, frame, backend)
         notes = [] if tiling is None else [f"each frame is restored in {tiling}; {SEAMS}"]
         notes += [why] if why else []
-        return Opened(model=model, backend=backend, tiling=tiling, gate=gate, notes=notes)
+        return _OpenedHere(model=model, backend=backend, tiling=tiling, gate=gate, notes=notes)
 
     def close(self) -> None:
         """Closes what is open."""

@@ -53,9 +53,8 @@ class Pending(Protocol):
         ...
 
 
-class Backend(Protocol):
-    """Executes one model. It keeps nothing of a stream, so several streams and threads can share it: one call is done
-    after the other (`Gate`)."""
+class Runner(Protocol):
+    """Where a model runs, here or elsewhere, as reports tell of it."""
 
     name: str
     """As on the command line."""
@@ -63,7 +62,18 @@ class Backend(Protocol):
     """What runs the model, in words: "cpu", "cuda:0 (NVIDIA ...)"."""
     interface: Interface
     arithmetic: str
-    """What it computes in, in words: `Interface.arithmetic`, where the backend takes the model's own types."""
+    """What it computes in, in words: `Interface.arithmetic`, where the model's own types are taken."""
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a user should know of the way it ran; complete after the last frame."""
+        ...
+
+
+class Backend(Runner, Protocol):
+    """Executes one model. It keeps nothing of a stream, so several streams and threads can share it: one call is done
+    after the other (`Gate`)."""
+
     in_flight: int
     """How many frames may be submitted before the result of the oldest is asked for: 0 where `submit` computes at once,
     1 where a frame is under way when `submit` returns: computed beside the caller, or uploaded while the one before
@@ -71,11 +81,6 @@ class Backend(Protocol):
     stacks: bool
     """Whether `submit` takes frames of several streams at once, stacked along axis 0, with states that are so too; for
     `mtu.runtime.stacked`."""
-
-    @property
-    def remarks(self) -> list[str]:
-        """What a user should know of the way it ran; complete after the last frame."""
-        ...
 
     def submit(self, graph: str, frames: Mapping[str, np.ndarray], states: Mapping[str, Any]) -> Pending:
         """One frame, through the graph of this name (`Interface.graph_for(states)` for those that are held).
