@@ -20,9 +20,10 @@ from mtu.core.release import VERSION
 from mtu.farm.plan import Plan
 from mtu.runtime.backends import open_model
 from mtu.runtime.chain import interface_of
+from mtu.runtime.hold import Hold
 from mtu.runtime.job import Job
 from mtu.runtime.outputs import shown_size
-from mtu.runtime.scene_store import Hold, SceneStore, pictures_of, stored_scene
+from mtu.runtime.scene_store import SceneStore, pictures_of, stored_scene
 from mtu.runtime.stored_session import store_beside
 from mtu.runtime.video import Frame, Reader, SourceInfo, Writer, open_reader
 from mtu.runtime.video.colour import Pixels

@@ -29,10 +29,11 @@ from mtu.farm.unit import check_one_stream, restore_unit
 from mtu.runtime.backends import open_model
 from mtu.runtime.batch import Outcome, is_done, jobs_for, made_by, why
 from mtu.runtime.chain import interface_of
+from mtu.runtime.hold import Hold
 from mtu.runtime.job import Job
 from mtu.runtime.opened import Models, Opened, check_resume
 from mtu.runtime.outputs import Outputs
-from mtu.runtime.scene_store import Hold, OtherScenesError, holds_scenes, stored_scene
+from mtu.runtime.scene_store import OtherScenesError, holds_scenes, stored_scene
 from mtu.runtime.stored_session import StoredSession, store_beside
 from mtu.runtime.tiles import choose_tiling
 from mtu.runtime.video import open_reader

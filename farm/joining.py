@@ -20,10 +20,10 @@ from mtu.farm.plan import Plan
 from mtu.runtime.backends import open_model
 from mtu.runtime.batch import record_done
 from mtu.runtime.chain import interface_of
+from mtu.runtime.hold import Hold
 from mtu.runtime.job import Job, Pipeline, RunReport, redone_remark
 from mtu.runtime.outputs import Outputs
 from mtu.runtime.scene_store import (
-    Hold,
     SceneStore,
     StoredScene,
     border_psnr,

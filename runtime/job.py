@@ -20,9 +20,9 @@ from typing import Any, Literal
 from mtu.core.errors import InvalidInputError
 from mtu.runtime.backends import Build, PrecisionChoice, Runner
 from mtu.runtime.compare import Comparison
+from mtu.runtime.hold import Hold
 from mtu.runtime.opened import Models
 from mtu.runtime.outputs import Outputs, Shown
-from mtu.runtime.scene_store import Hold
 from mtu.runtime.scenes import SCENE_THRESHOLD, Split
 from mtu.runtime.session import Restored, Stream
 from mtu.runtime.stages import Pipe, Stage, StoppedError

@@ -18,7 +18,7 @@ from mtu.farm import films as module
 from mtu.farm.engine import Workers
 from mtu.farm.films import frames_missing, missing_units, plan_film, plan_films
 from mtu.runtime.batch import record_of
-from mtu.runtime.scene_store import Hold
+from mtu.runtime.hold import Hold
 from mtu.runtime.stored_session import store_beside
 from mtu.runtime.video import EncodeOptions
 

@@ -17,7 +17,8 @@ from tests.small_models import trail
 
 from mtu.core.errors import InvalidInputError, OutputError
 from mtu.runtime import open_backend, open_session
-from mtu.runtime.scene_store import Hold, SceneStore
+from mtu.runtime.hold import Hold
+from mtu.runtime.scene_store import SceneStore
 from mtu.runtime.stored_session import StoredSession, store_beside
 
 SCENES = (7, 5, 9)
