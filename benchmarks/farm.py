@@ -19,8 +19,9 @@ from unittest import mock
 import av
 import numpy as np
 
-from mtu.farm.films import Restoring, jobs_of, plan_film
+from mtu.farm.films import Restoring
 from mtu.farm.plan import packed
+from mtu.farm.planning import jobs_of, plan_film
 from mtu.runtime.scene_store import SceneWriter
 
 HEIGHT, WIDTH = 184, 320

@@ -81,7 +81,8 @@ def run(
 ) -> None:
     """Restores films with several workers, or a cluster; a film comes out as one mtu-run would write it."""
     from mtu.farm.engine import Workers, cluster
-    from mtu.farm.films import jobs_of, left_to_do, plan_films, restore_films
+    from mtu.farm.films import restore_films
+    from mtu.farm.planning import jobs_of, left_to_do, plan_films
     from mtu.runtime.batch import read_list
     from mtu.runtime.console.farm import Shown, planning
     from mtu.runtime.console.runs import say_all, say_outcome
@@ -136,7 +137,7 @@ def verify(
     scene_threshold: options.SceneThresholdOption = SCENE_THRESHOLD,
 ) -> None:
     """Restores a part of what mtu-farm run has made again, and compares every picture."""
-    from mtu.farm.films import jobs_of
+    from mtu.farm.planning import jobs_of
     from mtu.farm.verify import verify as verify_film
 
     jobs = jobs_of(

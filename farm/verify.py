@@ -11,8 +11,9 @@ from typing import Any
 
 from mtu.core.errors import InvalidInputError, MissingFileError
 from mtu.core.files import fingerprint, write_whole
-from mtu.farm.films import Film, Restoring
+from mtu.farm.films import Restoring
 from mtu.farm.plan import Plan
+from mtu.farm.planning import Film
 from mtu.runtime.batch import record_of
 from mtu.runtime.job import Job
 from mtu.runtime.scene_store import STORE, OtherScenesError, digest_of_all, stored_scene

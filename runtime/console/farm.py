@@ -9,7 +9,8 @@ from pathlib import Path
 from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 
 from mtu.farm.engine import Done
-from mtu.farm.films import Film, Watch, frames_missing
+from mtu.farm.films import Watch
+from mtu.farm.planning import Film, frames_missing
 from mtu.runtime.batch import Outcome
 from mtu.runtime.console import say
 from mtu.runtime.console.progress import FpsColumn, Meter

@@ -11,7 +11,7 @@ from tests.farm.made_films import in_process, jobs, make_films, spread_here
 
 from mtu.farm import engine
 from mtu.farm import films as module
-from mtu.farm.films import plan_film
+from mtu.farm.planning import plan_film
 from mtu.runtime.job import run_job
 
 

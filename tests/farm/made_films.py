@@ -9,7 +9,8 @@ from tests.media import make_video
 from tests.small_models import trail
 
 from mtu.farm.engine import Done, _Worker
-from mtu.farm.films import Restoring, Watch, jobs_of, restore_films
+from mtu.farm.films import Restoring, Watch, restore_films
+from mtu.farm.planning import jobs_of
 from mtu.runtime.video import EncodeOptions
 
 COUNTS = (12, 9, 30, 7, 26, 11, 8, 15)

@@ -24,7 +24,8 @@ from tests.small_models import trail
 from mtu.core.errors import InvalidInputError, OutputError
 from mtu.farm import films as films_module
 from mtu.farm.engine import Done, Workers, cluster
-from mtu.farm.films import Watch, frames_missing, missing_units, plan_film, plan_films, restore_films
+from mtu.farm.films import Watch, restore_films
+from mtu.farm.planning import frames_missing, missing_units, plan_film, plan_films
 from mtu.farm.verify import verify
 from mtu.runtime.job import run_job
 from mtu.runtime.scene_store import sidecar

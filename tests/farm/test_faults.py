@@ -16,7 +16,8 @@ from mtu.core.errors import InvalidInputError
 from mtu.core.release import VERSION
 from mtu.farm import films as module
 from mtu.farm.engine import Workers, check_kinds, cluster
-from mtu.farm.films import Watch, missing_units, plan_film, restore_films
+from mtu.farm.films import Watch, restore_films
+from mtu.farm.planning import missing_units, plan_film
 from mtu.runtime import scene_store, stored_session
 from mtu.runtime.stored_session import store_beside
 

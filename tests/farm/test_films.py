@@ -15,8 +15,9 @@ from tests.media import make_video
 
 from mtu.core.errors import InvalidInputError
 from mtu.farm import films as module
+from mtu.farm import planning
 from mtu.farm.engine import Workers
-from mtu.farm.films import frames_missing, missing_units, plan_film, plan_films
+from mtu.farm.planning import frames_missing, missing_units, plan_film, plan_films
 from mtu.runtime.batch import record_of
 from mtu.runtime.hold import Hold
 from mtu.runtime.stored_session import store_beside
@@ -56,8 +57,8 @@ def test_what_is_lost_is_told_before_the_work(alone, capsys, join):
 
 def test_a_plan_is_kept_and_made_again_for_another_source(ready, tmp_path, monkeypatch):
     made = []
-    real = module.make_plan
-    monkeypatch.setattr(module, "make_plan", lambda *given, **options: made.append(1) or real(*given, **options))
+    real = planning.make_plan
+    monkeypatch.setattr(planning, "make_plan", lambda *given, **options: made.append(1) or real(*given, **options))
     job = jobs(tmp_path, "out", ["a.mp4"])[0]
     assert plan_film(job, 20).plan == ready.plan and not made
     plan_film(dataclasses.replace(job, scene_threshold=None), 20)
@@ -96,7 +97,7 @@ def test_a_broken_source_stops_no_other(ready, films, tmp_path, capsys):
 
 @pytest.mark.parametrize("what", ["codec", "ending", "directory"])
 def test_a_target_that_cannot_be_is_known_before_the_work(films, tmp_path, monkeypatch, what):
-    monkeypatch.setattr(module, "make_plan", lambda *_, **__: pytest.fail("work was done"))
+    monkeypatch.setattr(planning, "make_plan", lambda *_, **__: pytest.fail("work was done"))
     name = "a.unknown" if what == "ending" else "a.mp4"
     shutil.copy(films / "a.mp4", tmp_path / name)
     encode = EncodeOptions(codec="none" if what == "codec" else None)
@@ -153,7 +154,7 @@ class TestDone:
 
     @pytest.mark.needs_library("ray")
     def test_what_is_done_is_left_out(self, capsys, made, tmp_path, monkeypatch):
-        monkeypatch.setattr(module, "make_plan", lambda *_, **__: pytest.fail("it was planned again"))
+        monkeypatch.setattr(planning, "make_plan", lambda *_, **__: pytest.fail("it was planned again"))
         store = store_beside(made.job.target)
         store.mkdir()
         (store / "00000000.json").write_text("left by a run that was ended when the film was whole")

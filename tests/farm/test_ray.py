@@ -18,7 +18,8 @@ from tests.processes import environment, wait_until
 from mtu.core.errors import InvalidInputError, MtuError
 from mtu.farm import engine
 from mtu.farm.engine import Done, Workers, cluster, spread
-from mtu.farm.films import Watch, plan_film, plan_films, restore_films
+from mtu.farm.films import Watch, restore_films
+from mtu.farm.planning import plan_film, plan_films
 from mtu.runtime.stored_session import store_beside
 
 FARM = [sys.executable, "-c", "from mtu.farm.cli import main\nmain()"]

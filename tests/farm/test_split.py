@@ -17,8 +17,9 @@ from tests.small_models import trail
 from mtu.core.errors import InvalidInputError
 from mtu.farm import unit as units
 from mtu.farm.engine import Workers
-from mtu.farm.films import missing_units, plan_film, restore_films
+from mtu.farm.films import restore_films
 from mtu.farm.plan import Plan, make_plan
+from mtu.farm.planning import missing_units, plan_film
 from mtu.farm.unit import restore_unit
 from mtu.farm.verify import verify
 from mtu.runtime import open_backend, open_session, read_frames, restore
