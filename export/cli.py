@@ -123,7 +123,7 @@ def to_onnx(
 def chain(
     models: Annotated[
         list[Path],
-        typer.Argument(metavar="MODEL...", help="Bundles or engines, in the order that frames go through them."),
+        typer.Argument(metavar="MODEL", help="Bundles or engines, in the order that frames go through them."),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Directory to write.", rich_help_panel=OUTPUT)
@@ -141,9 +141,7 @@ def chain(
 def triton(
     model: Annotated[
         Path | None,
-        typer.Argument(
-            metavar="[MODEL]", help="Bundle, chain, or engine for one size of frames.", show_default=BUNDLED
-        ),
+        typer.Argument(metavar="MODEL", help="Bundle, chain, or engine for one size of frames.", show_default=BUNDLED),
     ] = None,
     *,
     output: Annotated[

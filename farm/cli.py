@@ -7,12 +7,14 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from mtu.core.errors import MtuError
+from mtu.core.errors import MtuError, OutputError
 from mtu.core.extras import require_for
 from mtu.farm import UNIT_FRAMES
 from mtu.runtime.console import SOME_FAILED, new_app, options, run_app, say
 from mtu.runtime.console.farm_options import (
     AddressOption,
+    FilmsArgument,
+    FolderOption,
     GpusOption,
     JoinOption,
     SplitOption,
@@ -20,6 +22,7 @@ from mtu.runtime.console.farm_options import (
     WarmUpOption,
     WorkersOption,
 )
+from mtu.runtime.report import check_report
 from mtu.runtime.scenes import SCENE_THRESHOLD, split_of
 from mtu.runtime.tiles import parse_tile
 
@@ -40,22 +43,29 @@ def plan(
     split_long: SplitOption = None,
     warm_up: WarmUpOption = None,
     scene_threshold: options.SceneThresholdOption = SCENE_THRESHOLD,
+    overwrite: options.OverwriteOption = False,
 ) -> None:
     """Finds the scenes of a source, decoding it once, and packs them into units."""
     from mtu.farm.plan import make_plan
+    from mtu.runtime.console.runs import counted
     from mtu.runtime.video import ReadOptions
 
-    made = make_plan(source, ReadOptions(), scene_threshold, unit, split=split_of(split_long, warm_up))
+    split = split_of(split_long, warm_up)
+    check_report(output, source, option="-o")
+    if output.exists() and not overwrite:
+        raise OutputError(f"{output} exists: replace it with --overwrite")
+    made = make_plan(source, ReadOptions(), scene_threshold, unit, split=split)
     made.write(output)
-    say(PROGRAM, f"{output}: {made.frames} frames, {len(made.scenes)} scenes, {len(made.units)} units")
+    found = ((made.frames, "frame"), (len(made.scenes), "scene"), (len(made.units), "unit"))
+    say(PROGRAM, f"{output}: {', '.join(counted(*each) for each in found)}")
     for note in [*made.notes(), *([f"damaged input: {made.damage}"] if made.damage else [])]:
         say(PROGRAM, f"note: {note}")
 
 
 @app.command()
 def run(
-    sources: options.SourcesArgument,
-    output: options.TargetOption,
+    sources: FilmsArgument,
+    output: FolderOption,
     sources_file: options.ListOption = None,
     suffix: options.SuffixOption = "",
     skip_done: options.SkipDoneOption = False,
@@ -125,8 +135,9 @@ def run(
 
 @app.command()
 def verify(
-    sources: options.SourcesArgument,
-    output: options.TargetOption,
+    sources: FilmsArgument,
+    output: FolderOption,
+    sources_file: options.ListOption = None,
     suffix: options.SuffixOption = "",
     whole: Annotated[bool, typer.Option("--all", help="Every unit, not one chosen at random.")] = False,
     model: options.ModelOption = None,
@@ -139,9 +150,11 @@ def verify(
     """Restores a part of what mtu-farm run has made again, and compares every picture."""
     from mtu.farm.planning import jobs_of
     from mtu.farm.verify import verify as verify_film
+    from mtu.runtime.batch import read_list
+    from mtu.runtime.console.runs import counted
 
     jobs = jobs_of(
-        sources,
+        [*sources, *([] if sources_file is None else read_list(sources_file))],
         output,
         suffix,
         model=model,
@@ -162,7 +175,7 @@ def verify(
             failed += 1
             say(PROGRAM, f"failed: {error}")
         else:
-            say(PROGRAM, f"{job.target}: {len(scenes)} scenes restored again, the same, bit for bit")
+            say(PROGRAM, f"{job.target}: {counted(len(scenes), 'scene')} restored again, the same, bit for bit")
     if failed:
         say(PROGRAM, f"{len(jobs)} films: {len(jobs) - failed} the same, {failed} failed")
         raise typer.Exit(SOME_FAILED)

@@ -215,6 +215,10 @@ def cluster(workers: Workers) -> Iterator[None]:
         raise InvalidInputError(f"no Ray {ray.__version__} at {where}: {what}{token}") from None
     try:
         there = _ask(ray.cluster_resources).get("GPU", 0)
+        if workers.gpus and not there:
+            raise InvalidInputError(
+                f"--gpus-per-worker {workers.gpus:g}: Ray finds no GPU; leave it out to restore on processors"
+            )
         if there < workers.gpus * workers.count:
             raise InvalidInputError(
                 f"{workers.count} workers with {workers.gpus:g} GPUs each, and there are {there:g}: give fewer"

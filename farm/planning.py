@@ -69,7 +69,14 @@ def jobs_of(sources: Sequence[str], output: str, suffix: str, **options: Any) ->
     model = options.pop("model", None)
     if model is not None and model.exists():
         model = model.absolute()
-    job = Job(source="", target=str(Path(output).absolute()), model=model, build=cached_engine, resume=True, **options)
+    job = Job(
+        source="",
+        target=str(Path(output).absolute()) + "/" * output.endswith("/"),
+        model=model,
+        build=cached_engine,
+        resume=True,
+        **options,
+    )
     job = dataclasses.replace(job, resume_bytes=None)  # what workers restore is joined, whatever its size
     interface = interface_of(open_model(model))
     check_one_stream(interface.streams)

@@ -31,6 +31,8 @@ def verify(job: Job, whole: bool, seed: int | None = None) -> list[int]:
         record: dict[str, Any] = json.loads(path.read_bytes())
         made, scenes, by = record["result"], record["scenes"], record["scenes_made_by"]
     except (FileNotFoundError, KeyError):
+        if not Path(job.target).exists():
+            raise MissingFileError(f"{job.target} does not exist: nothing to verify") from None
         raise MissingFileError(f"{job.target} was not made by mtu-farm run ({path.name} does not say so)") from None
     except (OSError, ValueError, TypeError):
         raise InvalidInputError(f"{path} is broken: make {job.target} again with mtu-farm run") from None

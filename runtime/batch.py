@@ -21,6 +21,8 @@ from mtu.core.release import VERSION
 from mtu.runtime.job import Job, RunReport
 from mtu.runtime.opened import Models
 
+_OF_FILMS = frozenset({".mp4", ".mov", ".mkv", ".webm"})
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -68,6 +70,12 @@ def jobs_for(job: Job, sources: Sequence[str], suffix: str, skip_done: bool) -> 
         raise InvalidInputError(f"--suffix {suffix}: is a part of a file name, and has no /")
     if job.target == "-" or out.is_file():
         raise InvalidInputError(f"-o {job.target}: several sources need a directory")
+    named_as_film = out.suffix.lower() in _OF_FILMS | {Path(source).suffix.lower() for source in sources} - {""}
+    if named_as_film and not out.is_dir() and not job.target.endswith("/"):
+        raise InvalidInputError(
+            f"-o {job.target}: is the directory in which each input has an output of its name; give a directory, or"
+            f" write {job.target}/ if it is to be called so"
+        )
     for source in sources:
         if source == "-" or "://" in source:
             raise InvalidInputError(f"{source}: only files and directories can be among several sources")
@@ -77,6 +85,8 @@ def jobs_for(job: Job, sources: Sequence[str], suffix: str, skip_done: bool) -> 
     paths = [Path(each.target).resolve() for each in jobs]
     by_target: dict[Path, str] = {}
     for each, path in zip(jobs, paths, strict=True):
+        if path in by_target and Path(by_target[path]).resolve() == Path(each.source).resolve():
+            raise InvalidInputError(f"{each.source} is given twice: give it once")
         if path in by_target:
             raise InvalidInputError(
                 f"{by_target[path]} and {each.source} would both become {each.target}: give them in two runs"
@@ -95,10 +105,8 @@ def jobs_for(job: Job, sources: Sequence[str], suffix: str, skip_done: bool) -> 
             )
     there = [each.target for each in jobs if Path(each.target).exists()]
     if there and not job.overwrite and not skip_done:
-        raise OutputError(
-            f"{some(there)} exist{'s' if len(there) == 1 else ''}: replace with --overwrite, or leave out what is done"
-            " (--skip-done)"
-        )
+        leave = ", or leave out what is done (--skip-done)" if any(record_of(path).exists() for path in there) else ""
+        raise OutputError(f"{some(there)} exist{'s' if len(there) == 1 else ''}: replace with --overwrite{leave}")
     return jobs
 
 
@@ -176,15 +184,18 @@ def is_done(job: Job, models: Models | None = None) -> bool:
     was not, unless it may be replaced."""
     if not Path(job.target).exists():
         return False
-    made = made_by(job, models)
+    made, record_path = made_by(job, models), record_of(job.target)
     try:
-        record = json.loads(record_of(job.target).read_bytes())
+        record = json.loads(record_path.read_bytes())
         if record["made_by"] == made and record["result"] == fingerprint(job.target):
             return True
     except (OSError, ValueError, TypeError, KeyError):
         pass
     if not job.overwrite:
-        raise OutputError(
-            f"{job.target} exists, and was not made by this source, model and options: replace it with --overwrite"
+        why_not = (
+            "was not made by this source, model and options"
+            if record_path.exists()
+            else f"nothing says what it was made of (mtu-farm and --skip-done write that down: {record_path.name})"
         )
+        raise OutputError(f"{job.target} exists, and {why_not}: replace it with --overwrite")
     return False

@@ -121,7 +121,7 @@ def run(
         overwrite=overwrite,
         resume=resume,
     )
-    shown = partial(run_shown, PROGRAM, progress)
+    shown = partial(run_shown, PROGRAM, progress, several)
     jobs = jobs_for(job, inputs, suffix, skip_done) if several else [job]
     if report_file is not None and several:
         check_report(report_file, *(each.target for each in jobs))

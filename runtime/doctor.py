@@ -229,7 +229,13 @@ def examine_abilities(findings: Sequence[Finding]) -> list[Ability]:
     if "pyav" in broken:
         usable, first = [], [_not_working(broken["pyav"])]
     abilities = [Ability("run", bool(usable), f"mtu-run with {', '.join(usable)}" if usable else first[0])]
-    for name, command in (("export", "mtu-export"), ("train", "mtu-train"), ("measure", "mtu-eval")):
+    for name, command in (
+        ("export", "mtu-export"),
+        ("train", "mtu-train"),
+        ("measure", "mtu-eval"),
+        ("farm", "mtu-farm"),
+        ("server", "mtu-run --server"),
+    ):
         extra, packages = NEEDS[command]
         reasons = [str(error) for error in missing(extra, command, packages)]
         reasons += [_not_working(broken[package]) for package in packages if package in broken]

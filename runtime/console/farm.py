@@ -14,7 +14,7 @@ from mtu.farm.planning import Film, frames_missing
 from mtu.runtime.batch import Outcome
 from mtu.runtime.console import say
 from mtu.runtime.console.progress import FpsColumn, Meter
-from mtu.runtime.console.runs import say_outcome
+from mtu.runtime.console.runs import counted, say_outcome
 from mtu.runtime.job import Job
 
 _AVERAGE = 1800.0
@@ -43,7 +43,7 @@ class Shown(Watch):
         self._workers: dict[str, tuple[int, float]] = {}
         frames, to_do = sum(film.plan.frames for film in films), sum(map(frames_missing, films))
         before = f", {frames - to_do} of them restored before" if to_do < frames else ""
-        self.say(f"{len(films)} film{'s' if len(films) != 1 else ''}, {frames} frames{before}")
+        self.say(f"{counted(len(films), 'film')}, {counted(frames, 'frame')}{before}")
         for film in films:
             for note in film.notes:
                 self.say(f"note: {film.job.source}: {note}")
@@ -73,10 +73,10 @@ class Shown(Watch):
         say_outcome(self._program, outcome)
         if (report := outcome.report) is not None:
             for remark in report.remarks:
-                self.say(f"note: {remark}")
-            self.say(f"{report.target}: {report.frames} frames {report.width}x{report.height}")
+                self.say(f"note: {report.source}: {remark}")
+            self.say(f"{report.target}: {counted(report.frames, 'frame')} {report.width}x{report.height}")
             if report.damage:
-                self.say(f"damaged input: {report.damage}; what could be decoded was kept")
+                self.say(f"damaged input: {report.source}: {report.damage}; what could be decoded was kept")
 
     def say(self, text: str) -> None:
         """See `Watch`."""
@@ -86,4 +86,4 @@ class Shown(Watch):
         """How fast each worker was."""
         for worker, (frames, seconds) in sorted(self._workers.items()):
             if frames and seconds:
-                self.say(f"worker {worker}: {frames} frames, {frames / seconds:.2f} fps")
+                self.say(f"worker {worker}: {counted(frames, 'frame')}, {frames / seconds:.2f} fps")

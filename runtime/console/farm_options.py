@@ -6,10 +6,22 @@ from typing import Annotated, Literal
 
 import typer
 
+from mtu.runtime.console.options import OUTPUT
 from mtu.runtime.scenes import WARM_UP
 
 WORK = "Workers"
 
+FilmsArgument = Annotated[list[str], typer.Argument(metavar="INPUT", help="Video files or directories of images.")]
+FolderOption = Annotated[
+    str,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="DIR",
+        help="Directory in which each input has an output of its name.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 UnitOption = Annotated[int, typer.Option("--unit", metavar="N", help="Frames that a unit has at least.", min=1)]
 WorkersOption = Annotated[int, typer.Option("--workers", metavar="N", help="How many work.", rich_help_panel=WORK)]
 GpusOption = Annotated[

@@ -121,15 +121,16 @@ class Meter:
 class Progress(Meter):
     """Prints the notes before frame 1, then frames done, frames a second and the time left."""
 
-    def __init__(self, program: str, *, enabled: bool) -> None:
-        """`enabled` False prints the notes alone."""
+    def __init__(self, program: str, *, enabled: bool, notes_of: str = "") -> None:
+        """`enabled` False prints the notes alone; `notes_of` comes before the text of each."""
         columns = MofNCompleteColumn(), FpsColumn(), TimeRemainingColumn()
         super().__init__(program, *columns, unit="frames", transient=False, enabled=enabled)
+        self._notes_of = notes_of
 
     def begin(self, report: RunReport, frames: int | None) -> None:
         """Called before frame 1; `frames` is the expected number, None if unknown."""
         for note in report.notes:
-            say(self._program, f"note: {note}")
+            say(self._program, f"note: {self._notes_of}{note}")
         self.start(frames)
 
 

@@ -13,9 +13,15 @@ from mtu.runtime.job import Job, RunReport, run_job
 from mtu.runtime.opened import Models
 
 
-def run_shown(program: str, progress: bool, job: Job, models: Models | None) -> RunReport:
-    """`run_job`, with a bar and what is to be said of it at its end."""
-    bar = Progress(program, enabled=progress)
+def counted(number: int, thing: str) -> str:
+    """ "1 frame", "2 frames"."""
+    return f"{number} {thing}" + "s" * (number != 1)
+
+
+def run_shown(program: str, progress: bool, several: bool, job: Job, models: Models | None) -> RunReport:
+    """`run_job`, with a bar and what is to be said of it at its end; notes name the source if there are `several`."""
+    of = f"{job.source}: " if several else ""
+    bar = Progress(program, enabled=progress, notes_of=of)
     try:
         with bar:
             report = run_job(
@@ -25,16 +31,15 @@ def run_shown(program: str, progress: bool, job: Job, models: Models | None) -> 
         end_if_asked()
         raise
     for remark in report.remarks:
-        say(program, f"note: {remark}")
-    frames = f"{report.frames} frame{'s' if report.frames != 1 else ''}"
+        say(program, f"note: {of}{remark}")
+    frames, cuts = counted(report.frames, "frame"), counted(len(report.scene_cuts), "scene cut")
     say(
         program,
         f"{report.target}: {frames} {report.width}x{report.height} in {report.seconds:.1f} s ({report.fps:.2f} fps),"
-        f" {report.model} {report.precision} on {report.backend} {report.device},"
-        f" {len(report.scene_cuts)} scene cut{'s' if len(report.scene_cuts) != 1 else ''}",
+        f" {report.model} {report.precision} on {report.backend} {report.device}, {cuts}",
     )
     if report.damage:
-        say(program, f"damaged input: {report.damage}; what could be decoded was kept")
+        say(program, f"damaged input: {of}{report.damage}; what could be decoded was kept")
     return report
 
 
@@ -66,7 +71,7 @@ def say_all(program: str, outcomes: Sequence[Outcome]) -> int:
     done = sum(each.report is not None for each in outcomes)
     skipped = len(outcomes) - done - len(failed)
     words = [f"{done} done"] + [f"{skipped} done before"] * bool(skipped) + [f"{len(failed)} failed"] * bool(failed)
-    say(program, f"{len(outcomes)} inputs: {', '.join(words)}")
+    say(program, f"{counted(len(outcomes), 'input')}: {', '.join(words)}")
     for source in failed:
         say(program, f"failed: {source}")
     return SOME_FAILED if failed else DAMAGED_INPUT if damaged else 0

@@ -34,7 +34,7 @@ class Command(TyperCommand):
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """The usage line: arguments, the options that cannot be left out, the others."""
         params = self.get_params(ctx)
-        arguments = [_metavar(p) if p.required else f"[{_metavar(p)}]" for p in params if _is_argument(p)]
+        arguments = [_in_usage(p) for p in params if _is_argument(p)]
         needed = [f"{_short(p)} {_metavar(p)}" for p in params if p.required and not _is_argument(p)]
         return [*arguments, *needed, "[OPTIONS]"]
 
@@ -92,6 +92,11 @@ def _is_argument(param: Any) -> bool:
     return bool(param.param_type_name == "argument")
 
 
+def _in_usage(argument: Any) -> str:
+    name = _metavar(argument) + "..." * (argument.nargs == -1)
+    return name if argument.required else f"[{name}]"
+
+
 def _metavar(param: Any) -> str:
     if isinstance(param.default, int | float):
         return str(param.metavar or "N")
@@ -121,7 +126,7 @@ def _text(param: Any) -> str:
     default, shown = param.default, getattr(param, "show_default", False)
     if isinstance(shown, str):
         notes.append(f"default: {shown}")
-    elif shown and isinstance(default, str | int | float) and default is not False:
+    elif shown and isinstance(default, str | int | float) and default is not False and default != "":
         notes.append(f"default: {'on' if default is True else default}")
     if param.required and not _is_argument(param):
         notes.append("required")

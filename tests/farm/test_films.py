@@ -129,7 +129,31 @@ def test_the_plan_command(capsys, films, tmp_path):
     assert ended.code == 0 and f"{sum(COUNTS)} frames, {len(COUNTS)} scenes" in ended.err
     pictures = write_clip(tmp_path / "pictures", 3, 24, 32)
     ended = cli.run(capsys, "mtu-farm", "plan", pictures, "-o", tmp_path / "nowhere" / "plan.json")
-    cli.refused(ended, tmp_path, "plan.json cannot be written")
+    cli.refused(ended, tmp_path, "the directory does not exist")
+    ended = cli.run(capsys, "mtu-farm", "plan", pictures, "-o", tmp_path / "plan.json")
+    cli.refused(ended, tmp_path, "plan.json exists: replace it with --overwrite")
+    ended = cli.run(capsys, "mtu-farm", "plan", pictures, "-o", tmp_path / "plan.json", "--overwrite")
+    assert ended.code == 0 and "plan.json: 3 frames, 1 scene, 1 unit\n" in ended.err
+
+
+def test_a_plan_takes_the_place_of_no_source(capsys, alone):
+    before = (alone / "a.mp4").read_bytes()
+    pictures = write_clip(alone / "pictures", 1, 24, 32)
+    (alone / "link.json").symlink_to(alone / "a.mp4")
+    for source, plan in (("a.mp4", "a.mp4"), ("a.mp4", "link.json")):
+        ended = cli.run(capsys, "mtu-farm", "plan", alone / source, "-o", alone / plan, "--overwrite")
+        cli.refused(ended, alone, "is an input")
+    picture = next(pictures.iterdir())
+    ended = cli.run(capsys, "mtu-farm", "plan", pictures, "-o", picture, "--overwrite")
+    cli.refused(ended, alone, "is one of the files of")
+    assert (alone / "a.mp4").read_bytes() == before
+
+
+def test_the_output_is_a_directory(capsys, alone, monkeypatch):
+    monkeypatch.chdir(alone)
+    command = "mtu-farm", "verify", "a.mp4", "--model", "model"
+    cli.refused(cli.run(capsys, *command), alone, "write: mtu-farm verify a.mp4 --model model -o DIR")
+    cli.refused(cli.run(capsys, *command, "-o", "x.mp4"), alone, "x.mp4: is the directory in which each input has an")
 
 
 @pytest.mark.parametrize(
@@ -192,7 +216,7 @@ class TestDone:
     @pytest.mark.needs_library("ray")
     def test_overwrite_alone_makes_all_again(self, capsys, made, tmp_path):
         ended = self.run(capsys, tmp_path, "--overwrite")
-        assert ended.code == 0 and "1 inputs: 1 done" in ended.err, ended.err
+        assert ended.code == 0 and "1 input: 1 done" in ended.err, ended.err
 
     def test_the_record_is_there_before_the_scenes_go(self, ready, monkeypatch):
         seen, real = [], shutil.rmtree

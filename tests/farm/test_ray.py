@@ -116,7 +116,7 @@ def test_a_driver_that_is_killed_goes_on(films, capsys):
     assert not (films / "driver" / "a.mp4").exists()
     ended = cli.run(capsys, "mtu-farm", "run", *given)
     assert ended.code == 0 and "Warning" not in ended.err, ended.err
-    assert "1 inputs: 1 done" in ended.err and "fps" in ended.err
+    assert "1 input: 1 done" in ended.err and "fps" in ended.err
     assert same(films, "driver")
 
 
@@ -192,3 +192,6 @@ def test_gpus_that_there_are_not(monkeypatch):
             cluster(Workers(count=count, gpus=gpus)).__enter__()
     with cluster(Workers(count=2, gpus=0.5)):
         pass
+    monkeypatch.setattr(engine, "_ask", lambda what: {"CPU": 2.0})
+    with pytest.raises(InvalidInputError, match="--gpus-per-worker 1: Ray finds no GPU; leave it out"):
+        cluster(Workers(gpus=1)).__enter__()

@@ -68,7 +68,14 @@ def test_all_are_verified_though_one_fails(ready, tmp_path, capsys):
     (tmp_path / "none.mp4").write_bytes((tmp_path / "a.mp4").read_bytes())
     given = [tmp_path / "none.mp4", tmp_path / "a.mp4", "-o", tmp_path / "out", "--model", tmp_path / "model"]
     ended = cli.run(capsys, "mtu-farm", "verify", *given, "--backend", "onnxruntime", "--all")
-    assert ended.code == 4 and "failed: " in ended.err and "was not made by mtu-farm run" in ended.err, ended.err
+    assert ended.code == 4 and "failed: " in ended.err and "none.mp4 does not exist" in ended.err, ended.err
     assert "8 scenes restored again" in ended.err and "2 films: 1 the same, 1 failed" in ended.err
     alone = [given[0], *given[2:]]
+    cli.refused(cli.run(capsys, "mtu-farm", "verify", *alone), tmp_path, "none.mp4 does not exist: nothing to verify")
+    (tmp_path / "out" / "none.mp4").write_bytes(b"mine")
     cli.refused(cli.run(capsys, "mtu-farm", "verify", *alone), tmp_path, "was not made by mtu-farm run")
+    (tmp_path / "list.txt").write_text(f"{tmp_path / 'a.mp4'}\n")
+    ended = cli.run(
+        capsys, "mtu-farm", "verify", "--list", tmp_path / "list.txt", *given[2:], "--backend", "onnxruntime"
+    )
+    assert ended.code == 0 and "restored again, the same" in ended.err, ended.err

@@ -89,8 +89,9 @@ def test_where_nothing_is_installed_nothing_works(capsys, answers, no_gpu, monke
     ended = cli.run(capsys, "mtu-doctor")
     assert ended.code == 2 and ended.err == ""
     found = works(ended)
-    assert list(found) == ["run", "export", "train", "measure", "build"]
+    assert list(found) == ["run", "export", "train", "measure", "farm", "server", "build"]
     extras = {"run": "cpu", "export": "export", "train": "train", "measure": "compare", "build": "rtx"}
+    extras |= {"farm": "farm", "server": "triton"}
     for name, (answer, why) in found.items():
         assert answer == "no" and f'pip install "mtu-trt[{extras[name]}]"' in why
 

@@ -160,7 +160,15 @@ def test_a_damaged_one_is_code_3(capsys, folder, model):
     (folder / "cut.mkv").write_bytes(whole[: len(whole) * 2 // 3])
     ended = run(capsys, model, "a.mkv", "cut.mkv", "-o", "out")
     assert ended.code == 3, ended.err
-    assert "damaged input" in ended.err and "2 inputs: 2 done" in ended.err
+    assert "damaged input: cut.mkv: " in ended.err and "2 inputs: 2 done" in ended.err
+
+
+def test_notes_say_of_which_input(capsys, folder, model):
+    make_video("ten.mkv", moving(3), codec="ffv1", pix_fmt="yuv420p10le")
+    ended = run(capsys, model, "a.mkv", "ten.mkv", "-o", "out.mkv/")
+    assert ended.code == 0 and "note: ten.mkv: the source has 10 bits" in ended.err, ended.err
+    assert (folder / "out.mkv" / "ten.mkv").is_file()
+    assert "note: the source has 10 bits" in run(capsys, model, "ten.mkv", "-o", "alone.mkv").err
 
 
 class TestSkipDone:
@@ -200,7 +208,8 @@ class TestSkipDone:
             record = folder / "out" / ".a.mkv.done"
             record.unlink() if what == "no record" else record.write_text("[")
         ended = self.again(*words)
-        assert ended.code == 4 and "a.mkv exists, and was not made by this source, model and options" in ended.err
+        why = "nothing says what it was made of" if what == "no record" else "was not made by this source, model and op"
+        assert ended.code == 4 and f"a.mkv exists, and {why}" in ended.err
         assert self.again(*words, "--overwrite").code == 0
         ended = self.again(*words)
         assert ended.code == 0 and "2 done before" in ended.err
@@ -213,8 +222,11 @@ class TestSkipDone:
         (["a.mkv", "-", "-o", "out"], "only files and directories"),
         (["a.mkv", "http://example.org/a.mp4", "-o", "out"], "only files and directories"),
         (["a.mkv", "d.mp4", "-o", "-"], "need a directory"),
+        (["a.mkv", "d.mp4", "-o", "all.mp4"], "-o all.mp4: is the directory in which"),
+        (["a.mkv", "--suffix", "-x", "-o", "out/a-x.MKV"], "write out/a-x.MKV/ if it is to be called so"),
+        (["a.mkv", "d.mp4", "./a.mkv", "-o", "out"], "./a.mkv is given twice: give it once"),
         (["a.mkv", "d.mp4", "-o", "a.mkv"], "need a directory"),
-        (["a.mkv", "./a.mkv", "-o", "out"], "would both become"),
+        (["a.mkv", "./a.mkv", "-o", "out"], "given twice"),
         (["a.mkv", "pictures", "-o", "out", "--suffix", "x/y"], "--suffix"),
         (["a.mkv", "d.mp4", "-o", "out", "--save-motion", "m"], "--save-motion is for one source"),
         (["a.mkv", "d.mp4", "-o", "out", "--save-maps", "m"], "--save-maps is for one source"),
@@ -248,7 +260,12 @@ def test_what_can_be_known_is_refused_before_the_first(capsys, folder, model, wo
 def test_targets_that_are_there_are_refused_before_the_first(capsys, folder, model):
     (folder / "out").mkdir()
     (folder / "out" / "d.mp4").write_text("mine")
-    cli.refused(run(capsys, model, "a.mkv", "d.mp4", "-o", "out"), folder, "out/d.mp4 exists", "--skip-done")
+    ended = run(capsys, model, "a.mkv", "d.mp4", "-o", "out")
+    cli.refused(ended, folder, "out/d.mp4 exists: replace with --overwrite\n")
+    (folder / "out" / ".d.mp4.done").write_text("{}")
+    ended = run(capsys, model, "a.mkv", "d.mp4", "-o", "out")
+    cli.refused(ended, folder, "out/d.mp4 exists: replace with --overwrite, or leave out what is done (--skip-done)\n")
+    (folder / "out" / ".d.mp4.done").unlink()
     assert [path.name for path in (folder / "out").iterdir()] == ["d.mp4"]
     assert run(capsys, model, "a.mkv", "d.mp4", "-o", "out", "--overwrite").code == 0
 

@@ -14,6 +14,8 @@ from tests.runtime.test_lean import SCRIPTS
 COMMANDS = [
     *((script,) for script in SCRIPTS),
     ("mtu-export", "onnx"),
+    ("mtu-export", "chain"),
+    ("mtu-export", "triton"),
     ("mtu-calibrate", "ranges"),
     ("mtu-calibrate", "int8"),
     ("mtu-farm", "plan"),
@@ -58,7 +60,7 @@ def test_options_are_in_groups(capsys):
     ("words", "message"),
     [
         ("mtu-run a.mp4 -o b.mp4 --crff 3", "there is no option --crff; did you mean --crf?"),
-        ("mtu-run -i a.mp4 -o b.mp4", "there is no option -i; write it as: mtu-run INPUT -o OUTPUT [OPTIONS]"),
+        ("mtu-run -i a.mp4 -o b.mp4", "there is no option -i; write it as: mtu-run INPUT... -o OUTPUT [OPTIONS]"),
         ("mtu-run", "INPUT is missing; write: mtu-run INPUT -o OUTPUT"),
         ("mtu-run a.mp4", "--output or -o is missing; write: mtu-run a.mp4 -o a-sharp.mp4"),
         ("mtu-run 'my clip.mov' --crf 3", "write: mtu-run 'my clip.mov' --crf 3 -o 'my clip-sharp.mov'"),
