@@ -143,6 +143,7 @@ class _Lead:
             try:
                 self._made[number] = made_by(film.job)
                 self._holds[number] = Hold(store_beside(film.job.target)).__enter__()
+                film.plan.write(plan_path(film.job))  # another run may have planned it meanwhile
                 self._left[number] = set(missing_units(film) or [0])
                 self._errors[number] = []
             except MtuError as error:

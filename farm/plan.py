@@ -178,6 +178,18 @@ class Plan:
             raise InvalidInputError(f"{self.source} is not the file that was planned, or has changed: plan it again")
 
 
+def kept_plan(
+    path: Path, source: str, read: ReadOptions, scene_threshold: float | None, split: Split | None
+) -> Plan | None:
+    """The plan at `path`, if there is one and `make_plan` would give the same scenes."""
+    try:
+        plan = Plan.load(path)
+    except (MissingFileError, InvalidInputError):
+        return None
+    asked = source, read, scene_threshold, split, fingerprint(source)
+    return plan if (plan.source, plan.options, plan.scene_threshold, plan.split, plan.fingerprint) == asked else None
+
+
 def make_plan(
     source: str,
     read: ReadOptions,

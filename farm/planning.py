@@ -6,7 +6,6 @@ plans; opens each target once, to know what it cannot hold.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import shutil
@@ -16,12 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mtu.core.errors import InvalidInputError, MissingFileError, OutputError
-from mtu.core.files import fingerprint
+from mtu.core.errors import InvalidInputError, OutputError
 from mtu.farm import UNIT_FRAMES
 from mtu.farm.encoded import is_encoded
 from mtu.farm.engine import everywhere
-from mtu.farm.plan import Plan, Scene, make_plan
+from mtu.farm.plan import Plan, Scene, kept_plan, make_plan, packed
 from mtu.farm.unit import check_one_stream
 from mtu.runtime.backends import open_model
 from mtu.runtime.batch import Outcome, is_done, jobs_for, why
@@ -94,32 +92,23 @@ def plan_film(
     unit_frames: int = UNIT_FRAMES,
     planning: Callable[[Job, int], None] = lambda job, frames: None,
 ) -> Film:
-    """A film with its plan, which is kept in its store. Raises as `make_plan`."""
-    path = plan_path(job)
-    plan = None
+    """A film with its plan, which is kept in its store. Raises as `make_plan` and `Hold`."""
     header, notes = _check_target(job)
-    with contextlib.suppress(MissingFileError, InvalidInputError):
-        plan = Plan.load(path)
-        same = (plan.source, plan.scene_threshold, plan.split, plan.options) == (
-            job.source,
-            job.scene_threshold,
-            job.split,
-            job.read,
-        )
-        if not same or plan.fingerprint != fingerprint(job.source):
-            plan = None
-    if plan is None:
-        frames = itertools.count(1)
-        plan = make_plan(
-            job.source,
-            job.read,
-            job.scene_threshold,
-            unit_frames,
-            split=job.split,
-            progress=lambda: planning(job, next(frames)),
-        )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        plan.write(path)
+    with Hold(store_beside(job.target)):
+        plan = kept_plan(plan_path(job), job.source, job.read, job.scene_threshold, job.split)
+        if plan is None:
+            frames = itertools.count(1)
+            plan = make_plan(
+                job.source,
+                job.read,
+                job.scene_threshold,
+                unit_frames,
+                split=job.split,
+                progress=lambda: planning(job, next(frames)),
+            )
+        units = packed([scene.frames for scene in plan.scenes], unit_frames)
+        plan = dataclasses.replace(plan, units=tuple(units))
+        plan.write(plan_path(job))
     return Film(dataclasses.replace(job, resume=True), plan, header, (*plan.notes(), *notes))
 
 

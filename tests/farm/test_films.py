@@ -13,7 +13,7 @@ from tests.farm.test_units import scenes
 from tests.frames import write_clip
 from tests.media import make_video
 
-from mtu.core.errors import InvalidInputError
+from mtu.core.errors import InvalidInputError, OutputError
 from mtu.farm import films as module
 from mtu.farm import planning
 from mtu.farm.engine import Workers
@@ -53,6 +53,24 @@ def test_what_is_lost_is_told_before_the_work(alone, capsys, join):
     assert ended.code == 0, ended.err
     assert 0 < ended.err.index("avi cannot hold subtitle") < ended.err.index("each frame is restored in"), ended.err
     assert ended.err.count("each frame is restored in") == 1
+
+
+def test_a_kept_plan_is_packed_into_units_of_another_size(ready):
+    planned = plan_film(ready.job, 60)
+    assert len(planned.plan.units) < len(ready.plan.units) and planned.plan.scenes == ready.plan.scenes
+    assert missing_units(planned) == []
+
+
+def test_another_run_changes_no_plan_of_films_that_are_restored(ready, tmp_path, films):
+    kept = store_beside(ready.job.target) / "plan.json"
+    before = kept.read_bytes()
+    with Hold(kept.parent), pytest.raises(OutputError, match="another run is writing"):
+        plan_film(dataclasses.replace(ready.job, scene_threshold=None), 20)
+    assert kept.read_bytes() == before
+    plan_film(dataclasses.replace(ready.job, scene_threshold=None), 20)  # between planning and restoring
+    (kept.parent / "00000012.json").unlink()
+    assert finish(ready, Workers()).error == ""
+    assert (tmp_path / "out" / "a.mp4").read_bytes() == (films / "expected" / "a.mp4").read_bytes()
 
 
 def test_a_plan_is_kept_and_made_again_for_another_source(ready, tmp_path, monkeypatch):
