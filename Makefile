@@ -33,7 +33,7 @@ soak: $(VENV)/.dev
 	$(VENV)/bin/python tools/soak.py $(ARGS)
 
 serve-test: $(SERVE)/.ready
-	OMP_NUM_THREADS=1 $(SERVE)/bin/python -m pytest -q tests/farm/test_triton_server.py
+	OMP_NUM_THREADS=1 $(SERVE)/bin/python -m pytest -q tests/farm/test_triton_server.py tests/farm/test_triton_deaths.py
 
 gpu-check:
 	$(PYTHON) tools/links.py

@@ -77,10 +77,9 @@ class TritonPythonModel:
         )
 
     def _sweep(self, idle: float) -> None:
-        """In a thread of its own, for no request may come; and each figure shown is a message to the server."""
+        """In a thread of its own, for no request may come. It asks nothing of the server; see `_Metrics`."""
         while not self._ended.wait(min(idle / 2, 1.0)):
             self._streams.drop_idle()
-            self._metrics.show()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """A response for each request. Triton gives at most one request of a stream at a time."""
@@ -92,6 +91,7 @@ class TritonPythonModel:
             except MtuError as error:
                 answers[number] = error
         answers.update(zip(asked, self._streams.answer(list(asked.values())), strict=True))
+        self._metrics.show()
         return [self._response(request, answers[number]) for number, request in enumerate(requests)]
 
     def _asked(self, request: Any) -> Asked:
@@ -137,26 +137,27 @@ class TritonPythonModel:
 
 
 class _Metrics:
-    """The figures of the streams, on the server's page of metrics."""
+    """The figures of the streams, on the server's page of metrics.
+
+    Each that is shown is a message to the server, and one from another thread, beside a request, may end the server
+    (SIGSEGV or lock_exception; Triton 2.51). So they are shown by the thread that answers requests, before it does.
+    """
 
     def __init__(self, model: str, streams: Streams) -> None:
         self._streams, labels = streams, {"model": model}
+        kinds = pb_utils.MetricFamily
         self._families = {
-            name: pb_utils.MetricFamily(name=f"mtu_{name}_total", description=text, kind=pb_utils.MetricFamily.COUNTER)
+            name: kinds(name=f"mtu_{name}_total", description=text, kind=kinds.COUNTER)
             for name, text in METRICS.items()
         }
+        self._families["open"] = kinds(name="mtu_streams", description="Streams that are open", kind=kinds.GAUGE)
         # Triton drops the figures of a family that nobody holds.
-        self._counters = {name: family.Metric(labels=labels) for name, family in self._families.items()}
-        self._family_open = pb_utils.MetricFamily(
-            name="mtu_streams", description="Streams that are open", kind=pb_utils.MetricFamily.GAUGE
-        )
-        self._open = self._family_open.Metric(labels=labels)
-        self._shown = dict.fromkeys(METRICS, 0.0)
+        self._metrics = {name: family.Metric(labels=labels) for name, family in self._families.items()}
+        self._shown = dict.fromkeys(self._metrics, 0.0)
 
     def show(self) -> None:
         """As they are now."""
-        self._open.set(len(self._streams))
-        for name, value in asdict(self._streams.figures).items():
+        for name, value in {**asdict(self._streams.figures), "open": len(self._streams)}.items():
             if value != self._shown[name]:
-                self._counters[name].increment(value - self._shown[name])
+                self._metrics[name].increment(value - self._shown[name])
                 self._shown[name] = value

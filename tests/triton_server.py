@@ -44,11 +44,6 @@ class Running:
             found[name] = found.get(name, 0) + float(line.rpartition(" ")[2])
         return found
 
-    def settled(self) -> dict[str, float]:
-        """The metrics, once nothing of before is missing: a model writes them once a second."""
-        time.sleep(1.2)
-        return self.figures()
-
     def after(self, before: dict[str, float], frames: int) -> dict[str, float]:
         """How much larger the metrics are than they were, once so many frames were restored and no stream is open."""
         last = {}
@@ -62,6 +57,11 @@ class Running:
         return last
 
 
+def frame_memory() -> set[str]:
+    """What clients on this machine share with servers now."""
+    return {path.name for path in Path("/dev/shm").glob("mtu-frames-*")}
+
+
 def free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         found = [stack.enter_context(socket.socket()) for _ in range(count)]
@@ -73,19 +73,6 @@ def free_ports(count: int) -> list[int]:
 @contextlib.contextmanager
 def serve(models: Path, work: Path, *, models_may_fail: bool = False) -> Iterator[Running]:
     """Runs a server on the repository `models`; `work` is a directory for its files."""
-    with contextlib.ExitStack() as stack:
-        try:
-            server = stack.enter_context(_served(models, work / "1", models_may_fail))
-        except AssertionError as error:
-            # One start in twenty or so of several models at a time on a busy machine: Triton's own fault.
-            if "boost::interprocess::lock_exception" not in str(error):
-                raise
-            server = stack.enter_context(_served(models, work / "2", models_may_fail))
-        yield server
-
-
-@contextlib.contextmanager
-def _served(models: Path, work: Path, models_may_fail: bool) -> Iterator[Running]:
     spec = util.find_spec("pytriton")
     assert spec is not None and spec.origin is not None
     wheel = Path(spec.origin).parent / "tritonserver"
@@ -103,7 +90,10 @@ def _served(models: Path, work: Path, models_may_fail: bool) -> Iterator[Running
     options = [f"--{kind}-address=127.0.0.1" for kind in ("http", "grpc", "metrics")]
     options += [f"--http-port={http}", f"--grpc-port={grpc}", f"--metrics-port={metrics}", "--exit-timeout-secs=1"]
     # As docs/scale.md has it: the memory of a model need not grow.
-    options.append("--backend-config=python,shm-default-byte-size=536870912")
+    regions = f"mtu-test-{os.getpid()}-{grpc}-"
+    options += [
+        f"--backend-config=python,shm-{how}" for how in ("default-byte-size=536870912", f"region-prefix-name={regions}")
+    ]
     # Without it every model is started twice.
     options += ["--exit-on-error=false"] if models_may_fail else ["--disable-auto-complete-config"]
     with log.open("wb") as said:
@@ -130,6 +120,8 @@ def _served(models: Path, work: Path, models_may_fail: bool) -> Iterator[Running
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # what runs the models outlives it for a while
         process.wait(10)
+        for region in Path("/dev/shm").glob(f"{regions}*"):
+            region.unlink(missing_ok=True)  # of a model that was killed, half a gigabyte
 
 
 def _wait(server: Running) -> None:
