@@ -138,6 +138,11 @@ class Server:
             return InvalidInputError(
                 f"server {self.device} has gone ({_reason(error)}): start it, and this again from the beginning"
             )
+        if "must specify the START flag" in error.message():
+            return InvalidInputError(
+                f"server {self.device} has dropped the stream, which sent nothing for longer than the server waits"
+                " (--idle of mtu-export triton): start this again from the beginning"
+            )
         return InvalidInputError(f"server {self.device}: {_reason(error)}")
 
     def end_streams(self) -> None:

@@ -7,6 +7,7 @@ The server is that of the wheel nvidia-pytriton, in a virtual environment of its
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests import cli, needs
+from tests.bundles import doubling_bundle, negative_bundle, views_bundle
 from tests.frames import moving_frames
 from tests.media import make_video
 from tests.processes import environment, wait_until
@@ -27,9 +29,12 @@ needs.library("pytriton", "tritonclient")  # make serve-test has them
 from tests.triton_server import frame_memory, free_ports, serve
 from tritonclient import grpc
 
+from mtu.core.errors import InvalidInputError
+from mtu.export.chain_files import write_chain
 from mtu.export.triton_files import Serving, write_repository
 from mtu.farm.triton_client import Server
 from mtu.runtime import open_backend, open_model, read_frames, restore
+from mtu.runtime.chain import open_session
 
 SIZE = (48, 64)
 
@@ -42,6 +47,11 @@ def models(tmp_path_factory):
     write_repository(None, root / "models", Serving())
     write_repository(slow, root / "models", Serving("onnxruntime", max_batch=2), name="trail")
     write_repository(slow, root / "models", Serving("onnxruntime", idle=1.0, max_streams=2), name="hasty")
+    parts = [negative_bundle(root / "negative"), doubling_bundle(root / "double")]
+    write_chain([part.directory for part in parts], root / "chain")
+    views_bundle(root / "views", right=1, left=-1)
+    for name in ("chain", "views"):
+        write_repository(root / name, root / "models", Serving("onnxruntime"), name=name)
     other = root / "models" / "other"
     (other / "1").mkdir(parents=True)
     (other / "1" / "model.py").write_text(
@@ -108,7 +118,7 @@ def run(capsys, *arguments):
     return cli.run(capsys, "mtu-run", *arguments, "-e", "x264-params=mbtree=0", "--no-progress")
 
 
-def test_three_films_at_a_time_are_three_runs_bit_for_bit(server, clips, tmp_path):
+def test_three_films_at_a_time_are_three_runs_bit_for_bit(server, clips, tmp_path, capsys):
     before = server.figures()
     films, encoder = [str(clips / f"{name}.mp4") for name in "abc"], ["-e", "x264-params=mbtree=0"]
     start, there = [sys.executable, "-m", "mtu.runtime.cli"], ["--server", f"{server.address}/mtu2"]
@@ -119,9 +129,8 @@ def test_three_films_at_a_time_are_three_runs_bit_for_bit(server, clips, tmp_pat
         )
         for name, film in zip("abc", films, strict=True)
     ]
+    assert run(capsys, *films, "-o", tmp_path / "here", "--json", tmp_path / "here.json").code == 0
     assert [each.wait(120) for each in going] == [0, 0, 0]
-    command = [*start, *films, "-o", f"{tmp_path}/here", "--json", f"{tmp_path}/here.json", *encoder]
-    subprocess.run(command, env=environment(), check=True, timeout=120)
     for name, here in zip("abc", json.loads((tmp_path / "here.json").read_text())["runs"], strict=True):
         assert (tmp_path / f"{name}.mp4").read_bytes() == (tmp_path / "here" / f"{name}.mp4").read_bytes()
         remote = json.loads((tmp_path / f"{name}.json").read_text())
@@ -156,6 +165,22 @@ def test_interleaved_streams_of_one_client(server, clips, shared):
             np.testing.assert_array_equal(got.rgb, wanted.rgb)
             np.testing.assert_array_equal(got.displacement, wanted.displacement)
     backend.close()
+
+
+@pytest.mark.parametrize("model", ["chain", "views"])
+def test_a_chain_and_a_model_of_several_streams(server, models, model):
+    with contextlib.closing(open_backend("onnxruntime", open_model(models / model / "1" / "model"))) as backend:
+        views = [moving_frames(8, *SIZE, seed=seed) for seed, _ in enumerate(backend.interface.streams)]
+        moments = [dict(zip(backend.interface.streams, each, strict=True)) for each in zip(*views, strict=True)]
+        here = open_session(backend)
+        wanted = [each for moment in moments for each in here.push(moment)] + here.flush()
+    for shared in (True, False):
+        with Server(f"{server.address}/{model}", shared_memory=shared) as connection:
+            stream = connection.session()
+            found = [each for moment in moments for each in stream.push(moment)] + stream.flush()
+        for got, expected in zip(found, wanted, strict=True):
+            assert got.index == expected.index
+            np.testing.assert_array_equal(got.rgb, expected.rgb)
 
 
 def test_requests_that_wait_are_computed_together(server):
@@ -223,8 +248,13 @@ def test_idle_streams_are_dropped_and_their_places_taken(server):
         raw.ask(number, frame, start=True)
     assert raw.ask(3, frame, start=True, end=True)["index"].tolist() == [0]
     wait_until(lambda: "START" in raw.ask(1, frame))
-    wait_until(lambda: figures_after(server, raw)["mtu_dropped_total"] == dropped + 2)
-    assert server.figures()["mtu_streams"] == 0
+    with Server(f"{server.address}/hasty") as connection:
+        stream = connection.session()
+        stream.push(frame)
+        wait_until(lambda: figures_after(server, raw)["mtu_dropped_total"] == dropped + 3)
+        assert server.figures()["mtu_streams"] == 0
+        with pytest.raises(InvalidInputError, match="has dropped the stream, which sent nothing"):
+            stream.flush()
 
 
 VANISHES = """
@@ -328,7 +358,7 @@ def test_several_films_go_to_a_server_and_done_ones_are_left_out(server, clips, 
 @pytest.mark.parametrize(
     ("model", "options", "words"),
     [
-        ("/nothing", [], ["has no model nothing", "mtu2", "trail"]),
+        ("/nothing", [], ["has no model nothing", "hasty", "mtu2"]),
         ("/other", [], ["model other was not written by mtu-export triton"]),
         ("", [], ["several models", "hasty", "mtu2", "say which one"]),
         ("/mtu2/1", [], ["write HOST:PORT"]),
