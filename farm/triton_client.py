@@ -172,7 +172,7 @@ def _reason(error: Any) -> str:
 def _parse(address: str) -> tuple[str, str]:
     place, _, model = address.partition("/")
     if "://" in address or not place or "/" in model:
-        raise InvalidInputError(f"--server {address}: write HOST:PORT, the port for gRPC, or HOST:PORT/MODEL")
+        raise InvalidInputError(f"--server {address}: write HOST:PORT, the port for gRPC, or HOST:PORT/NAME of a model")
     has_port = ":" in place.rpartition("]")[2]
     return place if has_port else f"{place}:{PORT}", model
 
