@@ -143,6 +143,8 @@ def test_a_network_that_cannot_be_traced_with_several_streams(tmp_path, monkeypa
     bundle = to_onnx.export_bundle(checkpoint, tmp_path / "b", say=said.append)
     assert traced == [3, 1] and not bundle.interface.batched and axes(bundle) == {1}
     assert said[-1].startswith("note: the network takes one stream at a time")
+    first, second = (number for number, text in enumerate(said) if text.startswith("exporting "))
+    assert "again with one" in said[second - 1] and first < second
 
 
 def old(bundle, directory):

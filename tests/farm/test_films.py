@@ -15,13 +15,13 @@ from tests.media import make_video
 
 from mtu.core.errors import InvalidInputError, OutputError
 from mtu.farm import films as module
-from mtu.farm import planning
+from mtu.farm import joining, planning
 from mtu.farm.engine import Workers
 from mtu.farm.planning import frames_missing, missing_units, plan_film, plan_films
 from mtu.runtime.batch import record_of
 from mtu.runtime.hold import Hold
 from mtu.runtime.stored_session import store_beside
-from mtu.runtime.video import EncodeOptions
+from mtu.runtime.video import EncodeOptions, ReadOptions, Segment, open_reader
 
 pytestmark = pytest.mark.usefixtures("no_ray")
 
@@ -97,6 +97,20 @@ def test_a_source_that_changes_before_the_end(ready, tmp_path):
         file.write(b"more")
     assert "has changed: plan it again" in finish(ready, Workers()).error
     assert not (tmp_path / "out" / "a.mp4").exists()
+
+
+@pytest.mark.parametrize("fault", ["other", "fewer"])
+def test_frames_that_decode_otherwise_when_joining(ready, tmp_path, monkeypatch, fault):
+    if fault == "other":
+        monkeypatch.setattr(joining, "digest_of", lambda *pictures: "")
+    else:
+        monkeypatch.setattr(
+            joining, "open_reader", lambda source, read: open_reader(source, ReadOptions(segment=Segment(0, 1)))
+        )
+    error = finish(ready, Workers()).error
+    number = 0 if fault == "other" else 24
+    assert f"the source has other frames than were restored, from frame {number} on: delete" in error
+    assert store_beside(ready.job.target).is_dir() and not (tmp_path / "out" / "a.mp4").exists()
 
 
 @pytest.mark.needs_library("ray")
