@@ -105,6 +105,8 @@ class Decoder:
             return f"stdin is not yuv4mpeg ({reason}): pipe in the output of ffmpeg -i VIDEO -f yuv4mpegpipe -"
         if "://" in self._source:
             return f"{self._source} cannot be read ({reason}): check the address and the network, or download it first"
+        if isinstance(error, PermissionError):
+            return f"{self._source} cannot be read ({reason}): you may not read it; ask its owner, or change its mode"
         hint = "it is not a video, or it is damaged at its beginning"
         if Path(self._source).suffix.lower() in {".mp4", ".mov", ".m4v", ".3gp"}:
             hint = "it is not a video, or it was cut off before its index (moov) was written"

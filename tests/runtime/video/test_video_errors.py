@@ -49,6 +49,15 @@ def test_not_a_video(tmp_path: Path, name: str, data: bytes, words: str) -> None
     assert name in str(caught.value)
 
 
+def test_a_file_that_may_not_be_read(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise av.error.PermissionError(errno.EACCES, "Permission denied", str(clip))
+
+    monkeypatch.setattr(av, "open", refuse)  # root may read everything
+    with pytest.raises(InvalidInputError, match=r"cannot be read \(Permission denied\): you may not read it"):
+        open_reader(clip)
+
+
 def test_sound_only(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "sound.m4a"), "w") as out:
         stream: Any = out.add_stream("aac", rate=16000, layout="mono")
