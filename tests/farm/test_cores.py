@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="on
 
 
 def test_each_process_has_a_share_of_its_own_until_it_ends() -> None:
-    count, cores = 3, sorted(os.sched_getaffinity(0))
+    count, cores = 5, sorted(os.sched_getaffinity(0))
     shares = [set(cores[part * len(cores) // count : (part + 1) * len(cores) // count]) for part in range(count)]
 
     def begin() -> tuple[subprocess.Popen[str], str]:
