@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mtu.core.errors import InvalidInputError, MissingFileError, MtuError
+from mtu.core.errors import InvalidInputError, MtuError
 from mtu.runtime.scenes import SCENE_THRESHOLD, SceneDetector
 from mtu.runtime.video import Frame, ReadOptions, Segment, open_reader
-from mtu.runtime.video.pictures.files import natural_key
 from mtu.training.data.camera import add_noise, compressed, to_linear, to_srgb
 from mtu.training.data.flow import motion_between
-from mtu.training.data.photographs import of_split
+from mtu.training.data.photographs import files_of_split
 from mtu.training.data.scene import Clip
 from mtu.training.data.textures import Array, Split, log_uniform
 
@@ -67,10 +65,7 @@ def find_footage(
     Split as by `find_photographs`. The beginning of every video is read; those that cannot be, or are too short or too
     small, are left out and named to `say`. Raises MissingFileError without the folder, InvalidInputError without any.
     """
-    if not root.is_dir():
-        reason = "is a file" if root.exists() else "does not exist"
-        raise MissingFileError(f"{root} {reason}: give the folder with the videos")
-    paths = of_split(root, split, lambda folder: _videos(folder, say))
+    paths = files_of_split(root, split, "videos", SUFFIXES, say)
     usable = tuple(path for path in paths if _is_usable(path, frames, side, say))
     if not usable:
         raise InvalidInputError(
@@ -78,19 +73,6 @@ def find_footage(
             f" more ({' '.join(sorted(SUFFIXES))}), or with the folders train/ and validation/"
         )
     return Footage(usable)
-
-
-def _videos(root: Path, say: Callable[[str], None]) -> list[Path]:
-    def unreadable(error: OSError) -> None:
-        say(f"left out: {error.filename} cannot be read: {error.strerror}")
-
-    found = [
-        Path(folder) / name
-        for folder, _, names in os.walk(root, onerror=unreadable)
-        for name in names
-        if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
-    ]
-    return sorted(found, key=lambda path: (natural_key(str(path)), path))
 
 
 def _is_usable(path: Path, frames: int, side: int, say: Callable[[str], None]) -> bool:

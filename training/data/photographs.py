@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from mtu.core.errors import InvalidInputError, MissingFileError, MtuError
@@ -28,10 +28,7 @@ def find_photographs(root: Path, split: Split, say: Callable[[str], None] = lamb
     one among them. Hidden files are ignored. Every file is read once; those that cannot be read or are too small are
     left out and named to `say`. Raises MissingFileError without the folder, InvalidInputError without photographs.
     """
-    if not root.is_dir():
-        reason = "is a file" if root.exists() else "does not exist"
-        raise MissingFileError(f"{root} {reason}: give the folder with the photographs")
-    paths = of_split(root, split, lambda folder: _pictures(folder, say))
+    paths = files_of_split(root, split, "photographs", PICTURE_SUFFIXES, say)
     paths = [path for path in paths if _is_usable(path, say)]
     if not paths:
         raise InvalidInputError(
@@ -41,26 +38,29 @@ def find_photographs(root: Path, split: Split, say: Callable[[str], None] = lamb
     return Photographs(tuple(paths), SHARE)
 
 
-def of_split(root: Path, split: Split, find: Callable[[Path], list[Path]]) -> list[Path]:
-    """Those of the files that `find` finds which are for a split: of a folder that is divided, or one in `HELD_OUT`."""
-    if (root / "train").is_dir() and (root / "validation").is_dir():
-        return find(root / split)
-    paths = find(root)
-    validation = paths[::HELD_OUT]
-    return validation if split == "validation" else [path for path in paths if path not in set(validation)]
+def files_of_split(
+    root: Path, split: Split, what: str, suffixes: Collection[str], say: Callable[[str], None]
+) -> list[Path]:
+    """See `find_photographs`: the files with one of these endings, `what` in words. Raises MissingFileError."""
+    if not root.is_dir():
+        reason = "is a file" if root.exists() else "does not exist"
+        raise MissingFileError(f"{root} {reason}: give the folder with the {what}")
+    divided = (root / "train").is_dir() and (root / "validation").is_dir()
 
-
-def _pictures(root: Path, say: Callable[[str], None]) -> list[Path]:
     def unreadable(error: OSError) -> None:
         say(f"left out: {error.filename} cannot be read: {error.strerror}")
 
     found = [
         Path(folder) / name
-        for folder, _, names in os.walk(root, onerror=unreadable)
+        for folder, _, names in os.walk(root / split if divided else root, onerror=unreadable)
         for name in names
-        if is_named_as_picture(Path(folder) / name)
+        if is_named_as_picture(Path(folder) / name, suffixes)
     ]
-    return sorted(found, key=lambda path: (natural_key(str(path)), path))
+    found.sort(key=lambda path: (natural_key(str(path)), path))
+    if divided:
+        return found
+    validation = found[::HELD_OUT]
+    return validation if split == "validation" else [path for path in found if path not in set(validation)]
 
 
 def _is_usable(path: Path, say: Callable[[str], None]) -> bool:

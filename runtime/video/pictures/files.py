@@ -6,7 +6,7 @@ Everything goes through PyAV; reads only the paths it is given and writes nothin
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TypeVar
 
@@ -44,10 +44,10 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part)
 
 
-def is_named_as_picture(path: Path) -> bool:
-    """Whether a file in a directory is one of its pictures by its name. A link to a file that is not there is one too,
-    which whoever reads it will say; pipes and directories are none."""
-    if path.suffix.lower() not in PICTURE_SUFFIXES or path.name.startswith("."):
+def is_named_as_picture(path: Path, suffixes: Collection[str] = PICTURE_SUFFIXES) -> bool:
+    """Whether a file in a directory is one of its pictures (or has another of these endings) by its name. A link to a
+    file that is not there is one too, which whoever reads it will say; pipes and directories are none."""
+    if path.suffix.lower() not in suffixes or path.name.startswith("."):
         return False
     return path.is_file() or (path.is_symlink() and not path.exists())
 
