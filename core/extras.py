@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
+from importlib import metadata
 
 from mtu.core.errors import MissingExtraError
 
@@ -33,3 +34,12 @@ def require_for(command: str) -> None:
     """Raises MissingExtraError for the first package that `command` needs and that is not installed."""
     extra, packages = NEEDS[command]
     require(extra, command, *packages)
+
+
+def is_installed(distribution: str) -> bool:
+    """Whether pip knows a package of this name."""
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

@@ -229,21 +229,15 @@ def examine_abilities(findings: Sequence[Finding]) -> list[Ability]:
     if "pyav" in broken:
         usable, first = [], [_not_working(broken["pyav"])]
     abilities = [Ability("run", bool(usable), f"mtu-run with {', '.join(usable)}" if usable else first[0])]
-    for name, command in (
-        ("export", "mtu-export"),
-        ("train", "mtu-train"),
-        ("measure", "mtu-eval"),
-        ("farm", "mtu-farm"),
-        ("server", "mtu-run --server"),
-    ):
+    commands = {"export": "mtu-export", "train": "mtu-train", "measure": "mtu-eval", "farm": "mtu-farm"}
+    for name, command in (commands | {"server": "mtu-run --server"}).items():
         extra, packages = NEEDS[command]
         reasons = [str(error) for error in missing(extra, command, packages)]
         reasons += [_not_working(broken[package]) for package in packages if package in broken]
         abilities.append(Ability(name, not reasons, reasons[0] if reasons else command))
-    builders = [library for library in LIBRARIES if _builds(library, broken)]
-    how = f"mtu-build-engine with {', '.join(builders)}"
-    why = 'mtu-build-engine needs TensorRT and a GPU, or TensorRT-RTX without one: pip install "mtu-trt[rtx]"'
-    return [*abilities, Ability("build", bool(builders), how if builders else why)]
+    builders = ", ".join(library for library in LIBRARIES if _builds(library, broken))
+    why = 'needs TensorRT and a GPU, or TensorRT-RTX without one: pip install "mtu-trt[rtx]"'
+    return [*abilities, Ability("build", bool(builders), f"mtu-build-engine {'with ' + builders if builders else why}")]
 
 
 def _builds(library: LibraryName, broken: dict[str, Finding]) -> bool:

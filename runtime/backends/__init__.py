@@ -11,13 +11,13 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from mtu.core.errors import InvalidInputError, MissingExtraError, MtuError, NonFiniteError
+from mtu.core.extras import is_installed
 from mtu.core.interface import Interface
 from mtu.runtime.bundle import Bundle, described_bundle, model_directory, open_bundle, read_fields, stages_of
 from mtu.runtime.engine import Engine, is_engine, open_engine
@@ -280,15 +280,6 @@ def automatic(model: Bundle | Engine, device: str = "auto", precision: Precision
     if device == "auto" and find_gpu() is not None and is_installed("onnxruntime-gpu"):
         return "onnxruntime"
     return "onnxruntime" if packages_missing("openvino") else "openvino"
-
-
-def is_installed(distribution: str) -> bool:
-    """Whether pip knows a package of this name."""
-    try:
-        metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def _check_device(name: str, device: str) -> None:

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("skimage")
 
-from mtu.core.errors import InvalidInputError, OutputError  # noqa: E402
-from mtu.training.data import camera, clips, clips_cli, demo_clip, render, samples, textures  # noqa: E402
+from mtu.core.errors import InvalidInputError  # noqa: E402
+from mtu.training.data import camera, clips, demo_clip, render, textures  # noqa: E402
 from mtu.training.data.scene import Clip, Layer, Path4, Scene, object_layer  # noqa: E402
 
 TRAIN = textures.sample_photographs("train")
@@ -387,19 +386,6 @@ def test_only_blurred_frames_are_compressed() -> None:
     assert np.array_equal(packed.blurred, camera.compressed(plain.blurred, 28))
 
 
-# --- textures
-
-
-@pytest.mark.parametrize("size", [(1, 1), (9, 70), (61, 33)])
-def test_textures_and_masks_have_their_size_and_range(size: tuple[int, int]) -> None:
-    for seed in range(25):
-        rng = np.random.default_rng(seed)
-        picture, mask = textures.random_texture(rng, *size, TRAIN), textures.random_mask(rng, *size)
-        assert picture.shape == (*size, 3) and picture.dtype == np.float32
-        assert picture.min() >= 0 and picture.max() <= 1
-        assert mask.shape == size and set(np.unique(mask)) <= {0, 1}
-
-
 # --- what is made of clips
 
 
@@ -409,32 +395,3 @@ def test_the_demo_takes_only_held_out_photographs() -> None:
     assert scene.crf is None and scene.curve == camera.SRGB
     clip = rendered(scene, 1, demo_clip.HEIGHT // 8, demo_clip.WIDTH // 8)
     assert clip.blurred.shape == (1, demo_clip.HEIGHT // 8, demo_clip.WIDTH // 8, 3)
-
-
-def test_sample_clips(tmp_path: Path) -> None:
-    out = tmp_path / "new" / "folder"
-    arguments = ["samples", "-o", str(out), "--clips=2", "--seed=7", "--size=32", "--frames=3", "--split=validation"]
-    result = CliRunner().invoke(clips_cli.app, arguments)
-    assert result.exit_code == 0, result.output
-    names = {f"{seed}-{kind}.mp4" for seed in (7, 8) for kind in ("blurred", "sharp")} | {"clips.png"}
-    assert {path.name for path in out.iterdir()} == names
-    from mtu.runtime.video import read_picture
-
-    sheet = read_picture(out / "clips.png")
-    assert sheet.shape == (64, 96, 3)
-    assert np.array_equal(sheet[:32, 32:64], clips.make_clip(7, 3, 32, 32, split="validation").sharp[1])
-
-
-def test_sample_clips_that_cannot_be(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    for arguments, error in ((["x", "--size", "33"], InvalidInputError), (["file/x"], OutputError)):
-        arguments = ["samples", "-o", str(tmp_path / arguments[0]), *arguments[1:]]
-        result = CliRunner().invoke(clips_cli.app, arguments)
-        assert isinstance(result.exception, error)
-
-
-def test_motion_colours() -> None:
-    motion = np.array([[(0, 0), (0, 40), (0, 10), (0, -10), (np.nan, np.nan), (10, 0)]], np.float16)
-    white, full, half, left, hidden, down = samples.coloured(motion)[0].tolist()
-    assert white == [255, 255, 255] and full == [255, 0, 0] and half == [255, 128, 128] and hidden == [0, 0, 0]
-    assert left == [128, 255, 255] and down != left
