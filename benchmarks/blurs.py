@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mtu.benchmarks.weights import gain
 from mtu.training.data.clips import handheld_path, random_path
 from mtu.training.data.render import render
 from mtu.training.data.scene import DENSITY, Clip, Layer, Path4, Scene, object_layer
 from mtu.training.data.textures import Photographs, random_mask, random_texture, sample_photographs
+
+if TYPE_CHECKING:
+    from mtu.models.mtu.architecture import Network
 
 LENGTHS = (3, 6, 12, 24)
 """Of the blur in pixels, at the fastest moment and place."""
@@ -63,3 +69,12 @@ def _object(rng: np.random.Generator, speed: float, side: int, photographs: Phot
     path = _shift(rng, speed, side)
     begin = replace(path, start=-path.velocity * np.float32(FRAMES // 2))
     return object_layer(random_texture(rng, half, half, photographs), random_mask(rng, half, half), begin)
+
+
+def table(network: Network, seeds: Sequence[int], side: int) -> Iterator[str]:
+    """The lines of a table of what a network gains, in dB, a line a kind, a column a length."""
+    yield "| blur | " + " | ".join(f"{length} pixels" for length in LENGTHS) + " |"
+    yield "|---" * (len(LENGTHS) + 1) + "|"
+    for kind in CAMERAS:
+        gains = (fmean(gain(network, blurred_clip(kind, length, seed, side)) for seed in seeds) for length in LENGTHS)
+        yield f"| {kind} | " + " | ".join(f"{value:+.2f}" for value in gains) + " |"

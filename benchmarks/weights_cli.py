@@ -40,20 +40,13 @@ def weights(
 
     seeds = range(FIRST_SEED, FIRST_SEED + clips)
     if by_blur:
-        from mtu.benchmarks.blurs import CAMERAS, LENGTHS, blurred_clip
-        from mtu.benchmarks.weights import gain
+        from mtu.benchmarks.blurs import table
 
         for model in models or [open_bundle().directory]:
             network = load(model)
             print(f"\n{model.name}, gain in dB, mean of {clips} clips each, {size}x{size}:\n")
-            print("| blur | " + " | ".join(f"{length} pixels" for length in LENGTHS) + " |")
-            print("|---" * (len(LENGTHS) + 1) + "|")
-            for kind in CAMERAS:
-                print(f"| {kind}", end="", flush=True)
-                for length in LENGTHS:
-                    each = (gain(network, blurred_clip(kind, length, seed, size)) for seed in seeds)
-                    print(f" | {fmean(each):+.2f}", end="", flush=True)
-                print(" |")
+            for line in table(network, seeds, size):
+                print(line, flush=True)
         return
     made = [make_clip(seed, FRAMES, size, size, split="validation") for seed in seeds]
     for model in models or [open_bundle().directory]:

@@ -10,8 +10,7 @@ import typer
 from mtu.core.errors import MtuError, OutputError
 from mtu.core.extras import require_for
 from mtu.farm import UNIT_FRAMES
-from mtu.runtime.console import SOME_FAILED, new_app, options, run_app, say
-from mtu.runtime.console.farm_options import (
+from mtu.farm.console.options import (
     AddressOption,
     FilmsArgument,
     FolderOption,
@@ -22,6 +21,7 @@ from mtu.runtime.console.farm_options import (
     WarmUpOption,
     WorkersOption,
 )
+from mtu.runtime.console import SOME_FAILED, new_app, options, run_app, say
 from mtu.runtime.report import check_report
 from mtu.runtime.scenes import SCENE_THRESHOLD, split_of
 from mtu.runtime.tiles import parse_tile
@@ -90,11 +90,11 @@ def run(
     progress: options.ProgressOption = True,
 ) -> None:
     """Restores films with several workers, or a cluster; a film comes out as one mtu-run would write it."""
+    from mtu.farm.console.shown import Shown, planning
     from mtu.farm.engine import Workers, cluster
     from mtu.farm.films import restore_films
     from mtu.farm.planning import jobs_of, left_to_do, plan_films
     from mtu.runtime.batch import read_list
-    from mtu.runtime.console.farm import Shown, planning
     from mtu.runtime.console.runs import say_all, say_outcome
     from mtu.runtime.video import EncodeOptions
 

@@ -140,22 +140,33 @@ class Plan:
         """Raises MissingFileError, or InvalidInputError for what is no plan of this version."""
         try:
             fields = json.loads(path.read_bytes())
-            if fields["version"] != VERSION:
-                raise InvalidInputError(f"{path} is of version {fields['version']}, this is {VERSION}: plan again")
-            fields["scenes"] = tuple(Scene(**scene) for scene in fields["scenes"])
-            fields["split"] = fields["split"] and Split(**fields["split"])
-            fields["time_base"] = Fraction(fields["time_base"])
-            fields["times"] = tuple(Time(*time) for time in fields["times"])
-            fields["units"] = tuple((int(first), int(end)) for first, end in fields["units"])
-            plan = cls(**fields)
         except FileNotFoundError:
             raise MissingFileError(f"{path} does not exist: make it with mtu-farm plan") from None
         except OSError as error:
             raise InvalidInputError(f"{path} cannot be read ({error.strerror})") from None
+        except ValueError:
+            raise _no_plan(path) from None
+        return cls.of_json(fields, path)
+
+    @classmethod
+    def of_json(cls, fields: Any, path: Path) -> Plan:
+        """From what `as_json` gave; `path` is where that was, for messages. Raises InvalidInputError."""
+        try:
+            if fields["version"] != VERSION:
+                raise InvalidInputError(f"{path} is of version {fields['version']}, this is {VERSION}: plan again")
+            given: dict[str, Any] = {
+                **fields,
+                "scenes": tuple(Scene(**scene) for scene in fields["scenes"]),
+                "split": fields["split"] and Split(**fields["split"]),
+                "time_base": Fraction(fields["time_base"]),
+                "times": tuple(Time(*time) for time in fields["times"]),
+                "units": tuple((int(first), int(end)) for first, end in fields["units"]),
+            }
+            plan = cls(**given)
         except InvalidInputError:
             raise
         except (ValueError, TypeError, KeyError):
-            raise InvalidInputError(f"{path} is no plan, or is broken: make it again with mtu-farm plan") from None
+            raise _no_plan(path) from None
         if not plan._is_whole():
             raise InvalidInputError(f"{path} is broken (scenes or units are missing): make it again with mtu-farm plan")
         return plan
@@ -176,6 +187,10 @@ class Plan:
         """Raises InvalidInputError unless the source is still what was planned."""
         if fingerprint(self.source) != self.fingerprint:
             raise InvalidInputError(f"{self.source} is not the file that was planned, or has changed: plan it again")
+
+
+def _no_plan(path: Path) -> InvalidInputError:
+    return InvalidInputError(f"{path} is no plan, or is broken: make it again with mtu-farm plan")
 
 
 def kept_plan(

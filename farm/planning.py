@@ -106,8 +106,9 @@ def plan_film(
                 split=job.split,
                 progress=lambda: planning(job, next(frames)),
             )
-        units = packed([scene.frames for scene in plan.scenes], unit_frames)
-        plan = dataclasses.replace(plan, units=tuple(units))
+        else:
+            units = packed([scene.frames for scene in plan.scenes], unit_frames)
+            plan = dataclasses.replace(plan, units=tuple(units))
         plan.write(plan_path(job))
     return Film(dataclasses.replace(job, resume=True), plan, header, (*plan.notes(), *notes))
 
@@ -195,7 +196,7 @@ def missing_units(film: Film) -> list[int]:
     return [
         unit
         for unit in range(len(film.plan.units))
-        if _missing(film, unit) or (film.header is not None and not film.is_encoded(unit))
+        if (_missing(film, unit) if film.header is None else not film.is_encoded(unit))
     ]
 
 

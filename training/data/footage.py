@@ -8,6 +8,7 @@ are further apart than `SMALL` the ones between them are made, by the optical fl
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -145,12 +146,17 @@ def footage_clip(seed: int, frames: int, height: int, width: int, footage: Foota
 
 def _read_somewhere(path: Path, place: float, needed: int, part: _Part) -> list[Pictures]:
     """Frames from a place in [0, 1) of a video on; from its beginning where there are too few after it."""
-    _, _, seconds = _read(path, 0.0, 1, part)
-    found: list[Pictures] = []
+    seconds, found = _seconds(path), list[Pictures]()
     if seconds:
         with contextlib.suppress(InvalidInputError):  # how long it is was an estimate
             found, _, _ = _read(path, place * seconds, needed, part)
     return found if len(found) == needed else _read(path, 0.0, needed, part)[0]
+
+
+@functools.lru_cache(1000)
+def _seconds(path: Path) -> float:
+    """How long a video is, 0 if nobody knows."""
+    return _read(path, 0.0, 1, lambda picture: picture[:1, :1])[2]
 
 
 class _Part:

@@ -1,0 +1,1 @@
+"""What `mtu-farm` alone takes and shows; what all commands share is in `mtu.runtime.console`."""
