@@ -140,3 +140,15 @@ def test_mtu_train_on_a_folder(
     assert ended.code == 0, ended.err
     assert (tmp_path / "run" / "weights.safetensors").is_file()
     assert "left out:" in ended.err and "broken.jpg" in ended.err and "optical flow" not in ended.err
+
+
+def test_the_place_with_most_texture_is_taken(tmp_path: Path) -> None:
+    # Half of it is sky: one place in two would show that alone, of three places one in eight.
+    picture = np.full((600, 600, 3), 200, np.uint8)
+    picture[:, 300:] = np.random.default_rng(0).integers(0, 255, (600, 300, 3))
+    write_png(tmp_path / "shore.png", picture)
+    shore = textures.Photographs((tmp_path / "shore.png",), 1.0)
+    plain = sum(
+        float(textures._photograph_part(np.random.default_rng(seed), 60, 60, shore).std()) < 0.02 for seed in range(80)
+    )
+    assert plain < 20, plain

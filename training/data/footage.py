@@ -25,7 +25,7 @@ from mtu.training.data.camera import add_noise, compressed, to_linear, to_srgb
 from mtu.training.data.flow import motion_between
 from mtu.training.data.photographs import files_of_split
 from mtu.training.data.scene import Clip
-from mtu.training.data.textures import Array, Split, log_uniform
+from mtu.training.data.textures import Array, Split, log_uniform, roughness
 
 SUFFIXES = frozenset(
     (
@@ -185,13 +185,7 @@ class _Part:
         part = [min(have, round(want * times)) for have, want in zip(sides, self._size, strict=True)]
         starts = (self._places * (np.array(sides) - part + 1)).astype(int)
         boxes = [(slice(y, y + part[0]), slice(x, x + part[1])) for y, x in starts.tolist()]
-        return max(boxes, key=lambda box: _texture(picture[box]))
-
-
-def _texture(picture: Pictures) -> float:
-    """How much neighbouring pixels differ."""
-    green = picture[..., 1].astype(np.float32)
-    return float(np.abs(np.diff(green, axis=0)).mean() + np.abs(np.diff(green, axis=1)).mean())
+        return max(boxes, key=lambda box: roughness(picture[box]))
 
 
 def _steps(motion: NDArray[np.float16]) -> int | None:
