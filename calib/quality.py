@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,12 +32,17 @@ def measure(picture: Picture, truth: Picture) -> Quality:
 
     The window of SSIM is Gaussian with sigma 1.5.
     """
+    return Quality(psnr(picture, truth), _ssim(picture, truth)[0])
+
+
+def _ssim(picture: Picture, truth: Picture) -> tuple[float, NDArray[np.float64]]:
+    """Its mean, without the borders, and that of each pixel [H, W]."""
     from skimage.metrics import structural_similarity
 
-    ssim = structural_similarity(
-        truth, picture, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+    mean, each = structural_similarity(
+        truth, picture, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True
     )
-    return Quality(psnr(picture, truth), float(ssim))
+    return float(mean), each.mean(2)
 
 
 def measure_floats(picture: NDArray[np.float32], truth: NDArray[np.float32]) -> Quality:
@@ -73,20 +78,45 @@ def for_json(measures: Any) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in asdict(measures).items()}
 
 
-def comparison(panels: dict[str, Picture]) -> Picture:
-    """The panels side by side, each with its name and the middle of it, twice as large, below."""
+class Part(NamedTuple):
+    """A part of one frame of a video, in pixels."""
+
+    frame: int
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def most_gained(videos: Mapping[str, Sequence[Picture]]) -> Part:
+    """Where restoring helped most: of all parts of all frames, a third as wide and as high, the one whose mean SSIM to
+    "sharp" rises most from "blurred" to "restored"."""
+    height, width = (-(-n // 3) for n in videos["sharp"][0].shape[:2])
+    best, found = -math.inf, Part(0, 0, 0, height, width)
+    for number, pictures in enumerate(zip(*(videos[name] for name in ("blurred", "restored", "sharp")), strict=True)):
+        before, after = (_ssim(picture, pictures[2])[1] for picture in pictures[:2])
+        sums = np.pad((after - before).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+        rose = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
+        if rose.max() > best:
+            best, (top, left) = float(rose.max()), np.unravel_index(int(rose.argmax()), rose.shape)
+            found = Part(number, int(top), int(left), height, width)
+    return found
+
+
+def comparison(videos: Mapping[str, Sequence[Picture]], part: Part) -> Picture:
+    """A frame of each video side by side with their names, and below each the part, enlarged to the same width."""
     from PIL import Image, ImageDraw
 
+    frame, top, left, height, width = part
     columns: list[NDArray[np.uint8]] = []
-    for name, picture in panels.items():
-        height, width = picture.shape[:2]
-        crop = picture[height // 4 :, width // 4 :]
-        large = crop.repeat(2, 0).repeat(2, 1)[:height, :width]
-        canvas = Image.fromarray(np.concatenate((picture, large)))
-        draw = ImageDraw.Draw(canvas)
+    for name, pictures in videos.items():
+        whole = Image.fromarray(pictures[frame])
+        large = whole.crop((left, top, left + width, top + height)).resize(whole.size, Image.Resampling.NEAREST)
+        draw = ImageDraw.Draw(whole)
+        draw.rectangle((left, top, left + width - 1, top + height - 1), outline=(255, 255, 255))
         draw.rectangle((0, 0, 8 + 7 * len(name), 14), fill=(0, 0, 0))
         draw.text((4, 1), name, fill=(255, 255, 255))
-        columns.append(np.asarray(canvas))
+        columns.append(np.concatenate((np.asarray(whole), np.asarray(large))))
     return np.concatenate(columns, axis=1)
 
 

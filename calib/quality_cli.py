@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from mtu.calib.quality import comparison, mean, measure_restored
+from mtu.calib.quality import comparison, mean, measure_restored, most_gained
 from mtu.core.extras import require
 from mtu.runtime import read_frames
 from mtu.runtime.console import new_app, run_app
@@ -38,10 +38,9 @@ def quality(
     print(f"restored     {after.psnr:6.2f} dB   {after.ssim:.4f}")
     print(f"gain         {after.psnr - before.psnr:+6.2f} dB  {after.ssim - before.ssim:+.4f}")
     if picture is not None:
-        gains = [b.psnr - a.psnr for a, b in zip(each["blurred"], each["restored"], strict=True)]
-        best = gains.index(max(gains))
-        write_png(picture, comparison({name: frames[best] for name, frames in videos.items()}))
-        print(f"comparison picture: {picture} (frame {best}, {gains[best]:+.2f} dB, the one that gained most)")
+        part = most_gained(videos)
+        write_png(picture, comparison(videos, part))
+        print(f"comparison picture: {picture} (frame {part.frame}; below, the part whose SSIM rose most)")
 
 
 def main() -> NoReturn:

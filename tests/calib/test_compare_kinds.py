@@ -18,7 +18,7 @@ from tests.calib.comparing import COUNT, HEIGHT, WIDTH, Made, Page, frames, one_
 from mtu.calib import compare as module
 from mtu.calib.compare import compare
 from mtu.calib.polygraphy_runner import no_states
-from mtu.calib.quality import comparison
+from mtu.calib.quality import comparison, most_gained
 from mtu.calib.rollout import first_frames
 from mtu.core.errors import InvalidInputError, NonFiniteError
 from mtu.core.interface import Frame, Graph, Input, Interface, Output, Size, State, Tensor
@@ -39,11 +39,19 @@ def run_pair(monkeypatch, capsys, clip):
     return run
 
 
-def test_a_picture_to_look_at_has_any_size():
-    """The command of mtu.calib.quality: panels side by side, with the middle enlarged below."""
+def test_a_picture_to_look_at_shows_what_was_gained():
+    """The command of mtu.calib.quality: frames side by side, and below the part that gained most, enlarged."""
     pytest.importorskip("PIL")
-    panels = {name: np.full((31, 53, 3), value, np.uint8) for name, value in (("a", 50), ("b", 90))}
-    assert comparison(panels).shape == (62, 106, 3)
+    pytest.importorskip("skimage")
+    sharp = np.random.default_rng(0).integers(0, 255, (2, 31, 53, 3)).astype(np.uint8)
+    blurred, restored = np.full_like(sharp, 128), np.full_like(sharp, 128)
+    restored[1, 18:31, 28:50] = sharp[1, 18:31, 28:50]
+    videos = {"blurred": blurred, "restored": restored, "sharp": sharp}
+    part = most_gained(videos)
+    assert (part.frame, part.height, part.width) == (1, 11, 18) and 14 <= part.top and 22 <= part.left
+    shown = comparison(videos, part)
+    assert shown.shape == (62, 159, 3)
+    assert (shown[31 + 16, 53 + 25] == sharp[1, part.top + 5, part.left + 8]).all()
 
 
 def test_a_model_without_states_is_run_once(run_pair):

@@ -1,7 +1,7 @@
 """The clip of the demo, calib/demo. Imports torch and scikit-image; writes nothing.
 
-Two prints, a cat and a rocket, are moved about over a table filmed by hand. All three photographs (scikit-image's
-coffee, chelsea and rocket, in the public domain or CC0) are held out of training.
+A print of a cat and a card with letters are moved about over a table filmed by hand. Both photographs (scikit-image's
+coffee and chelsea, CC0) are held out of training.
 """
 
 from __future__ import annotations
@@ -16,25 +16,27 @@ from mtu.training.data.scene import DENSITY, Clip, Path4, Scene, object_layer
 from mtu.training.data.textures import Array, photograph, sample_photographs
 
 WIDTH, HEIGHT, FRAMES = 384, 216, 48
-PHOTOGRAPHS = ("coffee.png", "chelsea.png", "rocket.jpg")
+PHOTOGRAPHS = ("coffee.png", "chelsea.png")
+LINES = (("MTU", 30), ("sharp again", 17), ("letters tell sooner", 11), ("than numbers do", 11))
+"""On the card: text and its size in frame pixels."""
 
 
 def demo_scene() -> Scene:
     """The scene of the demo, WIDTH x HEIGHT pixels. Raises MissingExtraError without scikit-image or torch."""
     found = {path.name: path for path in sample_photographs("validation").paths}
-    table, cat, rocket = (photograph(found[name]).astype(np.float32) / np.float32(255) for name in PHOTOGRAPHS)
+    table, cat = (photograph(found[name]).astype(np.float32) / np.float32(255) for name in PHOTOGRAPHS)
     # Hand-shake, a slow swing of the camera and a little turning; pixels, radians, log zoom and periods in frames.
     camera = _path(
         (8, 4, 0.01, 0.05),
-        x=((36, 46, 2.2), (9, 9.5, 0.3), (3, 5.3, 1.0)),
-        y=((18, 38, 0.4), (8, 12.5, 1.9), (3, 6.1, 0.2)),
+        x=((30, 46, 2.2), (7, 9.5, 0.3), (2.5, 5.3, 1.0)),
+        y=((16, 38, 0.4), (7, 12.5, 1.9), (2.5, 6.1, 0.2)),
         angle=((0.035, 31, 0.0), (0.012, 10.5, 1.2)),
         zoom=((0.05, 50, 0.7),),
     )
     layers = [object_layer(_enlarge(table, 0.82), None, _path((0, 0, 0, 0)))]
-    first = _path((-85, 28, -0.15, 0), x=((70, 44, -0.4), (6, 13, 0)), y=((16, 29, 1),), angle=((0.16, 34, 0.5),))
-    second = _path((105, -20, 0.2, 0), x=((24, 36, 2.5),), y=((52, 40, 3.6), (5, 14, 0)), angle=((0.2, 47, 2),))
-    for picture, path in ((rocket[:380, 60:600], second), (cat[:, 20:440], first)):
+    first = _path((-85, 28, -0.15, 0), x=((50, 44, -0.4), (5, 13, 0)), y=((12, 29, 1),), angle=((0.16, 34, 0.5),))
+    second = _path((98, -22, 0.12, 0), x=((18, 36, 2.5),), y=((26, 40, 3.6), (4, 14, 0)), angle=((0.14, 47, 2),))
+    for picture, path in ((_letters(), second), (cat[:, 20:440], first)):
         card, mask = _print(_enlarge(picture, 150 / picture.shape[1]))
         layers.append(object_layer(card, mask, path))
     return Scene(tuple(layers), camera, shutter=0.75, samples=31, noise=0.8)
@@ -74,6 +76,20 @@ def _enlarge(picture: Array, scale: float) -> Array:
     larger = torch.nn.functional.interpolate(planes, size, mode="bicubic", antialias=True).clamp(0, 1)
     texture: Array = larger[0].permute(1, 2, 0).contiguous().numpy()
     return texture
+
+
+def _letters() -> Array:
+    """A card with `LINES`, four pixels a frame pixel, 150 frame pixels wide."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    card = Image.new("RGB", (600, 424), (236, 231, 218))
+    draw, top = ImageDraw.Draw(card), 24
+    for text, size in LINES:
+        font = ImageFont.load_default(4 * size)
+        draw.text((300, top), text, (32, 36, 58), font, anchor="ma")
+        top += round(4.9 * size) + 6
+    draw.line((60, 400, 540, 400), (178, 44, 32), 10)
+    return np.asarray(card, np.float32) / np.float32(255)
 
 
 def _print(picture: Array) -> tuple[Array, Array]:
