@@ -19,7 +19,6 @@ train backgrounds/Picture_0B_by_freespace.jpg
 train backgrounds/Picture_1A_by_freespace.jpg
 train backgrounds/Wine_by_Jakkub_Mede.jpg
 train backgrounds/aitzgorri_by_Aitzol_Berasategi.jpg
-train backgrounds/analogpattern_by_Peter_Nerlich.jpg
 train backgrounds/free_by_Peter_Nerlich.jpg
 train backgrounds/friends_by_Aitzol_Berasategi.jpg
 train backgrounds/greentock_by_Peter_Nerlich.jpg
@@ -27,12 +26,8 @@ train backgrounds/life_by_Aitzol_Berasategi.jpg
 validation backgrounds/picosdeeuropa_by_Aitzol_Berasategi.jpg
 train backgrounds/seeding_by_Clements_Engelhardt.jpg
 train backgrounds/sunset_by_Aitzol_Berasategi.jpg
-train backgrounds/umang_by_Abhishek_Mudgal.jpg
 package lomiri-wallpapers-20.04
-validation backgrounds/Fossa_by_Jasper_Roks.jpg
-train backgrounds/Infinite-Sea_by_Aury88.jpg
 train backgrounds/Kleiber_by_Lukas_Baubkus.jpg
-train backgrounds/Painting-Colors_by__herobrine7gamer.jpg
 package mate-backgrounds
 train backgrounds/mate/abstract/Elephants.jpg
 train backgrounds/mate/nature/Aqua.jpg
@@ -48,29 +43,14 @@ train backgrounds/mate/nature/TwoWings.jpg
 train backgrounds/mate/nature/Wood.jpg
 train backgrounds/mate/nature/YellowFlower.jpg
 package plasma-workspace-wallpapers
-train wallpapers/Autumn/contents/images/2560x1600.jpg
 train wallpapers/BytheWater/contents/images/2560x1600.jpg
 validation wallpapers/ColdRipple/contents/images/2560x1600.jpg
 train wallpapers/ColorfulCups/contents/images/2560x1600.jpg
-train wallpapers/DarkestHour/contents/images/2560x1600.jpg
 train wallpapers/EveningGlow/contents/images/2560x1600.jpg
 train wallpapers/FallenLeaf/contents/images/2560x1600.jpg
 train wallpapers/Grey/contents/images/2560x1600.jpg
-train wallpapers/Kite/contents/images/2560x1600.jpg
 train wallpapers/OneStandsOut/contents/images/2560x1600.jpg
-train wallpapers/PastelHills/contents/images/3200x2000.jpg
 train wallpapers/Path/contents/images/2560x1600.jpg
-validation wallpapers/summer_1am/contents/images/2560x1600.jpg
-package ukui-wallpapers
-train backgrounds/2004default.jpg
-train backgrounds/city.png
-validation backgrounds/desert.png
-train backgrounds/firstgeneration.jpg
-train backgrounds/goldfish.png
-train backgrounds/rhythm.jpg
-train backgrounds/rollpaper.png
-train backgrounds/string.jpg
-train backgrounds/the-mouse.jpg
 LIST
 }
 
