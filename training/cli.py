@@ -13,7 +13,7 @@ from mtu.core.errors import InvalidInputError
 from mtu.core.extras import require_for
 from mtu.runtime.console import new_app, run_app, say
 from mtu.runtime.console.options import OUTPUT, VersionOption
-from mtu.training.options import TRAININGS, ImageLoss, Options, Precision, Schedule, new_options, training_of
+from mtu.training.options import TRAININGS, ImageLoss, Optimiser, Options, Precision, Schedule, new_options, training_of
 
 PROGRAM = "mtu-train"
 DEFAULTS = Options()
@@ -49,6 +49,9 @@ def main_command(
     start_from: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Checkpoint whose weights to begin with.")
     ] = None,
+    revive: Annotated[
+        bool, typer.Option("--revive", help="Give channels of --start-from that are never on new kernels.")
+    ] = False,
     max_steps: Annotated[
         int, typer.Option(help="Frame steps of the run.", rich_help_panel=NETWORK)
     ] = DEFAULTS.max_steps,
@@ -62,6 +65,9 @@ def main_command(
         Schedule,
         typer.Option(help="steps: a quarter of the rate at 77 % and 96 % of the run.", rich_help_panel=NETWORK),
     ] = DEFAULTS.schedule,
+    optimiser: Annotated[
+        Optimiser, typer.Option(help="adam as published; muon for short runs.", rich_help_panel=NETWORK)
+    ] = DEFAULTS.optimiser,
     image_loss: Annotated[
         ImageLoss, typer.Option(help="l1+mse as published; psnr for short runs.", rich_help_panel=LOSS)
     ] = DEFAULTS.image_loss,
@@ -124,6 +130,7 @@ def main_command(
         Machine(device, devices, nodes, workers),
         resume=resume,
         start_from=start_from,
+        revive=revive,
         say=lambda text: say(PROGRAM, text),
     )
     if outcome.signal is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,12 @@ from mtu.models.mtu.config import LOOK_AHEAD, WINDOW, preset_config
 from mtu.training.batches import Batch, Batches, Source, floats
 from mtu.training.data.scene import Clip
 from mtu.training.losses import frame_losses
+from mtu.training.muon import Muon
 from mtu.training.options import VIDEOS, Options, Say
 from mtu.training.sources import training_clips, validation_clips
 from mtu.training.validation import validate as validate
 from mtu.training.weights import centre, initialise, is_centred
+from mtu.training.weights import revive as revive_channels
 
 LOSSES = ("image", "motion")
 CLIP_NORM = 1.0
@@ -52,6 +54,8 @@ def new_network(options: Options) -> Network:
 
 def new_optimiser(parameters: Iterable[nn.Parameter], options: Options) -> torch.optim.Optimizer:
     """See `Recipe`."""
+    if options.optimiser == "muon":
+        return Muon(parameters, options.rate)
     return torch.optim.Adam(parameters, options.rate, fused=True)
 
 
@@ -65,6 +69,11 @@ def check_start(found: Checkpoint, options: Options) -> str:
     if options.centre and not is_centred(found.network()):
         return "its kernels are not centred, and centring would ruin them: add --no-centre"
     return ""
+
+
+def revive(network: Network, samples: Sequence[Clip], options: Options) -> int:
+    """See `Recipe`."""
+    return revive_channels(network, samples, torch.Generator().manual_seed(options.seed))
 
 
 def steps(

@@ -58,6 +58,11 @@ class Recipe(Protocol):
         """Why a run cannot begin with these weights, those of its network; empty: it can."""
         ...
 
+    def revive(self, network: Any, samples: Any, options: Options) -> int:
+        """Gives channels that none of the samples turns on another beginning; returns how many. Raises
+        InvalidInputError where a family has none such."""
+        ...
+
     def steps(
         self, network: Any, batch: Any, options: Options, step: int
     ) -> Iterator[tuple[Sequence[Tensor], Tensor | None]]:

@@ -89,6 +89,12 @@ class Run:
         for network in (self.plain, self.average):
             self.recipe.begin_with(network, found)
 
+    def revive(self, samples: Sequence[Any]) -> None:
+        """Gives channels that none of the samples turns on another beginning."""
+        count = self.recipe.revive(self.plain, samples, self.options)
+        self.average.load_state_dict(self.plain.state_dict())
+        self.say(f"{count} channels that are never on have new kernels")
+
     def restore(self, saved: dict[str, Any]) -> None:
         """Goes on where a checkpoint of the same preset was saved."""
         self.plain.load_state_dict(saved["network"])

@@ -45,16 +45,20 @@ def train(
     *,
     resume: bool = False,
     start_from: Path | None = None,
+    revive: bool = False,
     say: Say = lambda text: None,
 ) -> Outcome:
     """Trains until the last step or the first SIGINT or SIGTERM, which saves and ends.
 
     `given` are fields of `Options`; with `resume` those that are to change. `start_from` is a checkpoint of the same
-    network whose weights the run begins with. Raises MtuError: InvalidInputError for options, data or checkpoints that
-    cannot be used, OutputError if the folder cannot be written, MtuError itself for a loss that is not finite.
+    network whose weights the run begins with; `revive` gives their channels that are never on new kernels. Raises
+    MtuError: InvalidInputError for options, data or checkpoints that cannot be used, OutputError if the folder cannot
+    be written, MtuError itself for a loss that is not finite.
     """
     if resume and start_from:
         raise InvalidInputError("--resume goes on with the weights of the run: leave --start-from out")
+    if revive and not start_from:
+        raise InvalidInputError("--revive is for weights to begin with: add --start-from, or leave it out")
     saved = read_checkpoint(folder) if resume else None
     options = resumed(Options(**saved["options"]), given) if saved else new_options(given)
     if not resume and (folder / CHECKPOINT).exists():
@@ -75,6 +79,8 @@ def train(
             run.restore(saved)
         elif start:
             run.begin_with(start)
+            if revive:
+                run.revive(samples)
         if remark := recipe.remark(options, source):
             run.say(remark)
         first = run.batch + fabric.global_rank

@@ -1,13 +1,23 @@
-"""First weights of a network, and the centring that keeps its ReLUs alive. Imports torch."""
+"""First weights of a network, the centring that keeps its ReLUs alive, and help for those that died. Imports torch."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mtu.models.mtu.architecture import Network
+from mtu.training.data.scene import Clip
+from mtu.training.validation import restore
+
+ON = 1e-3
+"""A channel that is above 0 in a smaller share of every frame is dead: hardly a gradient reaches it."""
+
+FRAMES = 4
+"""First frames of each clip that are looked at for dead channels."""
 
 
 def initialise(network: Network, generator: torch.Generator) -> None:
@@ -51,3 +61,47 @@ def is_centred(network: Network) -> bool:
     centred.load_state_dict(known)
     centre(centred)
     return all(torch.allclose(known[name], value, atol=1e-4) for name, value in centred.state_dict().items())
+
+
+@torch.no_grad()
+def revive(network: Network, clips: Sequence[Clip], generator: torch.Generator) -> int:
+    """Gives He's normal weights, centred, and no bias to channels that are dead in all the clips; returns how many.
+
+    Of the layers that one other alone reads: the convolution of the frames around and the first ones of the residual
+    blocks. What reads such a channel begins with zeros, so the pictures change by what centring makes of that alone.
+    """
+    readers = _readers(network)
+    most_on = {layer: torch.zeros(layer.out_channels) for layer in readers}
+
+    def see(layer: nn.Conv2d, given: object, result: Tensor) -> None:
+        most_on[layer] = torch.maximum(most_on[layer], (result > 0).float().mean((0, 2, 3)).cpu())
+
+    hooks = [layer.register_forward_hook(see) for layer in readers]
+    for clip in clips:
+        for _ in restore(network, clip.blurred[:FRAMES]):
+            pass
+    for hook in hooks:
+        hook.remove()
+    count = 0
+    for layer, (reader, offset) in readers.items():
+        assert layer.bias is not None
+        for channel in (most_on[layer] < ON).nonzero()[:, 0].tolist():
+            kernel = torch.randn(tuple(layer.weight.shape[1:]), generator=generator)
+            layer.weight[channel] = (kernel - kernel.mean()) * math.sqrt(2 / kernel.numel())
+            layer.bias[channel] = 0
+            reader.weight[:, offset + channel] = 0
+            count += 1
+    centre(network)
+    return count
+
+
+def _readers(network: Network) -> dict[nn.Conv2d, tuple[nn.Conv2d, int]]:
+    """The layers that `revive` looks at: what reads each, and which of its inputs is the layer's first channel."""
+    found = {}
+    modules = dict(network.named_modules())
+    for name, module in modules.items():
+        if name == "inp_prev_conv.0":  # behind the channels of the frame itself
+            found[module] = (modules["HGs.0.enc1.0"], network.config.channels)
+        elif isinstance(module, nn.Conv2d) and ".RBs." in name and name.endswith(".0"):
+            found[module] = (modules[name[:-1] + "2"], 0)
+    return cast(dict[nn.Conv2d, tuple[nn.Conv2d, int]], found)

@@ -23,7 +23,7 @@ from torch import Tensor  # noqa: E402
 from mtu.core.errors import InvalidInputError, MissingFileError, MtuError, OutputError  # noqa: E402
 from mtu.models.checkpoint import random_checkpoint  # noqa: E402
 from mtu.models.mtu.architecture import Network  # noqa: E402
-from mtu.training import mtu_recipe, sources  # noqa: E402
+from mtu.training import mtu_recipe, muon, sources  # noqa: E402
 from mtu.training.batches import Batch  # noqa: E402
 from mtu.training.options import Options  # noqa: E402
 from mtu.training.run import CHECKPOINT, WEIGHTS, Run  # noqa: E402
@@ -53,12 +53,15 @@ def same(a: object, b: object) -> bool:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"unroll": 2, "precision": "bf16"}, {"preset": "mtu1", "schedule": "cosine"}], ids=str
+    "changes",
+    [{}, {"unroll": 2, "precision": "bf16"}, {"preset": "mtu1", "schedule": "cosine"}, {"optimiser": "muon"}],
+    ids=str,
 )
 def test_an_interrupted_run_resumed_is_the_run_not_interrupted(
     tiny: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     given = {**OPTIONS, "max_steps": 12, **changes}
+    monkeypatch.setattr(muon, "SMALLEST", 4)  # the tiny network has no larger kernels
     noted(monkeypatch)
     ended = train(tmp_path / "whole", given, CPU)
     assert (ended.step, ended.signal) == (12, None)
@@ -206,7 +209,7 @@ def test_a_checkpoint_from_before_there_were_other_networks(
     torch.save(saved | {"step": 1, "batch": 1, "best": 9.0}, tmp_path / CHECKPOINT)
     assert train(tmp_path, {}, CPU, resume=True).best == 9
     after = content(tmp_path)
-    assert (after["step"], after["batch"], after["options"]) == (4, 2, wanted)
+    assert (after["step"], after["batch"], after["options"]) == (4, 2, {**wanted, "optimiser": "adam"})
     assert {int(state["step"]) for state in after["optimiser"]["state"].values()} == {4}
     assert not same(dict(after["network"]), dict(weights))
 
