@@ -16,6 +16,9 @@ from mtu.training.validation import restore
 ON = 1e-3
 """A channel that is above 0 in a smaller share of every frame is dead: hardly a gradient reaches it."""
 
+FAINT = 0.1
+"""Times He's normal weights: features that are matched by their cosine then hardly change."""
+
 FRAMES = 4
 """First frames of each clip that are looked at for dead channels."""
 
@@ -69,6 +72,7 @@ def revive(network: Network, clips: Sequence[Clip], generator: torch.Generator) 
 
     Of the layers that one other alone reads: the convolution of the frames around and the first ones of the residual
     blocks. What reads such a channel begins with zeros, so the pictures change by what centring makes of that alone.
+    Channels of the motion layer, which are matched, begin `FAINT`.
     """
     readers = _readers(network)
     most_on = {layer: torch.zeros(layer.out_channels) for layer in readers}
@@ -87,21 +91,26 @@ def revive(network: Network, clips: Sequence[Clip], generator: torch.Generator) 
         assert layer.bias is not None
         for channel in (most_on[layer] < ON).nonzero()[:, 0].tolist():
             kernel = torch.randn(tuple(layer.weight.shape[1:]), generator=generator)
-            layer.weight[channel] = (kernel - kernel.mean()) * math.sqrt(2 / kernel.numel())
+            kernel = (kernel - kernel.mean()) * math.sqrt(2 / kernel.numel())
+            layer.weight[channel] = kernel if reader else FAINT * kernel
             layer.bias[channel] = 0
-            reader.weight[:, offset + channel] = 0
+            if reader:
+                reader.weight[:, offset + channel] = 0
             count += 1
     centre(network)
     return count
 
 
-def _readers(network: Network) -> dict[nn.Conv2d, tuple[nn.Conv2d, int]]:
-    """The layers that `revive` looks at: what reads each, and which of its inputs is the layer's first channel."""
-    found = {}
+def _readers(network: Network) -> dict[nn.Conv2d, tuple[nn.Conv2d | None, int]]:
+    """The layers that `revive` looks at: what reads each, None for the matching, and which of its inputs is the layer's
+    first channel."""
+    found: dict[nn.Module, tuple[nn.Module | None, int]] = {}
     modules = dict(network.named_modules())
     for name, module in modules.items():
         if name == "inp_prev_conv.0":  # behind the channels of the frame itself
             found[module] = (modules["HGs.0.enc1.0"], network.config.channels)
         elif isinstance(module, nn.Conv2d) and ".RBs." in name and name.endswith(".0"):
             found[module] = (modules[name[:-1] + "2"], 0)
-    return cast(dict[nn.Conv2d, tuple[nn.Conv2d, int]], found)
+        elif name == "motion_layer.0.0" and network.config.units > 1:  # one unit matches nothing
+            found[module] = (None, 0)
+    return cast(dict[nn.Conv2d, tuple[nn.Conv2d | None, int]], found)

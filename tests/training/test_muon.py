@@ -51,6 +51,8 @@ def dead_network() -> Network:
     with torch.no_grad():
         network.inp_prev_conv[0].bias[1] = -100
         network.HGs[1].RBs[0][0].bias[2:5] = -100
+        network.motion_layer[0][0].bias[:] = 1
+        network.motion_layer[0][0].bias[3] = -100
     return network.eval()
 
 
@@ -58,9 +60,11 @@ def test_channels_that_are_never_on_begin_anew() -> None:
     network, clip = dead_network(), sliding_clip(5, 32, 32, (1, 2))
     before = [picture for picture, _ in restore(network, clip.blurred)]
     kept = network.inp_prev_conv[0].weight[0].clone()
-    assert revive(network, [clip], torch.Generator().manual_seed(0)) == 4
+    assert revive(network, [clip], torch.Generator().manual_seed(0)) == 5
     assert is_centred(network) and torch.equal(network.inp_prev_conv[0].weight[0], kept)
     assert network.inp_prev_conv[0].bias[1] == 0 and float(network.HGs[1].RBs[0][0].weight[3].detach().std()) > 0
+    faint, other = (float(network.motion_layer[0][0].weight[n].detach().norm()) for n in (3, 0))
+    assert 0 < faint < 0.3 * other
     after = [picture for picture, _ in restore(network, clip.blurred)]
     assert np.abs(np.stack(before).astype(int) - np.stack(after)).mean() < 1  # what centring makes of the zeros
     assert revive(network, [clip], torch.Generator().manual_seed(0)) == 0
