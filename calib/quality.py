@@ -36,13 +36,13 @@ def measure(picture: Picture, truth: Picture) -> Quality:
 
 
 def _ssim(picture: Picture, truth: Picture) -> tuple[float, NDArray[np.float64]]:
-    """Its mean, without the borders, and that of each pixel [H, W]."""
+    """Its mean, without the borders, and that of each value [H, W, 3]."""
     from skimage.metrics import structural_similarity
 
     mean, each = structural_similarity(
         truth, picture, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True
     )
-    return float(mean), each.mean(2)
+    return float(mean), each
 
 
 def measure_floats(picture: NDArray[np.float32], truth: NDArray[np.float32]) -> Quality:
@@ -95,7 +95,7 @@ def most_gained(videos: Mapping[str, Sequence[Picture]]) -> Part:
     best, found = -math.inf, Part(0, 0, 0, height, width)
     for number, pictures in enumerate(zip(*(videos[name] for name in ("blurred", "restored", "sharp")), strict=True)):
         before, after = (_ssim(picture, pictures[2])[1] for picture in pictures[:2])
-        sums = np.pad((after - before).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+        sums = np.pad((after - before).mean(2).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
         rose = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
         if rose.max() > best:
             best, (top, left) = float(rose.max()), np.unravel_index(int(rose.argmax()), rose.shape)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # usage: tools/training_pictures.sh DIR
 # Lays out the photographs that the bundled weights were trained on, for mtu-train --data photos:DIR: DIR/train and
-# DIR/validation. Fetches the packages of Debian 12 that hold them (200 MB, apt-get download, no root needed) into a
+# DIR/validation. Fetches the packages of Debian 12 that hold them (170 MB, apt-get download, no root needed) into a
 # temporary folder, which goes. Licences and authors: docs/weights.md. DIR must not exist.
 set -euo pipefail
 [ $# = 1 ] || { sed -n '2,5s/^# //p' "$0" >&2; exit 2; }

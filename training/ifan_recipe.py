@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtu.core.errors import InvalidInputError
 from mtu.models.checkpoint import Checkpoint
 from mtu.models.ifan import PRESETS
 from mtu.models.pictures import to_float, to_frame
@@ -70,11 +69,6 @@ def begin_with(network: TrainedNetwork, found: Checkpoint) -> None:
 def check_start(found: Checkpoint, options: Options) -> str:
     """See `Recipe`."""
     return ""
-
-
-def revive(network: TrainedNetwork, samples: Sequence[Sample], options: Options) -> int:
-    """See `Recipe`."""
-    raise InvalidInputError(f"--revive means nothing to the training of {options.preset}: leave it out")
 
 
 def steps(

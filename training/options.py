@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -72,7 +72,7 @@ TRAININGS: Mapping[str, Training] = {
         milestones=(5 / 6, 5.5 / 6),
         factor=0.5,
         defaults={"data": (DEFOCUS,), "max_steps": 600_000},
-        foreign=("frames", "image_loss", "motion_weight", "optimiser", "unroll", "centre"),
+        foreign=("frames", "image_loss", "motion_weight", "optimiser", "revive", "unroll", "centre"),
     ),
 }
 """By family. Sources: Son et al. 2022 and Lee et al. 2021, and the authors' released configurations."""
@@ -211,11 +211,12 @@ def new_options(given: Mapping[str, Any]) -> Options:
     """The options of a run: those given, else the defaults of its preset. Raises InvalidInputError."""
     preset = given.get("preset", Options.preset)
     training = training_of(preset)
-    _refuse_foreign(preset, given)
+    refuse_foreign(preset, given)
     return Options(**{**training.defaults, **training.presets[preset], **given})
 
 
-def _refuse_foreign(preset: str, given: Mapping[str, Any]) -> None:
+def refuse_foreign(preset: str, given: Collection[str]) -> None:
+    """Raises InvalidInputError for the first of the options given that means nothing to the preset's training."""
     for name in training_of(preset).foreign:
         if name in given:
             raise InvalidInputError(f"{option(name)} means nothing to the training of {preset}: leave it out")
@@ -234,7 +235,7 @@ def resumed(saved: Options, given: dict[str, object]) -> Options:
                 f" {_said(given[name])} was"
                 " given: leave it out, or start a new run with -o; to go on from its weights use --start-from"
             )
-    _refuse_foreign(saved.preset, given)
+    refuse_foreign(saved.preset, given)
     return dataclasses.replace(saved, **given)  # type: ignore[arg-type]
 
 

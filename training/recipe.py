@@ -59,8 +59,8 @@ class Recipe(Protocol):
         ...
 
     def revive(self, network: Any, samples: Any, options: Options) -> int:
-        """Gives channels that none of the samples turns on another beginning; returns how many. Raises
-        InvalidInputError where a family has none such."""
+        """Gives channels that none of the samples turns on another beginning; returns how many. Not there
+        where "revive" is foreign to the family."""
         ...
 
     def steps(

@@ -15,7 +15,7 @@ from mtu.core.errors import InvalidInputError, MissingExtraError, OutputError
 from mtu.models.checkpoint import Checkpoint, load_checkpoint
 from mtu.models.families import find_preset, in_words, variant
 from mtu.training.batches import batches
-from mtu.training.options import Options, Say, new_options, resumed
+from mtu.training.options import Options, Say, new_options, refuse_foreign, resumed
 from mtu.training.pulse import Pulse
 from mtu.training.recipe import find_recipe
 from mtu.training.run import Outcome, Run
@@ -61,6 +61,8 @@ def train(
         raise InvalidInputError("--revive is for weights to begin with: add --start-from, or leave it out")
     saved = read_checkpoint(folder) if resume else None
     options = resumed(Options(**saved["options"]), given) if saved else new_options(given)
+    if revive:
+        refuse_foreign(options.preset, ("revive",))
     if not resume and (folder / CHECKPOINT).exists():
         raise OutputError(f"{folder} holds a run already: add --resume to go on with it, or choose another name")
     start = load_start(start_from, options) if start_from else None

@@ -75,3 +75,6 @@ def test_revive_is_for_weights_to_begin_with(tiny: None, capsys: pytest.CaptureF
     assert ended.code == 2 and "--start-from" in ended.err and not (tmp_path / "run").exists()
     with pytest.raises(InvalidInputError, match="--optimiser means nothing to the training of ifan"):
         start.train(tmp_path / "run", {"preset": "ifan", "optimiser": "muon"}, CPU)
+    with pytest.raises(InvalidInputError, match="--revive means nothing to the training of ifan"):
+        start.train(tmp_path / "run", {"preset": "ifan"}, CPU, start_from=tmp_path / "weights", revive=True)
+    assert not (tmp_path / "run").exists()
