@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
 from mtu.core.errors import InvalidInputError
-from mtu.runtime.console import new_app, run_app
+from mtu.runtime.console import new_app, run_app, say
+from mtu.training.data.scene import Clip
 from mtu.training.data.textures import Split
 
 PROGRAM = "mtu.training.data.clips_cli"
@@ -23,16 +26,28 @@ def samples(
     seed: Annotated[int, typer.Option(min=0, help="The first clip's seed; the next ones follow.")] = 0,
     size: Annotated[int, typer.Option(min=16, help="Width and height in pixels, even.")] = 256,
     frames: Annotated[int, typer.Option(min=1, help="Frames a clip.")] = 24,
-    split: Annotated[Split, typer.Option(help="Whose photographs and random numbers.")] = "train",
+    split: Annotated[Split, typer.Option(help="Whose pictures and random numbers.")] = "train",
+    photos: Annotated[Path | None, typer.Option(metavar="DIR", help="Photographs, as mtu-train's photos:DIR.")] = None,
+    videos: Annotated[Path | None, typer.Option(metavar="DIR", help="Sharp footage, as its videos:DIR.")] = None,
 ) -> None:
     """Makes clips to look at or to try a network on: SEED-blurred.mp4, SEED-sharp.mp4, and clips.png of all."""
     from mtu.training.data.clips import make_clip
+    from mtu.training.data.footage import find_footage, footage_clip
+    from mtu.training.data.photographs import find_photographs
     from mtu.training.data.samples import write_samples
 
     if size % 2:
         raise InvalidInputError(f"--size {size}: H.264 in 4:2:0 wants an even size; take {size + 1}")
-    seeds = range(seed, seed + clips)
-    write_samples(out, ((str(each), make_clip(each, frames, size, size, split=split)) for each in seeds))
+    if photos and videos:
+        raise InvalidInputError("--photos and --videos: clips are made of one or the other; give one")
+    make: Callable[..., Clip]
+    if videos:
+        footage = find_footage(videos, split, frames, size, partial(say, PROGRAM))
+        make = partial(footage_clip, footage=footage)
+    else:
+        photographs = find_photographs(photos, split, partial(say, PROGRAM)) if photos else None
+        make = partial(make_clip, split=split, photographs=photographs)
+    write_samples(out, ((str(each), make(each, frames, size, size)) for each in range(seed, seed + clips)))
 
 
 @app.command()
