@@ -20,12 +20,12 @@ from mtu.plugins.correlation_argmax_warp.torch_op import correlation_argmax_warp
 
 def conv_relu(inputs: int, outputs: int, kernel: int, stride: int, padding: int) -> nn.Sequential:
     """A convolution with bias, then ReLU."""
-    return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, stride, padding), nn.ReLU())
+    return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, stride, padding), nn.ReLU(inplace=True))
 
 
 def upsample_relu(inputs: int, outputs: int) -> nn.Sequential:
     """A transposed convolution that doubles the size, then ReLU."""
-    return nn.Sequential(nn.ConvTranspose2d(inputs, outputs, 4, 2, 1), nn.ReLU())
+    return nn.Sequential(nn.ConvTranspose2d(inputs, outputs, 4, 2, 1), nn.ReLU(inplace=True))
 
 
 class Unit(nn.Module):
