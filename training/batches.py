@@ -35,7 +35,10 @@ KEPT = 24
 USES = 8
 """Crops drawn, on average, from a made clip before a new one is made; making it takes longer than reading it."""
 
-SHARP = 0.03
+HARD = 0.7
+"""Share of the sequences at the more blurred of two places of their clip: much of a clip has little to restore."""
+
+SHARP = 0.06
 """Share of the sequences whose input is the sharp frames themselves: they should come out as they are."""
 
 MARGIN = 64
@@ -107,7 +110,8 @@ def cut(
     them blurred is sharp.
     """
     height, width = clip.sharp.shape[1:3]
-    top, left = int(rng.integers(height - crop + 1)), int(rng.integers(width - crop + 1))
+    corners = [(int(rng.integers(height - crop + 1)), int(rng.integers(width - crop + 1))) for _ in range(2)]
+    top, left = max(corners, key=lambda corner: _blur(clip, corner, crop)) if rng.random() < HARD else corners[0]
     turns, upside_down, mirrored, colours = (
         int(rng.integers(4)),
         rng.random() < 0.5,
@@ -130,6 +134,12 @@ def cut(
         blurred[:LOOK_AHEAD] = blurred[LOOK_AHEAD]
         blurred[-LOOK_AHEAD:] = blurred[-LOOK_AHEAD - 1]
     return blurred, sharp, motion
+
+
+def _blur(clip: Clip, corner: tuple[int, int], crop: int) -> float:
+    """How far the blurred square of `crop` pixels at (top, left) is from the sharp one, in the middle of a clip."""
+    place = (len(clip.sharp) // 2, *(slice(start, start + crop) for start in corner))
+    return float(np.square(clip.blurred[place].astype(np.float32) - clip.sharp[place]).mean())
 
 
 def turned_part(

@@ -61,6 +61,21 @@ def test_a_cut_turns_pictures_and_motion_alike(monkeypatch: pytest.MonkeyPatch) 
     }
 
 
+@pytest.mark.parametrize(("share", "least", "most"), [(0.0, 30, 70), (1.0, 68, 100)])
+def test_of_two_places_the_more_blurred_is_cut(
+    monkeypatch: pytest.MonkeyPatch, share: float, least: int, most: int
+) -> None:
+    monkeypatch.setattr(batches, "HARD", share)
+    monkeypatch.setattr(batches, "SHARP", 0.0)
+    clip = sliding_clip(7, 16, 48, (0, 0))
+    clip.blurred[:, :, :24], clip.blurred[:, :, 24:] = clip.sharp[:, :, :24], 255 - clip.sharp[:, :, 24:]
+    blurred = 0
+    for seed in range(100):
+        before, after, _ = cut(clip, 16, np.random.default_rng(seed))
+        blurred += int((before[LOOK_AHEAD:-LOOK_AHEAD] != after).mean() > 0.5)
+    assert least <= blurred <= most
+
+
 def equal(a: Batch, b: Batch) -> bool:
     return all(torch.equal(*pair) for pair in zip(a, b, strict=True))
 
