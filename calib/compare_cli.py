@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 PROGRAM = "mtu-compare"
 MISSED = 1
 """Exit code where a floor was missed."""
-MODELS = "mtu2 (comes with the package), a bundle, an engine, a chain, or a checkpoint file."
+MODELS = "mtu2 or mtu1 (come with the package), a bundle, an engine, a chain, or a checkpoint file."
 MODEL_FILES = ("*.onnx", "*.engine", "bundle.json", "engine.json")
 app = new_app()
 

@@ -10,7 +10,7 @@ import typer
 from mtu.core.errors import InvalidInputError, some
 from mtu.core.extras import require_for
 from mtu.models.families import find_preset, in_words, load_family_file, presets
-from mtu.runtime.bundle import BUNDLED, open_bundle
+from mtu.runtime.bundle import BUNDLED, PACKAGED, open_bundle
 from mtu.runtime.console import new_app, run_app, say
 from mtu.runtime.console.options import (
     INPUT,
@@ -93,8 +93,8 @@ def to_onnx(
     from mtu.runtime.backends.torch_backend import read_checkpoint
 
     if checkpoint is not None:
-        is_mtu2 = str(checkpoint) == BUNDLED and not checkpoint.exists()
-        source = read_checkpoint(open_bundle()) if is_mtu2 else load_checkpoint(checkpoint)
+        is_ours = str(checkpoint) in PACKAGED and not checkpoint.exists()
+        source = read_checkpoint(open_bundle(checkpoint)) if is_ours else load_checkpoint(checkpoint)
         if source.dropped:
             count = f"{len(source.dropped)} tensors that only training uses"
             say(PROGRAM, f"left out {count}: {some(source.dropped)}")

@@ -20,9 +20,11 @@ from mtu.plugins.op import OPS, find_op
 
 BUNDLE = "bundle.json"
 BUNDLED = "mtu2"
-"""The name of the model inside the package, which is used where none is named."""
+"""The name of the model that is used where none is named."""
+PACKAGED = (BUNDLED, "mtu1")
+"""The names of the models inside the package."""
 _HOW = (
-    f"a model is {BUNDLED}, which comes with the package, or a directory with {BUNDLE}, made by:"
+    f"a model is {' or '.join(PACKAGED)}, which come with the package, or a directory with {BUNDLE}, made by:"
     " mtu-export onnx --checkpoint FILE -o DIR"
 )
 
@@ -36,8 +38,8 @@ class Bundle:
 
     @property
     def name(self) -> str:
-        """What it is called in messages and reports: `BUNDLED`, or its directory."""
-        return BUNDLED if self.directory == bundled_directory() else str(self.directory)
+        """What it is called in messages and reports: one of `PACKAGED`, or its directory."""
+        return next((name for name in PACKAGED if self.directory == bundled_directory(name)), str(self.directory))
 
     def graph(self, name: str) -> Path:
         """Path of the ONNX file of a graph."""
@@ -49,9 +51,9 @@ class Bundle:
         return tuple(self.graph(graph.name) for graph in self.interface.graphs)
 
 
-def bundled_directory() -> Path:
-    """Where the model inside the package lies."""
-    return Path(str(resources.files("mtu.models"))) / "weights" / BUNDLED
+def bundled_directory(name: str = BUNDLED) -> Path:
+    """Where a model inside the package lies."""
+    return Path(str(resources.files("mtu.models"))) / "weights" / name
 
 
 def bundle_json(interface: Interface) -> bytes:
@@ -70,12 +72,12 @@ def _json(described: dict[str, Any]) -> bytes:
 
 
 def model_directory(directory: Path | str | None) -> Path:
-    """The directory of a model: as given, or of the one inside the package (None, or `BUNDLED` where there is no such
-    directory). Raises MissingFileError or InvalidInputError if there is none."""
-    if directory is None or (str(directory) == BUNDLED and not Path(directory).exists()):
-        return bundled_directory()
-    directory = Path(directory)
+    """The directory of a model: as given, or of one inside the package (None: `BUNDLED`; or its name, where there is no
+    such directory). Raises MissingFileError or InvalidInputError if there is none."""
+    directory = Path(BUNDLED if directory is None else directory)
     if not directory.exists():
+        if str(directory) in PACKAGED:
+            return bundled_directory(str(directory))
         raise MissingFileError(f"model {directory} does not exist; {_HOW}")
     if not directory.is_dir():
         raise InvalidInputError(f"model {directory} {meant(directory) or f'is a file; {_HOW}'}")

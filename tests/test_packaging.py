@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mtu.core.release import VERSION
+from mtu.runtime.bundle import PACKAGED
 from tests.conftest import ROOT
 from tests.runtime.test_lean import PROJECT, SCRIPTS
 
@@ -53,14 +54,15 @@ def test_the_wheel_has_the_version(wheel):
     assert wheel.name.startswith(f"mtu_trt-{VERSION}-")
 
 
-def test_the_wheel_holds_every_module_and_the_bundled_model(wheel):
+def test_the_wheel_holds_every_module_and_the_bundled_models(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     for package, folder in SETUPTOOLS["package-dir"].items():
         for path in (ROOT / folder).rglob("*.py"):
             inside = Path(*package.split("."), path.relative_to(ROOT / folder))
             assert str(inside) in names, f"{inside} is not in the wheel"
-    for graph in ("first", "step"):
-        assert f"mtu/models/weights/mtu2/{graph}.onnx" in names
+    for model in PACKAGED:
+        for file in ("bundle.json", "first.onnx", "step.onnx"):
+            assert f"mtu/models/weights/{model}/{file}" in names
     folders = ROOT / "plugins", ROOT / "runtime"
     found = (path for folder in folders for path in folder.rglob("*"))
     sources = [path for path in found if path.suffix in (".cu", ".cuh", ".h", ".cpp", ".map")]

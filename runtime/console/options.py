@@ -11,7 +11,7 @@ import typer
 from mtu.core.errors import InvalidInputError
 from mtu.core.release import VERSION
 from mtu.runtime.backends import FACTORIES, PrecisionChoice
-from mtu.runtime.bundle import BUNDLED
+from mtu.runtime.bundle import BUNDLED, PACKAGED
 
 INPUT, OUTPUT, ENCODER, MODEL, REPORT = "Input", "Output", "Encoder", "Model", "Report"
 """Groups on a help page."""
@@ -35,8 +35,8 @@ ModelOption = Annotated[
     Path | None,
     _model(
         metavar="MODEL",
-        help=f"{BUNDLED}, which comes with the package; a bundle or chain made by mtu-export, or an engine made by"
-        " mtu-build-engine.",
+        help=f"{' or '.join(PACKAGED)}, which come with the package; a bundle or chain made by mtu-export, or an"
+        " engine made by mtu-build-engine.",
         show_default=BUNDLED,
     ),
 ]

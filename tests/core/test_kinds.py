@@ -14,7 +14,7 @@ from tests.cli import run
 from mtu.core.errors import MtuError
 from mtu.core.kinds import kind_of
 from mtu.models.checkpoint import load_checkpoint
-from mtu.runtime.bundle import bundled_directory, open_bundle
+from mtu.runtime.bundle import PACKAGED, bundled_directory, open_bundle
 from mtu.runtime.video import open_reader
 
 FILES = {
@@ -58,7 +58,7 @@ def here(tmp_path, monkeypatch):
         ("a.onnx", "a model is a directory, made by: mtu-export onnx --checkpoint FILE -o DIR"),
         ("mine/step.onnx", "is one file of a model; give its directory: mine"),
         ("a.engine", "a model is a directory, made by: mtu-build-engine mtu2 --size WxH -o DIR"),
-        ("notes.txt", "is a file; a model is mtu2, which comes with the package"),
+        ("notes.txt", "is a file; a model is mtu2 or mtu1, which come with the package"),
     ],
 )
 def test_given_for_a_model(here, given, words):
@@ -117,5 +117,8 @@ def test_a_pipe_is_not_read(here):
     assert kind_of(here / "pipe") is None and kind_of(here) is None
 
 
-def test_the_model_that_comes_with_the_package_is_one_everywhere(here):
-    assert open_bundle("mtu2").directory == bundled_directory()
+def test_the_models_that_come_with_the_package_are_one_everywhere(here):
+    assert open_bundle("mtu2").directory == open_bundle().directory == bundled_directory()
+    for name in PACKAGED:
+        bundle = open_bundle(name)
+        assert bundle.name == bundle.interface.variant == name and bundle.directory == bundled_directory(name)

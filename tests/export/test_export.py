@@ -21,7 +21,7 @@ from mtu.models.checkpoint import Checkpoint, random_checkpoint
 from mtu.models.mtu import PRESETS
 from mtu.runtime import Bundle, Session, open_backend, open_bundle
 from mtu.runtime.backends.torch_backend import read_checkpoint
-from mtu.runtime.bundle import metadata
+from mtu.runtime.bundle import PACKAGED, metadata
 
 SMALL = {"units": 2, "channels": 4, "blocks": 1}
 FP32_TOLERANCE = 1e-4  # float sums in another order; a displacement that flips would be thousands of times more
@@ -221,11 +221,12 @@ def test_layers_are_kept_in_fp16_alone(tmp_path, capsys):
     assert ended.code == 2 and "--keep-fp32 is for --precision fp16" in ended.err
 
 
-def test_the_model_of_the_package_is_a_checkpoint_too(tmp_path, capsys):
+@pytest.mark.parametrize("model", PACKAGED)
+def test_the_models_of_the_package_are_checkpoints_too(tmp_path, capsys, model):
     target = tmp_path / "half"
-    ended = cli.run(capsys, "mtu-export", "onnx", "--checkpoint", "mtu2", "--precision", "fp16", "-o", target)
+    ended = cli.run(capsys, "mtu-export", "onnx", "--checkpoint", model, "--precision", "fp16", "-o", target)
     assert ended.code == 0, ended.err
-    half, whole = open_bundle(target), open_bundle("mtu2")
+    half, whole = open_bundle(target), open_bundle(model)
     assert half.interface.precision == "fp16"
     assert half.interface.weights == whole.interface.weights == read_checkpoint(whole).digest
 
