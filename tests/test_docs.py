@@ -30,7 +30,7 @@ def blocks(language: str):
 @pytest.mark.parametrize("code", list(blocks("python")))
 def test_python_examples_run(code, tmp_path, monkeypatch, small, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("mtu.runtime.bundle.bundled_directory", lambda: small.directory)
+    monkeypatch.setattr("mtu.runtime.bundle.bundled_directory", lambda name="mtu2": small.directory)
     for name in ("blurred.mp4", "left.mp4"):
         make_video(tmp_path / name, moving(5, 16, 24))
     exec(compile(code, "example", "exec"), {"__name__": "example"})
