@@ -138,8 +138,9 @@ def cut(
 
 def _blur(clip: Clip, corner: tuple[int, int], crop: int) -> float:
     """How far the blurred square of `crop` pixels at (top, left) is from the sharp one, in the middle of a clip."""
-    place = (len(clip.sharp) // 2, *(slice(start, start + crop) for start in corner))
-    return float(np.square(clip.blurred[place].astype(np.float32) - clip.sharp[place]).mean())
+    (top, left), middle = corner, len(clip.sharp) // 2
+    blurred, sharp = (part[middle, top : top + crop, left : left + crop] for part in (clip.blurred, clip.sharp))
+    return float(np.square(blurred.astype(np.float32) - sharp).mean())
 
 
 def turned_part(
