@@ -75,7 +75,7 @@ def test_the_command_writes_what_it_measured(capsys, tmp_path, small, half, clip
 def test_a_missed_floor_is_exit_code_1_and_the_reports_are_there(capsys, tmp_path, change):
     broken = altered(open_bundle("mtu2"), tmp_path / "broken", change)
     ended = cli.run(capsys, "mtu-compare", "mtu2", broken.directory, "--input", DEMO, "--mode", "rollout",
-                    "--frames", 3, "--min-psnr", 60, "--json", tmp_path / "r.json",
+                    "--frames", 3, "--min-psnr", 70, "--json", tmp_path / "r.json",
                     "--html", tmp_path / "r.html")  # fmt: skip
     assert ended.code == 1, ended.err
     assert "rollout: below the floor from frame 0: PSNR" in ended.out
