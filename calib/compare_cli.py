@@ -13,6 +13,7 @@ import typer
 from mtu.core.errors import InvalidInputError
 from mtu.core.extras import require_for
 from mtu.runtime.backends import PrecisionChoice
+from mtu.runtime.bundle import PACKAGED
 from mtu.runtime.console import new_app, run_app, say
 from mtu.runtime.console.options import (
     BACKENDS,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 PROGRAM = "mtu-compare"
 MISSED = 1
 """Exit code where a floor was missed."""
-MODELS = "mtu2 or mtu1 (come with the package), a bundle, an engine, a chain, or a checkpoint file."
+MODELS = f"{' or '.join(PACKAGED)} (come with the package), a bundle, an engine, a chain, or a checkpoint file."
 MODEL_FILES = ("*.onnx", "*.engine", "bundle.json", "engine.json")
 app = new_app()
 

@@ -17,20 +17,16 @@ from mtu.models.mtu.config import LOOK_AHEAD, SIZE_MULTIPLE
 from mtu.runtime.video.pictures.header import read_header
 from mtu.training import batches
 from mtu.training.batches import KEPT, SHARDS, Draw, made_seed, spread
-from mtu.training.data.clips import make_clip
 from mtu.training.data.flow import motion_between
-from mtu.training.data.footage import Footage, find_footage, footage_clip
+from mtu.training.data.footage import find_footage
+from mtu.training.data.material import Material, made_clip
 from mtu.training.data.photographs import find_photographs
 from mtu.training.data.scene import Clip
-from mtu.training.data.textures import Photographs, Split
+from mtu.training.data.textures import Split
 from mtu.training.options import VIDEOS, Data, Options, Say
 
 DATA_OPTION = "--data {layout}:{root}"
 """How a data set is asked for, for messages."""
-
-
-Material = Photographs | Footage | None
-"""What clips are made of; None: of the photographs that come with the clip maker."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +46,7 @@ class MadeClips:
 @functools.lru_cache(SHARDS * KEPT)
 def kept_clip(seed: int, frames: int, side: int, material: Material) -> Clip:
     """A made clip; made when first drawn."""
-    return _made(seed, frames, side, "train", material)
-
-
-def _made(seed: int, frames: int, side: int, split: Split, material: Material) -> Clip:
-    if isinstance(material, Footage):
-        return footage_clip(seed, frames, side, side, material)
-    return make_clip(seed, frames, side, side, split=split, photographs=material)
+    return made_clip(seed, frames, side, "train", material)
 
 
 @dataclass(frozen=True)
@@ -135,7 +125,7 @@ def _validation(source: Data, count: int, say: Say) -> list[Clip]:
     frames, side = batches.VALIDATION_FRAMES, batches.VALIDATION_SIZE
     if source.kind not in LAYOUTS or source.folder is None:
         material = _material(source, "validation", frames, side, say)
-        return [_made(seed, frames, side, "validation", material) for seed in range(count)]
+        return [made_clip(seed, frames, side, "validation", material) for seed in range(count)]
     pairs = find_pairs(source.kind, source.folder, "test", shortest=frames, option=DATA_OPTION)
     clips = []
     for pair in spread(pairs, count):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -11,7 +10,6 @@ import typer
 
 from mtu.core.errors import InvalidInputError
 from mtu.runtime.console import new_app, run_app, say
-from mtu.training.data.scene import Clip
 from mtu.training.data.textures import Split
 
 PROGRAM = "mtu.training.data.clips_cli"
@@ -31,8 +29,8 @@ def samples(
     videos: Annotated[Path | None, typer.Option(metavar="DIR", help="Sharp footage, as its videos:DIR.")] = None,
 ) -> None:
     """Makes clips to look at or to try a network on: SEED-blurred.mp4, SEED-sharp.mp4, and clips.png of all."""
-    from mtu.training.data.clips import make_clip
-    from mtu.training.data.footage import find_footage, footage_clip
+    from mtu.training.data.footage import find_footage
+    from mtu.training.data.material import Material, made_clip
     from mtu.training.data.photographs import find_photographs
     from mtu.training.data.samples import write_samples
 
@@ -40,14 +38,13 @@ def samples(
         raise InvalidInputError(f"--size {size}: H.264 in 4:2:0 wants an even size; take {size + 1}")
     if photos and videos:
         raise InvalidInputError("--photos and --videos: clips are made of one or the other; give one")
-    make: Callable[..., Clip]
+    material: Material = None
     if videos:
-        footage = find_footage(videos, split, frames, size, partial(say, PROGRAM))
-        make = partial(footage_clip, footage=footage)
-    else:
-        photographs = find_photographs(photos, split, partial(say, PROGRAM)) if photos else None
-        make = partial(make_clip, split=split, photographs=photographs)
-    write_samples(out, ((str(each), make(each, frames, size, size)) for each in range(seed, seed + clips)))
+        material = find_footage(videos, split, frames, size, partial(say, PROGRAM))
+    elif photos:
+        material = find_photographs(photos, split, partial(say, PROGRAM))
+    seeds = range(seed, seed + clips)
+    write_samples(out, ((str(each), made_clip(each, frames, size, split, material)) for each in seeds))
 
 
 @app.command()
