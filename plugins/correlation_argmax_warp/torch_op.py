@@ -85,14 +85,16 @@ def cost_volume(motion: Tensor, motion_prev: Tensor, max_displacement: int = 10,
     batch, _, h, w = motion.shape
     with torch.autocast(motion.device.type, enabled=False):
         a, b = (F.normalize(m.float(), dim=1, eps=1e-12) for m in (motion, motion_prev))
-        a = a.permute(0, 2, 3, 1)  # [B, h, w, C]
-        b = F.pad(b, (d, d, d, d)).permute(0, 2, 1, 3)  # [B, h + 2D, C, w + 2D]
+        # [h, B, w + 1, C] (the extra place makes the longer rows fit) and [h + 2D, B, C, w + 2D]: rows come first, so
+        # that a stretch of them is no copy.
+        a = F.pad(a.permute(2, 0, 3, 1), (0, 0, 0, 1))
+        b = F.pad(b, (d, d, d, d)).permute(2, 0, 1, 3).contiguous()
         rows = []
         for row in range(span):
-            product = torch.matmul(a, b[:, row : row + h]).flatten(2)  # all pairs of a row: [B, h, w * (w + 2D)]
+            product = torch.matmul(a, b[row : row + h]).flatten(2)[..., : w * (w + span)]  # all pairs of a row
             # Entry [x, x + dx + D]: in rows that are one longer each dx is a column.
-            rows.append(F.pad(product, (0, w)).view(batch, h, w, w + span)[..., :span])
-        costs = torch.stack(rows, 1).permute(0, 1, 4, 2, 3).reshape(batch, span * span, h, w)
+            rows.append(product.view(h, batch, w, w + span)[..., :span])
+        costs = torch.stack(rows, 1).permute(2, 1, 4, 0, 3).reshape(batch, span * span, h, w)
         # Two products with band matrices, which are faster than avg_pool2d and its gradient.
         return _band(h, pool_size, costs) @ costs @ _band(w, pool_size, costs)
 
