@@ -12,12 +12,16 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from mtu.core.errors import InvalidInputError
 from mtu.core.extras import require
+from mtu.models.mtu.config import SIZE_MULTIPLE
 from mtu.runtime.bundle import BUNDLED, open_bundle
 from mtu.runtime.console import new_app, run_app
 
 PROGRAM = "mtu.benchmarks.weights_cli"
 FIRST_SEED, FRAMES = 1000, 11
+WORST = -0.05
+"""dB below which a clip counts as worse than its input."""
 app = new_app()
 
 
@@ -34,6 +38,8 @@ def weights(
     by_blur: Annotated[bool, typer.Option("--by-blur", help="The gain by kind and length of blur instead.")] = False,
 ) -> None:
     """Prints for each clip PSNR, SSIM, how well motion is found, and what becomes of frames that are sharp already."""
+    if size % SIZE_MULTIPLE:
+        raise InvalidInputError(f"--size is {size}: it must be a multiple of {SIZE_MULTIPLE}")
     require("train", PROGRAM, "torch", "skimage", "onnx")
     from mtu.benchmarks.weights import HEADER, load, measure, table_row
     from mtu.training.data.clips import make_clip
@@ -61,7 +67,8 @@ def weights(
         gains, kept = [row.gain for row in rows], [row.kept for row in rows]
         print(
             f"\ngain {fmean(gains):+.2f} dB, median {median(gains):+.2f}, worst {min(gains):+.2f},"
-            f" {sum(gain < -0.1 for gain in gains)} clips below -0.1; sharp input kept to {min(kept):.1f} dB at worst"
+            f" {sum(gain < WORST for gain in gains)} clips below {WORST};"
+            f" sharp input kept to {min(kept):.1f} dB at worst"
         )
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from mtu.models.ifan import PRESETS as IFAN_PRESETS
 from mtu.models.mtu.config import PRESETS, NetworkConfig
 from mtu.runtime.video import write_png
-from mtu.training import batches, options, pulse, run, sources, start
+from mtu.training import batches, options, pulse, run, start
 from mtu.training.batches import Batch
 from mtu.training.data.scene import Clip
 from mtu.training.options import Options
@@ -48,9 +48,7 @@ def make_tiny(patch: pytest.MonkeyPatch) -> None:
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     make_tiny(monkeypatch)
     monkeypatch.setattr(options, "WARM_UP", 1)
-    sources.kept_clip.cache_clear()
     yield
-    sources.kept_clip.cache_clear()
 
 
 def sliding_clip(frames: int, height: int, width: int, step: tuple[int, int], seed: int = 0) -> Clip:

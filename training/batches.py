@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from mtu.training.losses import displacement_targets
 from mtu.training.options import Options
 
 SHARDS = 16
-"""Batch n uses the made clips of shard n modulo this: as many loader processes can work without making a clip twice."""
+"""Batch n uses the made clips of shard n modulo this: loader processes whose number divides it make no clip twice."""
 
 KEPT = 24
 """Newest made clips of a shard that its batches draw from."""
@@ -152,12 +152,26 @@ def turned_part(
     return part[:, :: -1 if upside_down else 1, :: -1 if mirrored else 1]
 
 
-def made_seed(options: Options, rng: np.random.Generator, batch: int) -> int:
-    """The seed of the made clip or picture that a crop of this batch is drawn from."""
-    newest = 2 + batch // SHARDS * options.batch // USES
-    which = int(rng.integers(max(0, newest - KEPT), newest)) * SHARDS + batch % SHARDS
-    # Runs of different seeds have none in common within 10 million.
-    return options.seed * 10_000_000 + which
+class Made(Generic[T]):
+    """Draws from clips or pictures that are made when they are first drawn; keeps those that may be drawn again."""
+
+    def __init__(self, options: Options, make: Callable[[int], T]) -> None:
+        """`make` makes one from a seed."""
+        self._options, self._make = options, make
+        self._kept: dict[int, dict[int, T]] = {}
+
+    def __call__(self, rng: np.random.Generator, batch: int) -> T:
+        """One of the newest `KEPT` of the shard of this batch. Raises what `make` raises."""
+        shard, options = batch % SHARDS, self._options
+        newest = 2 + batch // SHARDS * options.batch // USES
+        oldest = max(0, newest - KEPT)
+        number = int(rng.integers(oldest, newest))
+        kept = {n: made for n, made in self._kept.get(shard, {}).items() if n >= oldest}
+        if number not in kept:
+            # Runs of different seeds have none in common within 10 million.
+            kept[number] = self._make(options.seed * 10_000_000 + number * SHARDS + shard)
+        self._kept[shard] = kept
+        return kept[number]
 
 
 def spread(found: Sequence[T], most: int) -> Sequence[T]:

@@ -17,6 +17,8 @@ from mtu.training.options import TRAININGS, ImageLoss, Optimiser, Options, Preci
 
 PROGRAM = "mtu-train"
 DEFAULTS = Options()
+WORKERS = (0, 1, 2, 2, 4, 4, 4, 4, 8)[min(8, (os.cpu_count() or 1) - 1)]
+"""By the cores but one: as many as make no clip twice (`mtu.training.batches.SHARDS`)."""
 NETWORK, LOSS, MACHINE = "Network and schedule", "Data and losses", "Machine"
 app = new_app()
 
@@ -100,9 +102,9 @@ def main_command(
     ] = "auto",
     devices: Annotated[int, typer.Option(min=1, help="Processes on each machine.", rich_help_panel=MACHINE)] = 1,
     nodes: Annotated[int, typer.Option(min=1, help="Machines.", rich_help_panel=MACHINE)] = 1,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that prepare batches.", rich_help_panel=MACHINE)] = min(
-        8, (os.cpu_count() or 1) - 1
-    ),
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that prepare batches.", rich_help_panel=MACHINE)
+    ] = WORKERS,
     version: VersionOption = False,
 ) -> None:
     """Trains a network on made clips or on a data set: writes RUN/weights.safetensors, for mtu-export, and a log.

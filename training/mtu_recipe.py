@@ -73,7 +73,9 @@ def check_start(found: Checkpoint, options: Options) -> str:
 
 def revive(network: Network, samples: Sequence[Clip], options: Options) -> int:
     """See `Recipe`."""
-    return revive_channels(network, samples, torch.Generator().manual_seed(options.seed))
+    count = revive_channels(network, samples, torch.Generator().manual_seed(options.seed))
+    settle(network, options)  # what reads a new channel begins with zeros
+    return count
 
 
 def steps(

@@ -7,16 +7,18 @@ Made clips have their true motion (`mtu.training.data.clips`); footage (`mtu.tra
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from mtu.calib.datasets import LAYOUTS, VideoPair, find_pairs, read_clip, sizes_of
+from mtu.calib.datasets import LAYOUTS, Layout, VideoPair, find_pairs, read_clip, sizes_of
 from mtu.core.errors import InvalidInputError
 from mtu.models.mtu.config import LOOK_AHEAD, SIZE_MULTIPLE
 from mtu.runtime.video.pictures.header import read_header
 from mtu.training import batches
-from mtu.training.batches import KEPT, SHARDS, Draw, made_seed, spread
+from mtu.training.batches import Draw, Made, spread
 from mtu.training.data.flow import motion_between
 from mtu.training.data.footage import find_footage
 from mtu.training.data.material import Material, made_clip
@@ -29,24 +31,19 @@ DATA_OPTION = "--data {layout}:{root}"
 """How a data set is asked for, for messages."""
 
 
-@dataclass(frozen=True)
-class MadeClips:
-    """Draws from made clips without end."""
-
-    options: Options
-    material: Material = None
-
-    def __call__(self, rng: np.random.Generator, batch: int) -> Clip:
-        """See `Draw`. Raises InvalidInputError for a file that cannot be read any more."""
-        options = self.options
-        frames, side = options.frames + 2 * LOOK_AHEAD, options.crop + batches.MARGIN
-        return kept_clip(made_seed(options, rng, batch), frames, side, self.material)
+def made_clips(
+    options: Options, materials: Sequence[Material] = (None,), weights: Sequence[float] = (1,)
+) -> Made[Clip]:
+    """Draws from made clips without end; as many are made of each material as its weight says."""
+    shares = tuple(weight / sum(weights) for weight in weights)
+    frames, side = options.frames + 2 * LOOK_AHEAD, options.crop + batches.MARGIN
+    return Made(options, functools.partial(_made, frames, side, tuple(materials), shares))
 
 
-@functools.lru_cache(SHARDS * KEPT)
-def kept_clip(seed: int, frames: int, side: int, material: Material) -> Clip:
-    """A made clip; made when first drawn."""
-    return made_clip(seed, frames, side, "train", material)
+def _made(frames: int, side: int, materials: tuple[Material, ...], shares: tuple[float, ...], seed: int) -> Clip:
+    # The seed says of what, or a clip would be made of each.
+    which = int(np.random.default_rng((seed, 2)).choice(len(materials), p=shares))
+    return made_clip(seed, frames, side, "train", materials[which])
 
 
 @dataclass(frozen=True)
@@ -88,18 +85,25 @@ def training_clips(options: Options, say: Say = lambda text: None) -> Draw:
 
     Raises InvalidInputError or MissingFileError for a folder that cannot be used.
     """
-    draws = tuple(_draw(source, options, say) for source in options.sources)
-    total = sum(source.weight for source in options.sources)
+    frames, side = options.frames + 2 * LOOK_AHEAD, options.crop + batches.MARGIN
+    draws: list[tuple[Draw, float]] = []
+    made: list[tuple[Material, float]] = []
+    for source in options.sources:
+        if source.kind in LAYOUTS and source.folder is not None:
+            draws.append((_recorded(source.kind, source.folder, options), source.weight))
+        else:
+            made.append((_material(source, "train", frames, side, say), source.weight))
+    if made:
+        materials, weights = zip(*made, strict=True)
+        draws.append((made_clips(options, materials, weights), sum(weights)))
     if len(draws) == 1:
-        return draws[0]
-    return Mixed(draws, tuple(source.weight / total for source in options.sources))
+        return draws[0][0]
+    total = sum(weight for _, weight in draws)
+    return Mixed(tuple(draw for draw, _ in draws), tuple(weight / total for _, weight in draws))
 
 
-def _draw(source: Data, options: Options, say: Say) -> Draw:
-    frames = options.frames + 2 * LOOK_AHEAD
-    if source.kind not in LAYOUTS or source.folder is None:
-        return MadeClips(options, _material(source, "train", frames, options.crop + batches.MARGIN, say))
-    pairs = find_pairs(source.kind, source.folder, "train", shortest=frames, option=DATA_OPTION)
+def _recorded(layout: Layout, folder: Path, options: Options) -> RecordedClips:
+    pairs = find_pairs(layout, folder, "train", shortest=options.frames + 2 * LOOK_AHEAD, option=DATA_OPTION)
     for pair, (height, width) in zip(pairs, sizes_of(pairs), strict=True):
         if min(height, width) < options.crop:
             raise InvalidInputError(f"{pair.sharp[0]} is {width}x{height}: smaller than --crop {options.crop}")

@@ -22,11 +22,14 @@ from mtu.models.ifan import STREAMS
 from mtu.runtime import Picture
 from mtu.runtime.video import read_picture
 from mtu.training import batches
-from mtu.training.batches import SHARP, Source, made_seed, spread, turned_part
+from mtu.training.batches import Made, Source, spread, turned_part
 from mtu.training.data.defocus import DefocusedStill, make_still
 from mtu.training.data.photographs import find_photographs
 from mtu.training.data.textures import Photographs, Split
 from mtu.training.options import DPDD, Options, Say
+
+SHARP = 0.03
+"""Share of the samples in which everything is sharp: they should come out as they are."""
 
 MULTIPLE = 8
 """Height and width that are validated on are multiples of this."""
@@ -102,24 +105,13 @@ def of_made(still: DefocusedStill) -> Sample:
     return Sample(still.blurred[None], still.sharp[None], np.stack((still.right, still.left)))
 
 
-@functools.lru_cache(batches.SHARDS * batches.KEPT)
-def kept_still(seed: int, side: int, photographs: Photographs | None) -> Sample:
-    """A made picture; made when first drawn."""
+def made_stills(options: Options, photographs: Photographs | None = None) -> Made[Sample]:
+    """Draws from made pictures without end; without photographs they are made of those that come with the maker."""
+    return Made(options, functools.partial(_made, options.crop + batches.MARGIN, photographs))
+
+
+def _made(side: int, photographs: Photographs | None, seed: int) -> Sample:
     return of_made(make_still(seed, side, side, photographs=photographs))
-
-
-@dataclass(frozen=True)
-class MadeStills:
-    """Draws from made pictures without end."""
-
-    options: Options
-    photographs: Photographs | None
-    """None: those that come with the maker."""
-
-    def __call__(self, rng: np.random.Generator, batch: int) -> Sample:
-        """See `Draw`."""
-        side = self.options.crop + batches.MARGIN
-        return kept_still(made_seed(self.options, rng, batch), side, self.photographs)
 
 
 @dataclass(frozen=True)
@@ -146,7 +138,7 @@ def training_stills(options: Options, streams: int, say: Say = lambda text: None
     """
     kind, folder, _ = options.sources[0]
     if kind != DPDD or folder is None:
-        return Stills(options, MadeStills(options, _photographs(folder, "train", say)), True)
+        return Stills(options, made_stills(options, _photographs(folder, "train", say)), True)
     stills = _recorded(folder, "train", streams)
     for still, (height, width) in zip(stills, sizes_of_stills(stills), strict=True):
         if min(height, width) < options.crop:

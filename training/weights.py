@@ -97,7 +97,6 @@ def revive(network: Network, clips: Sequence[Clip], generator: torch.Generator) 
             if reader:
                 reader.weight[:, offset + channel] = 0
             count += 1
-    centre(network)
     return count
 
 

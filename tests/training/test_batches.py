@@ -24,7 +24,7 @@ from mtu.training import batches, losses, sources  # noqa: E402
 from mtu.training.batches import Batch, Batches, cut  # noqa: E402
 from mtu.training.data.scene import Clip  # noqa: E402
 from mtu.training.options import Options  # noqa: E402
-from mtu.training.sources import MadeClips, RecordedClips, training_clips  # noqa: E402
+from mtu.training.sources import RecordedClips, made_clips, training_clips  # noqa: E402
 
 __all__ = ["tiny"]  # a fixture
 
@@ -82,22 +82,21 @@ def equal(a: Batch, b: Batch) -> bool:
 
 def test_batches_are_what_their_seed_and_number_say(tiny: None) -> None:
     wanted = Options(**OPTIONS)
-    source = Batches(wanted, MadeClips(wanted))
+    source = Batches(wanted, made_clips(wanted))
     third = source.batch(3)
     assert third.blurred.shape == (7, 2, 3, 16, 16) and third.sharp.shape == (3, 2, 3, 16, 16)
     assert third.blurred.dtype == third.sharp.dtype == torch.uint8
     assert third.target.shape == (3, 2, 4, 4) and third.target.dtype == torch.int16
     # Whatever was asked for before.
-    sources.kept_clip.cache_clear()
-    other = Batches(wanted, MadeClips(wanted))
+    other = Batches(wanted, made_clips(wanted))
     assert not equal(other.batch(4), third) and equal(other.batch(3), third)
     another = dataclasses.replace(wanted, seed=1)
-    assert not equal(Batches(another, MadeClips(another)).batch(3), third)
+    assert not equal(Batches(another, made_clips(another)).batch(3), third)
 
 
 def test_the_loader_gives_each_process_its_batches_with_and_without_workers(tiny: None) -> None:
     wanted = Options(**OPTIONS)
-    draw = MadeClips(wanted)
+    draw = made_clips(wanted)
     source = Batches(wanted, draw)
     alone = list(itertools.islice(batches.batches(source, 1, 2, 0), 3))
     assert all(equal(batch, source.batch(number)) for batch, number in zip(alone, (1, 3, 5), strict=True))
@@ -126,22 +125,32 @@ class Recorded:
         return self.clips[int(rng.integers(len(self.clips)))]
 
 
-def test_made_clips_come_in_shards_and_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_made_comes_in_shards_and_is_replaced() -> None:
     asked: list[int] = []
-    monkeypatch.setattr(sources, "kept_clip", lambda seed, *_: asked.append(seed))
-    draw = MadeClips(Options(batch=4, seed=2))
+
+    def make(seed: int) -> int:
+        asked.append(seed - 20_000_000)
+        return seed - 20_000_000
+
+    draw = batches.Made(Options(batch=4, seed=2), make)
 
     def drawn(batch: int) -> set[int]:
         asked.clear()
-        for seed in range(300):
-            draw(np.random.default_rng(seed), batch)
-        return {number - 20_000_000 for number in asked}
+        found = {draw(np.random.default_rng(seed), batch) for seed in range(300)}
+        assert sorted(asked) == sorted(found)  # none of them twice
+        return found
 
     assert drawn(5) == {5, 21}
     late = drawn(5 + 16 * 1000)
     assert {number % 16 for number in late} == {5} and len(late) == batches.KEPT
     # A clip for every eight crops.
     assert max(late) == 5 + 16 * (1 + 1000 * 4 // 8)
+    # What will not be drawn again is forgotten; what will be is there still, whatever other shards need.
+    draw(np.random.default_rng(0), 6)
+    asked.clear()
+    newer = {draw(np.random.default_rng(seed), 5 + 16 * 1010) for seed in range(300)}
+    assert len(newer) == batches.KEPT and sorted(asked) == sorted(newer - late) and len(asked) == 5
+    assert len(draw._kept[5]) == batches.KEPT
 
 
 def test_a_data_set_is_read_as_it_lies(tmp_path: Path) -> None:

@@ -78,7 +78,6 @@ def test_an_interrupted_run_resumed_is_the_run_not_interrupted(
         ended = train(tmp_path / "part", given, CPU)
         assert (ended.step, ended.signal) == (6, signal.SIGTERM)
         assert signal.getsignal(signal.SIGTERM) is before
-    sources.kept_clip.cache_clear()
     assert train(tmp_path / "part", {}, CPU, resume=True).step == 12
     whole, part = content(tmp_path / "whole"), content(tmp_path / "part")
     assert same(whole, part)

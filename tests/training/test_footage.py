@@ -19,6 +19,7 @@ from tests.tiny_training import tiny  # noqa: E402
 
 from mtu.core.errors import InvalidInputError, MissingFileError  # noqa: E402
 from mtu.training import options, sources  # noqa: E402
+from mtu.training.batches import MARGIN  # noqa: E402
 from mtu.training.data import footage  # noqa: E402
 from mtu.training.data.camera import to_linear, to_srgb  # noqa: E402
 from mtu.training.data.flow import motion_between  # noqa: E402
@@ -114,6 +115,47 @@ def test_a_clip_never_goes_over_a_cut(monkeypatch: pytest.MonkeyPatch, tmp_path:
         assert (levels < 80).all() or (levels > 110).all()
 
 
+def test_clips_come_from_the_whole_length_of_a_film_with_cuts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Scenes too short for the stride that was drawn, but long enough for a smaller one."""
+    scenes = [[shade + p // 6 for p in panned(20, 1)] for shade in (0, 90, 200)]
+    found = Footage((film(tmp_path / "a.mkv", [picture for scene in scenes for picture in scene]),))
+    monkeypatch.setattr(footage, "STRIDES", (1, 6))
+    levels = [float(footage_clip(seed, 7, 48, 48, found).sharp.mean()) for seed in range(16)]
+    later = sum(level > 80 for level in levels)
+    assert 5 <= later < 16 and sum(level > 190 for level in levels) >= 2
+
+
+@pytest.mark.parametrize("stride", footage.STRIDES)
+def test_every_frame_is_exposed_for_as_long(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stride: int) -> None:
+    found = Footage((film(tmp_path / "a.mkv", panned(30, 8)),))
+    monkeypatch.setattr(footage, "STRIDES", (stride,))
+    monkeypatch.setattr(footage, "log_uniform", lambda *_: 1.0)
+    lengths: list[int] = []
+    monkeypatch.setattr(footage, "_between", lambda light, *_: lengths.append(0) or light[0])
+    monkeypatch.setattr(footage, "_developed", lambda exposed, sharp, rng: None)
+    exposed = footage._exposed
+
+    def counted(light: Any, motion: Any, middle: int, length: float, steps: int) -> Any:
+        before = len(lengths)
+        result = exposed(light, motion, middle, length, steps)
+        counts.append((len(lengths) - before, length))
+        return result
+
+    counts: list[tuple[int, float]] = []
+    monkeypatch.setattr(footage, "_exposed", counted)
+    for seed in range(4):
+        counts.clear()
+        footage_clip(seed, 4, 48, 48, found)
+        assert len(counts) == 4 and len(set(counts)) == 1 and counts[0][0] > 0
+
+
+def test_motion_that_is_hardly_known_is_no_standing_still() -> None:
+    motion = np.zeros((3, 10, 10, 2), np.float16)
+    assert footage._steps(motion) == 1
+    motion[2, 2:] = np.nan
+    assert footage._steps(motion) is None
+
+
 @pytest.mark.parametrize("speed", [31, 0])
 def test_footage_of_which_nothing_can_be_made_is_refused(tmp_path: Path, speed: int) -> None:
     found = Footage((film(tmp_path / "fast.mkv", panned(12, speed, (96, 96)) if speed else panned(4, 1)),))
@@ -125,7 +167,7 @@ def test_every_folder_is_looked_at_and_what_is_of_no_use_is_named(tmp_path: Path
     root = tmp_path / "videos"
     for number in range(3):
         film(root / ("b" if number else "a") / f"{number}.mp4", panned(12, 1))
-    film(root / "c" / "short.mp4", panned(5, 1))
+    film(root / "c" / "short.mp4", panned(11, 1))
     film(root / "c" / "small.mp4", panned(12, 1, (32, 96)))
     (root / "c" / "broken.mov").write_bytes(b"\0\0\0\x18ftypqt  this was a film once")
     (root / "c" / "notes.txt").write_text("no video")
@@ -136,7 +178,7 @@ def test_every_folder_is_looked_at_and_what_is_of_no_use_is_named(tmp_path: Path
     assert [path.name for path in validation.paths] == ["0.mp4"]
     assert [path.name for path in train.paths] == ["1.mp4", "2.mp4"]
     assert len(said) == 3 and all(text.startswith("left out: ") for text in said)
-    assert any("short.mp4 has 5 frames" in text for text in said)
+    assert any("short.mp4 has 11 frames before its first cut, fewer than the 12 for a clip" in text for text in said)
     assert any("small.mp4 is 96x32, smaller than 48 pixels" in text for text in said)
     assert any("broken.mov" in text for text in said)
     with pytest.raises(InvalidInputError, match="has no videos for train"):
@@ -145,7 +187,9 @@ def test_every_folder_is_looked_at_and_what_is_of_no_use_is_named(tmp_path: Path
         find_footage(tmp_path / "nowhere", "train", 10, 48)
 
 
-def test_a_run_draws_from_all_of_its_data_as_often_as_their_weights_say(tmp_path: Path) -> None:
+def test_a_run_draws_from_all_of_its_data_as_often_as_their_weights_say(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     drawn: list[str] = []
 
     def draw(name: str) -> Any:
@@ -160,9 +204,19 @@ def test_a_run_draws_from_all_of_its_data_as_often_as_their_weights_say(tmp_path
         film(tmp_path / f"{number}.mp4", panned(12, 1, (256, 256)))
     wanted = Options(data=("synthetic", f"videos:{tmp_path}*3"), crop=64, frames=3, batch=1)
     assert wanted.sources == (("synthetic", None, 1.0), ("videos", tmp_path, 3.0))
+    made: list[Any] = []
+
+    def make(seed: int, frames: int, side: int, split: str, material: Any) -> None:
+        assert (frames, side, split) == (7, 64 + MARGIN, "train")
+        made.append(material)
+
+    # A seed is of one material, whichever crop needs it first.
+    monkeypatch.setattr(sources, "made_clip", make)
     draws = sources.training_clips(wanted)
-    assert isinstance(draws, sources.Mixed) and draws.shares == (0.25, 0.75)
-    assert isinstance(draws.draws[1], sources.MadeClips) and draws.draws[1].material == Footage((tmp_path / "1.mp4",))
+    for batch in range(1600):
+        draws(rng, batch)
+    assert set(made) == {None, Footage((tmp_path / "1.mp4",))} and 180 <= len(made) <= 320
+    assert 0.6 < sum(material is not None for material in made) / len(made) < 0.9
 
 
 @pytest.mark.parametrize(

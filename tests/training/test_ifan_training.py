@@ -25,7 +25,7 @@ from tests.training.test_train_cli import train_with_two  # noqa: E402
 from mtu.models import ifan as family  # noqa: E402
 from mtu.models.checkpoint import load_checkpoint  # noqa: E402
 from mtu.runtime.bundle import open_bundle  # noqa: E402
-from mtu.training import ifan_recipe, options, stills  # noqa: E402
+from mtu.training import ifan_recipe, options  # noqa: E402
 from mtu.training.ifan_network import Reblurring, TrainedNetwork, initialise  # noqa: E402
 from mtu.training.options import new_options  # noqa: E402
 from mtu.training.run import CHECKPOINT, WEIGHTS, Run  # noqa: E402
@@ -42,9 +42,7 @@ SMALL = ("--crop=16", "--batch=2", "--rate=1e-3", "--device=cpu", "--workers=0",
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     make_tiny(monkeypatch)
     monkeypatch.setattr(options, "WARM_UP", 1)
-    stills.kept_still.cache_clear()
     yield
-    stills.kept_still.cache_clear()
 
 
 def new_trained(settings: dict[str, int], seed: int = 0) -> TrainedNetwork:
@@ -220,7 +218,6 @@ def test_an_interrupted_run_resumed_is_the_run_not_interrupted(monkeypatch: pyte
         patch.setattr(Run, "_stop_asked", lambda self: signal.SIGTERM if self.step == 1 else 0)
         ended = train(tmp_path / "part", GIVEN, CPU)
         assert (ended.step, ended.signal) == (1, signal.SIGTERM)
-    stills.kept_still.cache_clear()
     assert train(tmp_path / "part", {}, CPU, resume=True).step == 4
     assert same(content(tmp_path / "whole"), content(tmp_path / "part"))
 

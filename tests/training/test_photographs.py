@@ -18,7 +18,6 @@ from tests.tiny_training import make_tiny
 from mtu.core.errors import InvalidInputError, MissingFileError
 from mtu.runtime.video import write_png
 from mtu.runtime.video.pictures.encoding import PictureEncoding
-from mtu.training import sources
 from mtu.training.data import photographs, textures
 from mtu.training.data.clips import make_clip
 
@@ -41,6 +40,7 @@ def folder(tmp_path: Path) -> Path:
     plain(root / "icon.png", (0, 0, 200), (32, 300))
     (root / "notes.txt").write_text("no picture")
     plain(root / ".hidden.png", (0, 0, 200))
+    plain(root / ".thumbnails" / "0.png", (0, 0, 200))
     return root
 
 
@@ -73,7 +73,7 @@ def test_damage_behind_a_sound_header_is_found_before_a_training(tmp_path: Path)
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_folders_of_all_sorts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pipe, links that go round, a link to nothing, a text, and a folder that may not be read."""
+    """A pipe, links that go round, a link to nothing, a text, and folders that may not be read or not be entered."""
     for number in range(3):
         plain(tmp_path / f"{number}.png", (9, 9, 9))
     os.mkfifo(tmp_path / "pipe.png")
@@ -81,18 +81,31 @@ def test_folders_of_all_sorts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "gone.jpg").symlink_to("nowhere")
     (tmp_path / "text.jpg").write_text("no photograph " * 100)
     (tmp_path / "closed").mkdir()
-    scan = os.scandir
+    plain(tmp_path / "listed" / "3.png", (9, 9, 9))
+    scan, look, opened = os.scandir, os.stat, Path.open
 
     def closed(folder: str) -> Any:
         if Path(folder).name == "closed":
             raise PermissionError(13, "Permission denied", folder)
         return scan(folder)
 
+    def unseen(path: Any, **how: Any) -> Any:
+        if "listed" + os.sep in str(path):
+            raise PermissionError(13, "Permission denied", path)
+        return look(path, **how)
+
+    def unopened(path: Path, mode: str = "r", **how: Any) -> Any:
+        if "listed" + os.sep in str(path):
+            raise PermissionError(13, "Permission denied", path)
+        return opened(path, mode, **how)
+
     monkeypatch.setattr(os, "scandir", closed)
+    monkeypatch.setattr(os, "stat", unseen)
+    monkeypatch.setattr(Path, "open", unopened)
     said: list[str] = []
     assert names(photographs.find_photographs(tmp_path, "train", said.append)) == {"1.png", "2.png"}
     assert [text.partition(": ")[2].partition(" ")[0] for text in said] == [
-        str(tmp_path / name) for name in ("closed", "gone.jpg", "text.jpg")
+        str(tmp_path / name) for name in ("closed", "gone.jpg", "listed/3.png", "text.jpg")
     ]
 
 
@@ -134,9 +147,7 @@ def test_mtu_train_on_a_folder(
 ) -> None:
     make_tiny(monkeypatch)
     small = ("--crop=16", "--frames=3", "--batch=1", "--device=cpu", "--workers=0", "--max-steps=3", "--preset=mtu2")
-    sources.kept_clip.cache_clear()
     ended = run(capsys, "mtu-train", "-o", str(tmp_path / "run"), f"--data=photos:{folder}", *small)
-    sources.kept_clip.cache_clear()
     assert ended.code == 0, ended.err
     assert (tmp_path / "run" / "weights.safetensors").is_file()
     assert "left out:" in ended.err and "broken.jpg" in ended.err and "optical flow" not in ended.err

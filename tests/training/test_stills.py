@@ -26,7 +26,7 @@ from mtu.runtime.video import write_png  # noqa: E402
 from mtu.training import batches, ifan_recipe, stills  # noqa: E402
 from mtu.training.options import Options, new_options, read_data, resumed  # noqa: E402
 from mtu.training.start import train  # noqa: E402
-from mtu.training.stills import MadeStills, Sample, cut, training_stills, validation_stills  # noqa: E402
+from mtu.training.stills import Sample, cut, training_stills, validation_stills  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread", "tiny")
 
@@ -58,7 +58,6 @@ def test_batches_are_what_their_seed_and_number_say() -> None:
     third = source.batch(3)
     assert third.blurred.shape == third.sharp.shape == (2, 3, 16, 16) and third.views.shape == (2, 2, 3, 16, 16)
     assert {part.dtype for part in third} == {torch.uint8} and source.has_views
-    stills.kept_still.cache_clear()
     again = training_stills(wanted, 3)
     assert not torch.equal(again.batch(4).sharp, third.sharp)
     assert all(torch.equal(*pair) for pair in zip(again.batch(3), third, strict=True))
@@ -111,16 +110,19 @@ def test_some_are_sharp_already_with_their_views(monkeypatch: pytest.MonkeyPatch
         assert (found.views == found.sharp).all()
 
 
-def test_made_pictures_are_replaced_and_shared_by_crops(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[int, int]] = []
-    draw = MadeStills(new_options({**GIVEN, "seed": 2, "batch": 4}), None)
-    with monkeypatch.context() as patch:
-        patch.setattr(stills, "kept_still", lambda seed, side, photographs: asked.append((seed, side)))
-        for seed in range(300):
-            draw(np.random.default_rng(seed), 5 + 16 * 1000)
-    seeds = {seed - 20_000_000 for seed, _ in asked}
-    assert {number % 16 for number in seeds} == {5} and len(seeds) == batches.KEPT
-    assert {side for _, side in asked} == {16 + batches.MARGIN}
+def test_made_pictures_are_larger_than_a_crop_and_serve_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, tuple[int, ...]]] = []
+
+    def made(seed: int, *sides: int, photographs: object) -> Any:
+        asked.append((seed - 20_000_000, sides))
+
+    monkeypatch.setattr(stills, "make_still", made)
+    monkeypatch.setattr(stills, "of_made", lambda still: still)
+    draw = stills.made_stills(new_options({**GIVEN, "seed": 2, "batch": 4}))
+    for seed in range(300):
+        draw(np.random.default_rng(seed), 5 + 16 * 1000)
+    assert {number % 16 for number, _ in asked} == {5} and len(asked) == batches.KEPT
+    assert {sides for _, sides in asked} == {(16 + batches.MARGIN,) * 2}
 
 
 # --- folders

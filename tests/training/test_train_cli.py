@@ -40,9 +40,7 @@ SMALL = ("--crop=16", "--frames=3", "--batch=1", "--rate=1e-3", "--device=cpu", 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     make_tiny(monkeypatch)
-    sources.kept_clip.cache_clear()
     yield
-    sources.kept_clip.cache_clear()
 
 
 def refused(ended: Ended, *words: str) -> None:
@@ -72,7 +70,7 @@ def test_training_on_made_clips_lowers_the_loss_and_exports(
     assert ended.out.startswith(f"{folder / WEIGHTS}: ") and ended.out.endswith("clips after 50 steps\n")
 
     wanted = Options(crop=32, frames=5, batch=8, seed=1, image_loss="psnr", preset="mtu1")
-    held_out = batches.Batches(wanted, sources.MadeClips(wanted))[0]
+    held_out = batches.Batches(wanted, sources.made_clips(wanted))[0]
 
     def loss(network: Network) -> float:
         frames, states, total = [batches.floats(frame) for frame in held_out.blurred], None, 0.0

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mtu.core.errors import MissingExtraError
 from mtu.training.data.render import render
 from mtu.training.data.scene import DENSITY, Clip, Path4, Scene, object_layer
-from mtu.training.data.textures import Array, photograph, sample_photographs
+from mtu.training.data.textures import Array, photograph, resized, sample_photographs
 
 WIDTH, HEIGHT, FRAMES = 384, 216, 48
 PHOTOGRAPHS = ("coffee.png", "chelsea.png")
@@ -67,15 +66,8 @@ def _path(
 
 def _enlarge(picture: Array, scale: float) -> Array:
     """The picture [h, w, 3] at `scale` frame pixels a pixel, as a texture."""
-    try:
-        import torch
-    except ImportError:
-        raise MissingExtraError("torch", "train", "making the demo clip") from None
-    size = [round(n * scale * DENSITY) for n in picture.shape[:2]]
-    planes = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))[None]
-    larger = torch.nn.functional.interpolate(planes, size, mode="bicubic", antialias=True).clamp(0, 1)
-    texture: Array = larger[0].permute(1, 2, 0).contiguous().numpy()
-    return texture
+    height, width, _ = picture.shape
+    return resized(picture, (round(height * scale * DENSITY), round(width * scale * DENSITY)))
 
 
 def _letters() -> Array:

@@ -42,13 +42,13 @@ LARGE = 24.0
 """Pixels between two frames from which on what lies between them cannot be made."""
 
 KNOWN = 0.7
-"""Share of the pixels whose motion has to be known for that."""
+"""Share of the pixels whose motion has to be known."""
 
 STRIDES = (1, 2, 3, 4, 6)
 """Frames of the footage from one frame of a clip to the next."""
 
-TRIES = 12
-"""Places of the footage that are tried for a clip."""
+TRIES = 100
+"""Places of the footage that are tried for a clip: so many that a long run does not end because few are of use."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,11 @@ def find_footage(
     Split as by `find_photographs`. The beginning of every video is read; those that cannot be, or are too short or too
     small, are left out and named to `say`. Raises MissingFileError without the folder, InvalidInputError without any.
     """
-    paths = files_of_split(root, split, "videos", SUFFIXES, say)
-    usable = tuple(path for path in paths if _is_usable(path, frames, side, say))
+    paths, least = files_of_split(root, split, "videos", SUFFIXES, say), _needed(frames, 1)
+    usable = tuple(path for path in paths if _is_usable(path, least, side, say))
     if not usable:
         raise InvalidInputError(
-            f"{root} has no videos for {split}: give a folder with at least two of {frames} frames and {side} pixels or"
+            f"{root} has no videos for {split}: give a folder with at least two of {least} frames and {side} pixels or"
             f" more ({' '.join(sorted(SUFFIXES))}), or with the folders train/ and validation/"
         )
     return Footage(usable)
@@ -83,10 +83,15 @@ def _is_usable(path: Path, frames: int, side: int, say: Callable[[str], None]) -
         say(f"left out: {error}")
         return False
     if len(found) < frames:
-        say(f"left out: {path} has {len(found)} frames before its first cut, fewer than the {frames} of a clip")
+        say(f"left out: {path} has {len(found)} frames before its first cut, fewer than the {frames} for a clip")
     elif min(height, width) < side:
         say(f"left out: {path} is {width}x{height}, smaller than {side} pixels")
     return len(found) >= frames and min(height, width) >= side
+
+
+def _needed(frames: int, stride: int) -> int:
+    """Frames of the footage that a clip takes; the first and the last are exposed for as long as the others."""
+    return stride * (frames - 1) + 2 * math.ceil(stride / 2) + 1
 
 
 Pictures = NDArray[np.uint8]
@@ -124,18 +129,19 @@ def footage_clip(seed: int, frames: int, height: int, width: int, footage: Foota
     for _ in range(TRIES):
         path = footage.paths[int(rng.integers(len(footage.paths)))]
         stride, shutter = int(rng.choice(STRIDES)), float(rng.uniform(0.3, 1))
-        place, part = rng.random(), _Part(height, width, log_uniform(rng, 1, 3), rng.random((4, 2)))
-        found = _read_somewhere(path, place, stride * frames + 1, part)
-        stride = min(stride, (len(found) - 1) // frames)
-        if stride < 1:
+        place, reduced, places = rng.random(), log_uniform(rng, 1, 3), rng.random((4, 2))
+        new_part = functools.partial(_Part, height, width, reduced, places)
+        found = _read_somewhere(path, place, (_needed(frames, 1), _needed(frames, stride)), new_part)
+        stride = max((each for each in STRIDES if each <= stride and _needed(frames, each) <= len(found)), default=0)
+        if not stride:
             continue
-        pictures = np.stack(found[: stride * frames + 1])
+        pictures = np.stack(found[: _needed(frames, stride)])
         motion = motion_between(pictures)
         steps = _steps(motion)
         if steps is None:
             continue
         light = [to_linear(picture.astype(np.float32) / np.float32(255)) for picture in pictures]
-        middles = [stride // 2 + stride * t for t in range(frames)]
+        middles = [math.ceil(stride / 2) + stride * t for t in range(frames)]
         exposed = np.stack([_exposed(light, motion, middle, stride * shutter, steps) for middle in middles])
         return _developed(exposed, pictures[middles], rng)
     raise InvalidInputError(
@@ -144,13 +150,14 @@ def footage_clip(seed: int, frames: int, height: int, width: int, footage: Foota
     )
 
 
-def _read_somewhere(path: Path, place: float, needed: int, part: _Part) -> list[Pictures]:
-    """Frames from a place in [0, 1) of a video on; from its beginning where there are too few after it."""
-    seconds, found = _seconds(path), list[Pictures]()
+def _read_somewhere(path: Path, place: float, wanted: tuple[int, int], new_part: Callable[[], _Part]) -> list[Pictures]:
+    """As many frames as wanted, least and most, from a place in [0, 1) of a video on; from its beginning where there
+    are too few before the next cut."""
+    (least, most), seconds, found = wanted, _seconds(path), list[Pictures]()
     if seconds:
         with contextlib.suppress(InvalidInputError):  # how long it is was an estimate
-            found, _, _ = _read(path, place * seconds, needed, part)
-    return found if len(found) == needed else _read(path, 0.0, needed, part)[0]
+            found, _, _ = _read(path, place * seconds, most, new_part())
+    return found if len(found) >= least else _read(path, 0.0, most, new_part())[0]
 
 
 @functools.lru_cache(1000)
@@ -194,7 +201,7 @@ def _steps(motion: NDArray[np.float16]) -> int | None:
     for field in motion[1:]:
         known = np.isfinite(field).all(-1)
         moved = float(np.percentile(np.hypot(*field[known].astype(np.float32).T), 95)) if known.any() else LARGE
-        if moved > SMALL and (known.mean() < KNOWN or moved >= LARGE):
+        if known.mean() < KNOWN or moved >= LARGE:
             return None
         steps = max(steps, math.ceil(moved / SMALL))
     return steps

@@ -25,8 +25,9 @@ def find_photographs(root: Path, split: Split, say: Callable[[str], None] = lamb
     """The photographs of a split in `root` and the folders in it, in natural order of their paths.
 
     A folder with `train/` and `validation/` is divided already; of any other, every tenth is for validation, the first
-    one among them. Hidden files are ignored. Every file is read once; those that cannot be read or are too small are
-    left out and named to `say`. Raises MissingFileError without the folder, InvalidInputError without photographs.
+    one among them. Hidden files and folders are ignored. Every file is read once; those that cannot be read or are too
+    small are left out and named to `say`. Raises MissingFileError without the folder, InvalidInputError without
+    photographs or if the folder may not be entered.
     """
     paths = files_of_split(root, split, "photographs", PICTURE_SUFFIXES, say)
     paths = [path for path in paths if _is_usable(path, say)]
@@ -42,25 +43,25 @@ def files_of_split(
     root: Path, split: Split, what: str, suffixes: Collection[str], say: Callable[[str], None]
 ) -> list[Path]:
     """See `find_photographs`: the files with one of these endings, `what` in words. Raises MissingFileError."""
-    if not root.is_dir():
-        reason = "is a file" if root.exists() else "does not exist"
-        raise MissingFileError(f"{root} {reason}: give the folder with the {what}")
-    divided = (root / "train").is_dir() and (root / "validation").is_dir()
+    try:
+        if not root.is_dir():
+            reason = "is a file" if root.exists() else "does not exist"
+            raise MissingFileError(f"{root} {reason}: give the folder with the {what}")
+        divided = (root / "train").is_dir() and (root / "validation").is_dir()
+    except PermissionError as error:
+        raise InvalidInputError(f"{error.filename} cannot be read: {error.strerror}") from None
 
     def unreadable(error: OSError) -> None:
         say(f"left out: {error.filename} cannot be read: {error.strerror}")
 
-    found = [
-        Path(folder) / name
-        for folder, _, names in os.walk(root / split if divided else root, onerror=unreadable)
-        for name in names
-        if is_named_as_picture(Path(folder) / name, suffixes)
-    ]
+    found = list[Path]()
+    for folder, folders, names in os.walk(root / split if divided else root, onerror=unreadable):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [path for name in names if is_named_as_picture(path := Path(folder) / name, suffixes)]
     found.sort(key=lambda path: (natural_key(str(path)), path))
     if divided:
         return found
-    validation = found[::HELD_OUT]
-    return validation if split == "validation" else [path for path in found if path not in set(validation)]
+    return [path for number, path in enumerate(found) if (number % HELD_OUT == 0) == (split == "validation")]
 
 
 def _is_usable(path: Path, say: Callable[[str], None]) -> bool:

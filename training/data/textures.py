@@ -81,7 +81,7 @@ def random_texture(rng: np.random.Generator, height: int, width: int, photograph
     if rng.random() < 0.17:
         factor = log_uniform(rng, 2.5, 8)
         small = _texture(rng, math.ceil(height / factor), math.ceil(width / factor), photographs)
-        return _resized(small, (height, width))
+        return resized(small, (height, width))
     return _texture(rng, height, width, photographs)
 
 
@@ -132,7 +132,7 @@ def photograph(path: Path) -> NDArray[np.uint8]:
     if max(h, w) <= LARGEST:
         return picture
     scale = LARGEST / max(h, w)
-    reduced = _resized(
+    reduced = resized(
         picture.astype(np.float32) / np.float32(255), (max(1, round(h * scale)), max(1, round(w * scale)))
     )
     pixels: NDArray[np.uint8] = np.rint(reduced * 255).astype(np.uint8)
@@ -147,19 +147,20 @@ def _photograph_part(rng: np.random.Generator, height: int, width: int, photogra
     size = (max(1, round(part_h * scale)), max(1, round(part_w * scale)))
     corners = rng.integers((h - part_h + 1, w - part_w + 1), size=(PLACES, 2)).tolist()
     part = max((picture[y : y + part_h, x : x + part_w] for y, x in corners), key=roughness)
-    filled = _resized(part.astype(np.float32) / np.float32(255), size)
+    filled = resized(part.astype(np.float32) / np.float32(255), size)
     pad = ((0, max(0, height - size[0])), (0, max(0, width - size[1])), (0, 0))
     filled = np.pad(filled, pad, "symmetric")[:height, :width]
     colours = (1, 1, 1) if rng.random() < 0.6 else rng.uniform(0.6, 1.2, 3)
     return (filled * np.asarray(colours, np.float32)).astype(np.float32)
 
 
-def _resized(picture: Array, size: tuple[int, int]) -> Array:
+def resized(picture: Array, size: tuple[int, int]) -> Array:
+    """A picture [h, w, 3] of another height and width. Raises MissingExtraError without torch."""
     torch = need_torch()
     planes = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))[None]
     planes = torch.nn.functional.interpolate(planes, size, mode="bicubic", antialias=True)[0].clamp(0, 1)
-    resized: Array = planes.permute(1, 2, 0).contiguous().numpy()
-    return resized
+    result: Array = planes.permute(1, 2, 0).contiguous().numpy()
+    return result
 
 
 def _colour(rng: np.random.Generator) -> Array:

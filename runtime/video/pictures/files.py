@@ -46,10 +46,14 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
 
 def is_named_as_picture(path: Path, suffixes: Collection[str] = PICTURE_SUFFIXES) -> bool:
     """Whether a file in a directory is one of its pictures (or has another of these endings) by its name. A link to a
-    file that is not there is one too, which whoever reads it will say; pipes and directories are none."""
+    file that is not there is one too, and what may not be looked at, which whoever reads it will say; pipes and
+    directories are none."""
     if path.suffix.lower() not in suffixes or path.name.startswith("."):
         return False
-    return path.is_file() or (path.is_symlink() and not path.exists())
+    try:
+        return path.is_file() or (path.is_symlink() and not path.exists())
+    except PermissionError:
+        return True
 
 
 def list_pictures(directory: Path) -> list[Path]:

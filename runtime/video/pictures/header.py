@@ -53,14 +53,14 @@ def read_header(path: Path) -> Header:
 
 def known_header(path: Path) -> Header | None:
     """The header of a picture of the kinds that are read here, None for others. Raises as `read_header` does."""
-    if not path.exists():
-        raise MissingFileError(f"{path} does not exist")
     try:
         with path.open("rb") as file:
             start = file.read(16)
             found = signature_of(start)
             kind = found.kind if found else ""
             header = _READERS[kind](file) if kind in _READERS else None
+    except FileNotFoundError:
+        raise MissingFileError(f"{path} does not exist") from None
     except OSError as error:
         raise InvalidInputError(f"{path} cannot be read: {error.strerror or error}") from None
     except (struct.error, ValueError, IndexError):
