@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,9 @@ def make_tiny(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     make_tiny(monkeypatch)
     monkeypatch.setattr(options, "WARM_UP", 1)
-    yield
 
 
 def sliding_clip(frames: int, height: int, width: int, step: tuple[int, int], seed: int = 0) -> Clip:

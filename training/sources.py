@@ -36,8 +36,12 @@ def made_clips(
 ) -> Made[Clip]:
     """Draws from made clips without end; as many are made of each material as its weight says."""
     shares = tuple(weight / sum(weights) for weight in weights)
-    frames, side = options.frames + 2 * LOOK_AHEAD, options.crop + batches.MARGIN
-    return Made(options, functools.partial(_made, frames, side, tuple(materials), shares))
+    return Made(options, functools.partial(_made, *_size(options), tuple(materials), shares))
+
+
+def _size(options: Options) -> tuple[int, int]:
+    """Frames of a made clip, and its side in pixels."""
+    return options.frames + 2 * LOOK_AHEAD, options.crop + batches.MARGIN
 
 
 def _made(frames: int, side: int, materials: tuple[Material, ...], shares: tuple[float, ...], seed: int) -> Clip:
@@ -85,14 +89,13 @@ def training_clips(options: Options, say: Say = lambda text: None) -> Draw:
 
     Raises InvalidInputError or MissingFileError for a folder that cannot be used.
     """
-    frames, side = options.frames + 2 * LOOK_AHEAD, options.crop + batches.MARGIN
     draws: list[tuple[Draw, float]] = []
     made: list[tuple[Material, float]] = []
     for source in options.sources:
         if source.kind in LAYOUTS and source.folder is not None:
             draws.append((_recorded(source.kind, source.folder, options), source.weight))
         else:
-            made.append((_material(source, "train", frames, side, say), source.weight))
+            made.append((_material(source, "train", *_size(options), say), source.weight))
     if made:
         materials, weights = zip(*made, strict=True)
         draws.append((made_clips(options, materials, weights), sum(weights)))

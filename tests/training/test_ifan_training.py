@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +17,26 @@ import onnx  # noqa: E402
 from tests import cli, ifan  # noqa: E402
 from tests.graphs import before_rounding  # noqa: E402
 from tests.ifan import DUAL, TINY, arrays, reference  # noqa: E402
-from tests.tiny_training import CPU, make_tiny, new_run, noted  # noqa: E402
+from tests.tiny_training import CPU, new_run, noted, tiny  # noqa: E402
 from tests.training.test_checkpoints import content, same  # noqa: E402
 from tests.training.test_train_cli import train_with_two  # noqa: E402
 
 from mtu.models import ifan as family  # noqa: E402
 from mtu.models.checkpoint import load_checkpoint  # noqa: E402
 from mtu.runtime.bundle import open_bundle  # noqa: E402
-from mtu.training import ifan_recipe, options  # noqa: E402
+from mtu.training import ifan_recipe  # noqa: E402
 from mtu.training.ifan_network import Reblurring, TrainedNetwork, initialise  # noqa: E402
 from mtu.training.options import new_options  # noqa: E402
 from mtu.training.run import CHECKPOINT, WEIGHTS, Run  # noqa: E402
 from mtu.training.start import train  # noqa: E402
 from mtu.training.stills import Sample, StillBatch  # noqa: E402
 
+__all__ = ["tiny"]  # a fixture
+
 pytestmark = pytest.mark.usefixtures("one_thread", "tiny")
 
 GIVEN: dict[str, Any] = {"preset": "ifan", "max_steps": 4, "crop": 16, "batch": 2, "rate": 1e-3, "validate_every": 2}
 SMALL = ("--crop=16", "--batch=2", "--rate=1e-3", "--device=cpu", "--workers=0", "--max-steps=4", "--validate-every=2")
-
-
-@pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    make_tiny(monkeypatch)
-    monkeypatch.setattr(options, "WARM_UP", 1)
-    yield
 
 
 def new_trained(settings: dict[str, int], seed: int = 0) -> TrainedNetwork:

@@ -117,12 +117,23 @@ def test_a_divided_folder_stays_divided(tmp_path: Path) -> None:
     assert len(photographs.find_photographs(tmp_path, "validation").paths) == 3
 
 
-def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
+def test_folders_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MissingFileError, match="does not exist"):
         photographs.find_photographs(tmp_path / "nowhere", "train")
     plain(tmp_path / "one.png", (1, 2, 3))
     with pytest.raises(MissingFileError, match="is a file"):
         photographs.find_photographs(tmp_path / "one.png", "train")
+    look = os.stat
+
+    def unseen(path: Any, **how: Any) -> Any:
+        if Path(path).name == "train":
+            raise PermissionError(13, "Permission denied", path)
+        return look(path, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", unseen)
+        with pytest.raises(InvalidInputError, match="train cannot be read: Permission denied"):
+            photographs.find_photographs(tmp_path, "train")
     with pytest.raises(InvalidInputError, match="at least two pictures"):
         photographs.find_photographs(tmp_path, "train")
 

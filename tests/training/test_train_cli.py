@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,9 +37,8 @@ SMALL = ("--crop=16", "--frames=3", "--batch=1", "--rate=1e-3", "--device=cpu", 
 
 
 @pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     make_tiny(monkeypatch)
-    yield
 
 
 def refused(ended: Ended, *words: str) -> None:
